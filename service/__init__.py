@@ -1,0 +1,1 @@
+"""Answers predictions: from a headline to two scores, over gRPC or as a library."""

@@ -1,0 +1,76 @@
+"""Everything that goes wrong on purpose, as one tree.
+
+HeadlinesError
+├── RequestError            a caller's request cannot be answered
+│   ├── InvalidRequest          it is malformed; names each field
+│   ├── Overloaded              the queue is full; says when to come back
+│   ├── DeadlineExceeded        its time was up before it was computed
+│   ├── Unavailable             nothing is served now, or the server stops
+│   └── Unauthenticated         no valid token
+├── VersionError            a model version on disk cannot be used
+├── DataError               a data set cannot be read or trained on
+└── UsageError              a flag or variable is wrong
+
+`service.api.status` maps the requests' half to gRPC status codes; the commands print the other half and exit.
+Messages never hold a headline, an outlet or a token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+
+class HeadlinesError(Exception):
+    """Root of all errors that this project raises on purpose."""
+
+
+class RequestError(HeadlinesError):
+    """A caller's request cannot be answered."""
+
+
+class FieldViolation(NamedTuple):
+    """One field of a request that is wrong."""
+
+    field: str  # its path, such as headlines[3].text
+    description: str  # what is wrong and what would be right
+
+
+class InvalidRequest(RequestError):
+    """The request is malformed."""
+
+    def __init__(self, message: str, violations: Sequence[FieldViolation] = ()) -> None:
+        super().__init__(message)
+        self.violations = tuple(violations)
+
+
+class Overloaded(RequestError):
+    """The queue is full."""
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after  # seconds
+
+
+class DeadlineExceeded(RequestError):
+    """The caller's deadline passed before the request was computed."""
+
+
+class Unavailable(RequestError):
+    """No model is loaded, or the server is stopping."""
+
+
+class Unauthenticated(RequestError):
+    """The call bears no valid token."""
+
+
+class VersionError(HeadlinesError):
+    """A model version on disk is damaged, incomplete or of a kind that this program cannot serve."""
+
+
+class DataError(HeadlinesError):
+    """A data set cannot be read or trained on."""
+
+
+class UsageError(HeadlinesError):
+    """A flag or environment variable is wrong; the program ends with exit code 2."""

@@ -1,0 +1,145 @@
+"""Headlines to arrays: the one implementation, used in training and in serving.
+
+    >>> words("Don\u2019t panic: 東京 is fine!")
+    ["don't", 'panic', '東', '京', 'is', 'fine']
+
+These are the rules number 1. They travel with each model as `"preprocessing": 1`; a change to how a headline becomes
+numbers is a new number beside this one, never a change of it, so that a rollback works.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import repeat
+from typing import NamedTuple
+from unicodedata import normalize as _normalize
+
+import numpy as np
+import numpy.typing as npt
+import regex
+
+RULES = 1
+PADDING = 0
+UNKNOWN = 1
+FIRST_WORD = 2
+VOCABULARY_HEAD = ("", "[UNK]")  # lines 0 and 1 of vocabulary.txt
+SEQUENCE_LENGTH = 100
+AUX_FEATURES = ("hour_sin", "hour_cos", "weekday_sin", "weekday_cos", "outlet_level")
+
+_DAY = 86_400.0
+_WEEK = 7 * _DAY
+_MONDAY = 3 * _DAY  # 1970-01-01, where seconds count from, was a Thursday
+
+_APOSTROPHES = str.maketrans("\u2018\u2019\u02bc", "'''")
+_ALONE = r"\p{Han}\p{Hiragana}\p{Katakana}"
+_START = rf"[[\p{{L}}\p{{N}}]--[{_ALONE}]]"
+_REST = rf"[[\p{{L}}\p{{M}}\p{{N}}]--[{_ALONE}]]"
+_WORDS = regex.compile(rf"[{_ALONE}]\p{{M}}*|{_START}{_REST}*(?:'{_START}{_REST}*)*", regex.V1)
+# What _WORDS is on ASCII text, where NFKC changes nothing: 97 % of English headlines take this path, at a third of the time.
+_ASCII_WORDS = re.compile("[a-z0-9]+(?:'[a-z0-9]+)*")
+
+
+class Headline(NamedTuple):
+    """A headline as a newsroom would post it."""
+
+    text: str
+    posted_at: float  # seconds since 1970-01-01 UTC
+    outlet: str = ""  # the account's name; empty: none
+
+
+class Rows(NamedTuple):
+    """Headlines as numbers, one row each; word ids stand one row after another, without padding."""
+
+    ids: npt.NDArray[np.int32]  # [sum of lengths]
+    lengths: npt.NDArray[np.int32]  # [rows], 1 to SEQUENCE_LENGTH
+    aux: npt.NDArray[np.float32]  # [rows, 5], in the order of AUX_FEATURES
+    word_counts: list[int]  # before the cut at SEQUENCE_LENGTH; 0: the headline has no word
+    unknown_word_counts: list[int]  # likewise
+    outlets_known: list[bool]
+
+
+def is_blank(text: str) -> bool:
+    """Whether there is nothing to score: no character but white space."""
+    return not text or text.isspace()
+
+
+def words(text: str) -> list[str]:
+    """The words of a headline, in order.
+
+    NFKC, casefold, NFKC again; curly apostrophes become straight. A word is a letter or digit and the letters, marks
+    and digits after it, parts joined by single apostrophes. Each Han, Hiragana and Katakana character (with its marks)
+    is a word, as these scripts write no spaces; a run of Hangul stays whole.
+    """
+    if text.isascii():
+        return _ASCII_WORDS.findall(text.lower())
+    text = _normalize("NFKC", _normalize("NFKC", text).casefold()).translate(_APOSTROPHES)
+    found: list[str] = _WORDS.findall(text)
+    return found
+
+
+def outlet_key(name: str) -> str:
+    """The form in which outlet names are compared."""
+    return name.strip().casefold()
+
+
+def time_features(posted_at: float) -> tuple[float, float, float, float]:
+    """Hour of day and day of week in UTC as points on two circles: sin 2πh, cos 2πh, sin 2πd, cos 2πd.
+
+    `posted_at` is in seconds since 1970-01-01 UTC. h is the share of the day since midnight, d the share of the week
+    since Monday 00:00, both without steps.
+    """
+    hour = math.tau * (posted_at % _DAY) / _DAY
+    weekday = math.tau * ((posted_at + _MONDAY) % _WEEK) / _WEEK
+    return math.sin(hour), math.cos(hour), math.sin(weekday), math.cos(weekday)
+
+
+class Preprocessor:
+    """Headlines to the rows that one model version expects."""
+
+    def __init__(self, vocabulary: Sequence[str], outlet_levels: Mapping[str, float]) -> None:
+        """`vocabulary[i]` is the word with id i, from VOCABULARY_HEAD on; `outlet_levels` has outlet keys and standardised levels.
+
+        Raises ValueError where the vocabulary does not begin as it should or names a word twice.
+        """
+        if tuple(vocabulary[:FIRST_WORD]) != VOCABULARY_HEAD:
+            raise ValueError("the vocabulary begins otherwise than with an empty line and [UNK]")
+        self._ids = {word: i for i, word in enumerate(vocabulary) if i >= FIRST_WORD}
+        if len(self._ids) != len(vocabulary) - FIRST_WORD:
+            raise ValueError("the vocabulary names a word twice")
+        self._levels = dict(outlet_levels)
+
+    def encode(self, headlines: Iterable[Headline]) -> Rows:
+        """Word ids, auxiliary features and what was not known, for any number of headlines.
+
+        A headline without a word is the one id UNKNOWN; an unknown or absent outlet has level 0.
+        """
+        word_id = self._ids.get
+        level_of = self._levels.get
+        ids = array("i")
+        lengths = array("i")
+        aux = array("f")
+        word_counts: list[int] = []
+        unknown_word_counts: list[int] = []
+        outlets_known: list[bool] = []
+        for text, posted_at, outlet in headlines:
+            row = list(map(word_id, words(text), repeat(UNKNOWN)))
+            word_counts.append(len(row))
+            unknown_word_counts.append(row.count(UNKNOWN))
+            row = row[:SEQUENCE_LENGTH] or [UNKNOWN]
+            ids.extend(row)
+            lengths.append(len(row))
+            level = level_of(outlet_key(outlet)) if outlet else None
+            outlets_known.append(level is not None)
+            aux.extend(time_features(posted_at))
+            aux.append(level or 0.0)
+        return Rows(
+            np.frombuffer(ids, np.int32) if ids else np.empty(0, np.int32),
+            np.frombuffer(lengths, np.int32) if lengths else np.empty(0, np.int32),
+            np.frombuffer(aux, np.float32).reshape(-1, len(AUX_FEATURES)) if aux else np.empty((0, 5), np.float32),
+            word_counts,
+            unknown_word_counts,
+            outlets_known,
+        )

@@ -79,5 +79,5 @@ def _reproduce(artifact: Artifact, preprocessor: Preprocessor, model: Model) -> 
         expected = (example.main_output, example.aux_output)
         if not np.allclose(outputs[i], expected, rtol=0, atol=OUTPUT_TOLERANCE):
             raise VersionError(
-                f"{EXAMPLES}: example {i}: the model answers {outputs[i].tolist()} where the exported one answered {list(expected)}"
+                f"{EXAMPLES}: example {i}: the model answers {outputs[i].tolist()}, the exported one answered {list(expected)}"
             )

@@ -1,10 +1,10 @@
 """The network: the two-input, two-output model of the Keras functional-API guide, with a mask for the padding.
 
-    main_input  int32 [B, 100]   word ids, 0: padding
-      embedding (10000 x 512) -> lstm (32)
-      lstm -> aux_output [B, 1]                              popularity from the words alone
-    aux_input   float32 [B, 5]
-      concatenate[lstm, aux_input] -> dense -> dense_1 -> dense_2 (64 each) -> main_output [B, 1]
+main_input  int32 [B, 100]   word ids, 0: padding
+  embedding (10000 x 512) -> lstm (32)
+  lstm -> aux_output [B, 1]                              popularity from the words alone
+aux_input   float32 [B, 5]
+  concatenate[lstm, aux_input] -> dense -> dense_1 -> dense_2 (64 each) -> main_output [B, 1]
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ class RowwiseRMSprop:
         return [self.step, self._updated_at, self._row_averages, *self._averages]
 
     def apply(self, rows: tf.Tensor, row_gradients: tf.Tensor, gradients: Sequence[tf.Tensor]) -> None:
-        """One step: `row_gradients` [n, units] for the distinct `rows` [n] of the table, `gradients` for the others in order."""
+        """One step: `row_gradients` [n, units] for distinct `rows` [n] of the table, `gradients` for the others in order."""
         step = self.step.assign_add(1)
         passed = tf.cast(step - tf.gather(self._updated_at, rows), tf.float32)
         decay = tf.pow(self._rho, passed)[:, None]

@@ -8,8 +8,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -53,7 +54,8 @@ _OUTLET_LEVEL = 4  # columns of aux, in the order of AUX_FEATURES
 _COLUMNS = {"outlet": [4], "hour": [0, 1], "day": [2, 3]}
 
 
-class Estimate(NamedTuple):
+@dataclass(frozen=True)
+class Estimate:
     """A figure and its 95 % interval; None where the data are too few to resample."""
 
     value: float
@@ -61,16 +63,19 @@ class Estimate(NamedTuple):
     high: float | None
 
 
-class Bin(NamedTuple):
+@dataclass(frozen=True)
+class Bin:
     """Rows that are looked at together: what was predicted for them, and what came true."""
 
     rows: int
     positive_share: float
     main: float  # mean main_output
     aux: float  # mean aux_output
+    main_auc: float | None = None  # of an outlet with enough of each class
 
 
-class CalibrationBin(NamedTuple):
+@dataclass(frozen=True)
+class CalibrationBin:
     """A tenth of the rows, by score."""
 
     score: float  # mean
@@ -115,9 +120,9 @@ class Evaluation:
     models: Mapping[str, Scores]  # by MODELS; baselines are there only if the training part was
     importance: Mapping[str, Estimate]  # fall of main's AUC when words, outlet, hour or day is permuted, mean of REPEATS
     parts: Mapping[str, Bin]
-    weeks: Sequence[tuple[float, str, Bin]]  # Monday 00:00 UTC in seconds, part
+    weeks: Mapping[str, Mapping[str, Bin]]  # by part and ISO date of the Monday
     hours: Mapping[int, Bin]  # of the day in UTC, scored part
-    outlets: Mapping[str, tuple[Bin, float | None]]  # scored part, with main's AUC where it has one; most rows first
+    outlets: Mapping[str, Bin]  # scored part, most rows first; "": none
     extremes: Mapping[str, Sequence[Extreme]]  # by `right_high`, `right_low`, `wrong_high` and `wrong_low` scores
 
 
@@ -194,11 +199,13 @@ def evaluate(
         models=models,
         importance=_importance(scored, predict, metrics["main"]["auc"], sample, rng),
         parts={name: _bin(examples.labels, predictions[name]) for name, examples in parts.items()},
-        weeks=[
-            (float(week), name, _bin(examples.labels[rows], predictions[name][rows]))
+        weeks={
+            name: {
+                datetime.fromtimestamp(monday, UTC).date().isoformat(): _bin(examples.labels[rows], predictions[name][rows])
+                for monday, rows in _groups(_mondays(examples.posted_at))
+            }
             for name, examples in parts.items()
-            for week, rows in _groups(_monday(examples.posted_at))
-        ],
+        },
         hours={int(h): _bin(scored.labels[rows], predictions[part][rows]) for h, rows in _groups(hour)},
         outlets=_by_outlet(scored, predictions[part], outlets),
         extremes=_extremes(scored, main, outlets),
@@ -218,11 +225,7 @@ class _Sample:
         self.blocks = len(times)
         draws = rng.multinomial(self.blocks, np.full(self.blocks, 1 / self.blocks), RESAMPLES if self.blocks > 1 else 0)
         self.weights: Floats = np.vstack([np.ones(self.blocks), draws])  # [1 + resamples, blocks]
-        self.outlets = [
-            rows
-            for outlet, rows in _groups(examples.outlet)
-            if outlet >= 0 and min(self.labels[rows].sum(), (1 - self.labels[rows]).sum()) >= LEAST_OF_A_CLASS
-        ]
+        self.outlets = [rows for outlet, rows in _groups(examples.outlet) if outlet >= 0 and _enough_of_each(self.labels[rows])]
 
     def metrics(self, scores: Floats) -> dict[str, Floats]:
         """Each of METRICS for every row of the weights; NaN where it is undefined."""
@@ -379,13 +382,13 @@ def _bin(labels: npt.NDArray[np.float32], predictions: Floats) -> Bin:
     return Bin(len(labels), float(labels.mean(dtype=np.float64)), main, aux)
 
 
-def _by_outlet(scored: Examples, predictions: Floats, outlets: Sequence[str]) -> dict[str, tuple[Bin, float | None]]:
+def _by_outlet(scored: Examples, predictions: Floats, outlets: Sequence[str]) -> dict[str, Bin]:
     found = {}
     for outlet, rows in sorted(_groups(scored.outlet), key=lambda group: -len(group[1])):
         labels = scored.labels[rows]
-        enough = min(labels.sum(), (1 - labels).sum()) >= LEAST_OF_A_CLASS
-        auc = float(roc_auc_score(labels, predictions[rows, 0])) if enough else None
-        found[outlets[outlet] if outlet >= 0 else ""] = _bin(labels, predictions[rows]), auc
+        auc = float(roc_auc_score(labels, predictions[rows, 0])) if _enough_of_each(labels) else None
+        name = outlets[outlet] if outlet >= 0 else ""
+        found[name] = dataclasses.replace(_bin(labels, predictions[rows]), main_auc=auc)
     return found
 
 
@@ -420,9 +423,9 @@ def _groups(keys: npt.NDArray[np.generic]) -> list[tuple[Any, npt.NDArray[np.int
     return list(zip(values.tolist(), np.split(np.argsort(keys, kind="stable"), starts[1:]), strict=True))
 
 
-def _monday(seconds: Floats) -> Floats:
-    monday = 4 * 86_400.0  # 1970-01-05, the first Monday after the day from which seconds count
-    return (seconds - monday) // (7 * 86_400) * (7 * 86_400) + monday
+def _mondays(seconds: Floats) -> Floats:
+    first = 4 * 86_400.0  # 1970-01-05
+    return (seconds - first) // (7 * 86_400) * (7 * 86_400) + first
 
 
 def _inside(scores: Floats) -> Floats:
@@ -431,6 +434,10 @@ def _inside(scores: Floats) -> Floats:
 
 def _divide(numerator: Floats, denominator: Floats) -> Floats:
     return np.divide(numerator, denominator, out=np.full_like(numerator, np.nan), where=denominator > 0)
+
+
+def _enough_of_each(labels: npt.NDArray[np.floating]) -> bool:
+    return bool(min(labels.sum(), (1 - labels).sum()) >= LEAST_OF_A_CLASS)
 
 
 def _both_classes(labels: npt.NDArray[np.float32]) -> bool:
@@ -442,7 +449,7 @@ def table(evaluation: Evaluation) -> str:
     names = [name for name in evaluation.models if name != "main_without_outlet"]
     width = max(map(len, METRICS.values())) + 1
     lines = [
-        f"{evaluation.rows:,} rows, {evaluation.positive_share:.1%} popular; 95 % intervals over {evaluation.blocks} half-days",
+        f"{evaluation.rows:,} rows, {evaluation.positive_share:.1%} popular; 95% intervals over {evaluation.blocks} half-days",
         "",
         " " * width + "".join(f"{MODELS[name]:>16}" for name in names),
     ]

@@ -75,7 +75,7 @@ def write(
 ) -> None:
     """Write the report of a version into `directory`/report.
 
-    `texts` gives the headlines of rows of the scored part. `history` is the losses by epoch under Keras' names; `left_out`
+    `texts` gives the headlines of the data set's rows. `history` is the losses by epoch under Keras' names; `left_out`
     says how many rows of the files were not used, by reason. Raises OSError where the directory cannot be written.
     """
     folder = directory / REPORT
@@ -127,9 +127,9 @@ def summary(evaluation: Evaluation) -> list[str]:
             "All headlines that were scored are of one kind, popular or not, so nobody can say how well they are told apart."
         ]
     sentences = [
-        "Of two headlines, one that became popular and one that did not, the model gives the popular one the higher score "
-        + f"{_times(auc)}; a coin would be right 50 times."
+        "Of two headlines, one that became popular and one that did not, the model gives the popular one the higher score"
     ]
+    sentences[0] += f" {_times(auc)}; a coin would be right 50 times."
     if within:
         sentences.append(
             f"When both come from the same outlet, so that its audience cannot decide, it is right {_times(within)}."

@@ -100,7 +100,7 @@ class Preprocessor:
     """Headlines to the rows that one model version expects."""
 
     def __init__(self, vocabulary: Sequence[str], outlet_levels: Mapping[str, float]) -> None:
-        """`vocabulary[i]` is the word with id i, from VOCABULARY_HEAD on; `outlet_levels` has outlet keys and standardised levels.
+        """`vocabulary[i]` is the word with id i, from VOCABULARY_HEAD on; `outlet_levels` are standardised, by outlet key.
 
         Raises ValueError where the vocabulary does not begin as it should or names a word twice.
         """

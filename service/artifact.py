@@ -1,0 +1,383 @@
+"""One model version on disk: what training writes and the service reads.
+
+MODELS/
+├── 7/                                  one version, complete from the moment that its name is there
+│   ├── saved_model.pb  variables/  fingerprint.pb
+│   ├── assets/vocabulary.txt
+│   ├── assets.extra/{model.json, examples.json, cpu.tflite, SHA256SUMS}
+│   └── report/                         for people; not covered by SHA256SUMS
+├── .last_version                       the highest number ever given
+├── .lock                               held while a number is given
+└── .tmp-*/                             versions in the making
+
+A file is read once; those bytes are checked, and those bytes are what is loaded.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+from service.errors import VersionError
+from service.preprocessing import AUX_FEATURES, FIRST_WORD, RULES, SEQUENCE_LENGTH, VOCABULARY_HEAD, Headline
+
+FORMAT = 1
+VOCABULARY = "assets/vocabulary.txt"
+INFO = "assets.extra/model.json"
+EXAMPLES = "assets.extra/examples.json"
+CPU_MODEL = "assets.extra/cpu.tflite"
+CHECKSUMS = "assets.extra/SHA256SUMS"
+REPORT = "report"
+
+_CHECKSUM_LINE = re.compile(r"([0-9a-f]{64})  ([^\\]+)")
+
+
+@dataclass(frozen=True)
+class Label:
+    """What makes a post popular."""
+
+    rule: str  # "above_median": engagement above the training part's median
+    threshold: float
+    counts: tuple[str, ...]  # the columns whose sum is the engagement
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of the data, cut by time."""
+
+    rows: int
+    positive_share: float
+    first: float  # seconds since 1970-01-01 UTC; ISO 8601 in the file
+    last: float
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """model.json: where a version comes from and what it expects."""
+
+    created_at: float  # seconds since 1970-01-01 UTC; ISO 8601 in the file
+    synthetic: bool  # trained on made-up data
+    vocabulary_size: int  # lines of vocabulary.txt
+    outlet_levels: Mapping[str, float]  # outlet keys and standardised levels
+    label: Label
+    parts: Mapping[str, Part]  # training, validation, evaluation
+    settings: Mapping[str, Any]  # of the training job
+    evaluation: Mapping[str, float]  # figures on the latest part; what is undefined is absent
+    libraries: Mapping[str, str]  # name and version
+    data_checksum: str
+    format: int = FORMAT
+    preprocessing: int = RULES
+    sequence_length: int = SEQUENCE_LENGTH
+    aux_features: tuple[str, ...] = AUX_FEATURES
+
+
+class Example(NamedTuple):
+    """A headline and what the exported model made of it, for the server to reproduce."""
+
+    headline: Headline
+    ids: list[int]
+    aux: list[float]
+    main_output: float
+    aux_output: float
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A version as it was read: every byte checked against SHA256SUMS."""
+
+    path: Path
+    number: int
+    digest: str  # hex SHA-256 of SHA256SUMS' bytes
+    files: Mapping[str, bytes] = field(repr=False)  # by path relative to the version's directory
+    info: ModelInfo = field(repr=False)
+    vocabulary: Sequence[str] = field(repr=False)
+    examples: Sequence[Example] = field(repr=False)
+
+
+def versions(models: Path) -> list[int]:
+    """The numbers of the versions in `models`, highest first; none where there is no such directory."""
+    try:
+        names = [entry.name for entry in os.scandir(models) if entry.is_dir()]
+    except FileNotFoundError:
+        return []
+    return sorted((int(name) for name in names if re.fullmatch("[1-9][0-9]{0,17}", name)), reverse=True)
+
+
+def read(directory: Path) -> Artifact:
+    """Read a version's directory whole.
+
+    Raises VersionError, naming the file, where anything is missing, damaged, or of a format that this program does not know.
+    """
+    checksums = _read_file(directory, CHECKSUMS)
+    files: dict[str, bytes] = {}
+    for line in _text(checksums, CHECKSUMS).removesuffix("\n").split("\n"):
+        match = _CHECKSUM_LINE.fullmatch(line)
+        if not match or Path(match[2]).is_absolute() or ".." in Path(match[2]).parts:
+            raise VersionError(f"{CHECKSUMS}: a line is not a checksum and a path inside the version, as sha256sum writes them")
+        data = _read_file(directory, match[2])
+        if hashlib.sha256(data).hexdigest() != match[1]:
+            raise VersionError(f"{match[2]}: its SHA-256 is not the one in {CHECKSUMS}; the file is damaged or incomplete")
+        files[match[2]] = data
+    for name in ("saved_model.pb", VOCABULARY, INFO, EXAMPLES, CPU_MODEL):
+        if name not in files:
+            raise VersionError(f"{CHECKSUMS}: does not list {name}, which every version has")
+    info = _parse_info(files[INFO])
+    vocabulary = _text(files[VOCABULARY], VOCABULARY).removesuffix("\n").split("\n")
+    if tuple(vocabulary[:FIRST_WORD]) != VOCABULARY_HEAD or len(vocabulary) != info.vocabulary_size:
+        raise VersionError(f"{VOCABULARY}: must be an empty line, [UNK] and words, {info.vocabulary_size} lines in all")
+    if not directory.name.isdecimal():
+        raise VersionError(f"{directory.name}: a version's directory is named by its number")
+    digest = hashlib.sha256(checksums).hexdigest()
+    return Artifact(directory, int(directory.name), digest, files, info, vocabulary, _parse_examples(files[EXAMPLES]))
+
+
+def write_vocabulary(directory: Path, vocabulary: Sequence[str]) -> None:
+    """Write vocabulary.txt: `vocabulary[i]` is the word with id i."""
+    _write(directory / VOCABULARY, "".join(word + "\n" for word in vocabulary))
+
+
+def write_info(directory: Path, info: ModelInfo) -> None:
+    """Write model.json."""
+    fields = {
+        "format": info.format,
+        "preprocessing": info.preprocessing,
+        "created_at": _iso(info.created_at),
+        "synthetic": info.synthetic,
+        "sequence_length": info.sequence_length,
+        "vocabulary_size": info.vocabulary_size,
+        "aux_features": info.aux_features,
+        "outlet_levels": dict(info.outlet_levels),
+        "label": {"rule": info.label.rule, "threshold": info.label.threshold, "counts": info.label.counts},
+        "parts": {
+            name: {
+                "rows": part.rows,
+                "positive_share": part.positive_share,
+                "first": _iso(part.first),
+                "last": _iso(part.last),
+            }
+            for name, part in info.parts.items()
+        },
+        "settings": dict(info.settings),
+        "evaluation": dict(info.evaluation),
+        "libraries": dict(info.libraries),
+        "data_checksum": info.data_checksum,
+    }
+    _write(directory / INFO, json.dumps(fields, ensure_ascii=False, allow_nan=False, indent=1) + "\n")
+
+
+def write_examples(directory: Path, examples: Sequence[Example]) -> None:
+    """Write examples.json."""
+    fields = [
+        {
+            "headline": example.headline.text,
+            "posted_at": _iso(example.headline.posted_at),
+            "outlet": example.headline.outlet,
+            "ids": example.ids,
+            "aux": example.aux,
+            "main_output": example.main_output,
+            "aux_output": example.aux_output,
+        }
+        for example in examples
+    ]
+    _write(directory / EXAMPLES, json.dumps(fields, ensure_ascii=False, allow_nan=False, indent=1) + "\n")
+
+
+class Staging:
+    """A version in the making."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path  # write its files here
+        self.version: int | None = None  # its number, once it is published
+
+
+@contextmanager
+def publish(models: Path) -> Iterator[Staging]:
+    """Make a new version: all of it or nothing.
+
+    What the block writes below `staging.path` becomes visible as MODELS/<next number> when the block ends without an error,
+    and is removed when it does not. A number is never given twice. What a killed process left behind is removed first.
+    """
+    models.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned(models)
+    work = Path(tempfile.mkdtemp(prefix=".tmp-", dir=models))
+    try:
+        with _lock(work / "lock"):
+            staging = Staging(work / "version")
+            staging.path.mkdir()
+            yield staging
+            _write_checksums(staging.path)
+            for root, _, names in os.walk(staging.path):
+                for name in [*names, "."]:
+                    _fsync(Path(root) / name)
+            with _lock(models / ".lock"):
+                number = max([_last_version(models), *versions(models)]) + 1
+                replace_file(models / ".last_version", f"{number}\n".encode())
+                staging.path.rename(models / str(number))
+                _fsync(models)
+            staging.version = number
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all: a new file, flushed to the disk, renamed over the old one."""
+    temporary = path.with_name(f".{path.name.removeprefix('.')}.{os.getpid()}.new")
+    try:
+        temporary.write_bytes(data)
+        _fsync(temporary)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _fsync(path.parent)
+
+
+def _write_checksums(directory: Path) -> None:
+    names = sorted(
+        path.relative_to(directory).as_posix()
+        for path in directory.rglob("*")
+        if path.is_file() and path.relative_to(directory).parts[0] != REPORT and path != directory / CHECKSUMS
+    )
+    lines = [f"{hashlib.sha256((directory / name).read_bytes()).hexdigest()}  {name}\n" for name in names]
+    _write(directory / CHECKSUMS, "".join(lines))
+
+
+def _last_version(models: Path) -> int:
+    try:
+        return int((models / ".last_version").read_text("ascii"))
+    except FileNotFoundError:
+        return 0
+    except ValueError as error:
+        raise VersionError(f"{models / '.last_version'}: holds no number; it must be the highest version ever given") from error
+
+
+def _remove_abandoned(models: Path) -> None:
+    for work in models.glob(".tmp-*"):
+        # Whoever makes a version holds its lock as long as the process lives; a directory without a lock is just being made.
+        with suppress(OSError), (work / "lock").open("r+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(work, ignore_errors=True)
+
+
+@contextmanager
+def _lock(path: Path) -> Iterator[IO[bytes]]:
+    with path.open("a+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield file
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, "utf-8", newline="\n")
+
+
+def _iso(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat()
+
+
+def _read_file(directory: Path, name: str) -> bytes:
+    try:
+        return (directory / name).read_bytes()
+    except OSError as error:
+        raise VersionError(f"{name}: cannot be read: {error.strerror}") from error
+
+
+def _text(data: bytes, name: str) -> str:
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise VersionError(f"{name}: is not UTF-8") from error
+
+
+def _json(data: bytes, name: str) -> Any:  # noqa: ANN401
+    def refuse(constant: str) -> None:
+        raise ValueError(f"{constant} is not JSON")
+
+    try:
+        return json.loads(_text(data, name), parse_constant=refuse)
+    except (ValueError, RecursionError) as error:
+        raise VersionError(f"{name}: is not JSON: {error}") from error
+
+
+def _parse_info(data: bytes) -> ModelInfo:
+    fields = _json(data, INFO)
+    with _naming(INFO):
+        for key, known in (
+            ("format", FORMAT),
+            ("preprocessing", RULES),
+            ("sequence_length", SEQUENCE_LENGTH),
+            ("aux_features", list(AUX_FEATURES)),
+        ):
+            if fields[key] != known:
+                raise ValueError(f"'{key}' is {fields[key]!r}, and this program knows {known!r} alone")
+        label = fields["label"]
+        return ModelInfo(
+            created_at=_seconds(fields["created_at"]),
+            synthetic=fields["synthetic"] is True,
+            vocabulary_size=int(fields["vocabulary_size"]),
+            outlet_levels=_numbers(fields["outlet_levels"]),
+            label=Label(str(label["rule"]), float(label["threshold"]), tuple(map(str, label["counts"]))),
+            parts={
+                name: Part(int(part["rows"]), float(part["positive_share"]), _seconds(part["first"]), _seconds(part["last"]))
+                for name, part in fields["parts"].items()
+            },
+            settings=dict(fields["settings"]),
+            evaluation=_numbers(fields["evaluation"]),
+            libraries={name: str(version) for name, version in fields["libraries"].items()},
+            data_checksum=str(fields["data_checksum"]),
+        )
+
+
+def _parse_examples(data: bytes) -> list[Example]:
+    rows = _json(data, EXAMPLES)
+    with _naming(EXAMPLES):
+        if not rows:
+            raise ValueError("holds no example, so nothing shows that the model loads as it was trained")
+        return [
+            Example(
+                Headline(str(row["headline"]), _seconds(row["posted_at"]), str(row["outlet"])),
+                [int(i) for i in row["ids"]],
+                [float(value) for value in row["aux"]],
+                float(row["main_output"]),
+                float(row["aux_output"]),
+            )
+            for row in rows
+        ]
+
+
+@contextmanager
+def _naming(name: str) -> Iterator[None]:
+    """Give what is wrong inside a file the file's name."""
+    try:
+        yield
+    except KeyError as error:
+        raise VersionError(f"{name}: has no {error}") from error
+    except (TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise VersionError(f"{name}: {error}") from error
+
+
+def _seconds(text: str) -> float:
+    return datetime.fromisoformat(text).timestamp()
+
+
+def _numbers(fields: Mapping[str, Any]) -> dict[str, float]:
+    return {name: float(value) for name, value in fields.items()}

@@ -1,0 +1,188 @@
+"""A version on disk: complete or not there, checked before anything of it is used."""
+
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from service import artifact
+from service.errors import VersionError
+from service.preprocessing import Headline
+
+INFO = artifact.ModelInfo(
+    created_at=1_464_000_000.25,
+    synthetic=True,
+    vocabulary_size=3,
+    outlet_levels={"gazette": 0.5},
+    label=artifact.Label("above_median", 12.5, ("retweets", "likes")),
+    parts={"training": artifact.Part(8, 0.5, 1_456_000_000.0, 1_463_000_000.0)},
+    settings={"epochs": 3},
+    evaluation={"main_auc": 0.75},
+    libraries={"tensorflow": "2.21.0"},
+    data_checksum="0f",
+)
+EXAMPLE = artifact.Example(Headline("Löwe — 東京", 1_464_000_000.0, "Gazette"), [2, 1], [0.0, 1.0, 0.25, -0.5, 0.5], 0.75, 0.25)
+
+
+def publish(models: Path) -> int:
+    with artifact.publish(models) as staging:
+        (staging.path / "saved_model.pb").write_bytes(b"graph")
+        artifact.write_vocabulary(staging.path, ["", "[UNK]", "löwe"])
+        artifact.write_info(staging.path, INFO)
+        artifact.write_examples(staging.path, [EXAMPLE])
+        (staging.path / artifact.CPU_MODEL).write_bytes(b"tflite")
+        (staging.path / "report").mkdir()
+        (staging.path / "report" / "index.html").write_text("<p>")
+    assert staging.version is not None
+    return staging.version
+
+
+def test_what_is_written_is_what_is_read(tmp_path):
+    number = publish(tmp_path / "models")
+    read = artifact.read(tmp_path / "models" / "1")
+    assert (number, read.number, read.info, read.examples) == (1, 1, INFO, [EXAMPLE])
+    assert read.vocabulary == ["", "[UNK]", "löwe"]
+    assert "report/index.html" not in read.files
+
+
+def test_sha256sum_itself_agrees(tmp_path):
+    publish(tmp_path)
+    subprocess.run(
+        ["sha256sum", "--check", "--strict", artifact.CHECKSUMS], cwd=tmp_path / "1", check=True, capture_output=True
+    )
+
+
+def test_a_number_is_never_given_twice(tmp_path):
+    assert [publish(tmp_path), publish(tmp_path)] == [1, 2]
+    (tmp_path / "2").rename(tmp_path.parent / "removed")
+    assert publish(tmp_path) == 3
+    (tmp_path / "9").mkdir()
+    assert publish(tmp_path) == 10
+    assert artifact.versions(tmp_path) == [10, 9, 3, 1]
+
+
+def test_only_plain_numbers_are_versions(tmp_path):
+    for name in ("7", "007", "0", "-1", "x", ".tmp-1", "٣", "1" * 30):
+        (tmp_path / name).mkdir()
+    (tmp_path / "8").write_text("a file")
+    assert artifact.versions(tmp_path) == [7]
+    assert artifact.versions(tmp_path / "nowhere") == []
+
+
+def test_an_error_leaves_nothing_behind(tmp_path):
+    with pytest.raises(OSError, match="disk"), artifact.publish(tmp_path) as staging:
+        (staging.path / "saved_model.pb").write_bytes(b"half")
+        raise OSError("disk full")
+    assert [path.name for path in tmp_path.iterdir()] == []
+
+
+def test_what_a_killed_process_left_is_removed_and_what_a_living_one_makes_is_kept(tmp_path):
+    code = """if True:
+        import sys; from pathlib import Path; from service import artifact
+        with artifact.publish(Path(sys.argv[1])) as staging:
+            (staging.path / "saved_model.pb").write_bytes(b"half")
+            print("ready", flush=True)
+            sys.stdin.read()
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": "."},
+    )
+    with process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        publish(tmp_path)
+        assert len(list(tmp_path.glob(".tmp-*"))) == 1
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert artifact.versions(tmp_path) == [1]
+    publish(tmp_path)
+    assert list(tmp_path.glob(".tmp-*")) == []
+
+
+def test_two_jobs_at_once_get_two_numbers(tmp_path):
+    with multiprocessing.get_context("spawn").Pool(4) as pool:
+        numbers = pool.map(publish, [tmp_path] * 12)
+    assert sorted(numbers) == list(range(1, 13))
+
+
+@pytest.mark.parametrize("name", ["saved_model.pb", artifact.VOCABULARY, artifact.INFO, artifact.EXAMPLES, artifact.CPU_MODEL])
+@pytest.mark.parametrize("damage", ["flip", "truncate", "remove"])
+def test_damage_is_found_and_the_file_is_named(tmp_path, name, damage):
+    publish(tmp_path)
+    path = tmp_path / "1" / name
+    data = path.read_bytes()
+    if damage == "remove":
+        path.unlink()
+    else:
+        path.write_bytes(data[:-1] if damage == "truncate" else bytes([data[0] ^ 1]) + data[1:])
+    with pytest.raises(VersionError, match=name):
+        artifact.read(tmp_path / "1")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "not a checksum"),
+        (b"\xff\xfe", "UTF-8"),
+        (b"0" * 64 + b"  ../../etc/passwd\n", "inside the version"),
+        (b"0" * 64 + b"  /etc/passwd\n", "inside the version"),
+        (b"nonsense\n", "not a checksum"),
+    ],
+)
+def test_a_wrong_list_of_checksums_is_refused(tmp_path, content, words):
+    publish(tmp_path)
+    (tmp_path / "1" / artifact.CHECKSUMS).write_bytes(content)
+    with pytest.raises(VersionError, match=words):
+        artifact.read(tmp_path / "1")
+
+
+def test_an_empty_directory_is_refused(tmp_path):
+    (tmp_path / "1").mkdir()
+    with pytest.raises(VersionError, match="SHA256SUMS"):
+        artifact.read(tmp_path / "1")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"format": 2}, "'format' is 2"),
+        ({"preprocessing": 2}, "'preprocessing' is 2"),
+        ({"sequence_length": 50}, "sequence_length"),
+        ({"vocabulary_size": 4}, "vocabulary.txt"),
+        ({"label": None}, "model.json"),
+        ({"created_at": 5}, "model.json"),
+        ({"outlet_levels": {"gazette": "high"}}, "model.json"),
+    ],
+)
+def test_a_format_that_is_not_known_is_refused(tmp_path, change, words):
+    with artifact.publish(tmp_path) as staging:
+        (staging.path / "saved_model.pb").write_bytes(b"graph")
+        artifact.write_vocabulary(staging.path, ["", "[UNK]", "löwe"])
+        artifact.write_info(staging.path, INFO)
+        path = staging.path / artifact.INFO
+        path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | change), "utf-8")
+        artifact.write_examples(staging.path, [EXAMPLE])
+        (staging.path / artifact.CPU_MODEL).write_bytes(b"tflite")
+    with pytest.raises(VersionError, match=words):
+        artifact.read(tmp_path / "1")
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "NaN", "{", "{}", "[]", "null", '[{"headline": 1}]'])
+def test_json_from_an_enemy_is_a_version_error(tmp_path, text):
+    with artifact.publish(tmp_path) as staging:
+        (staging.path / "saved_model.pb").write_bytes(b"graph")
+        artifact.write_vocabulary(staging.path, ["", "[UNK]", "löwe"])
+        artifact.write_info(staging.path, INFO)
+        artifact.write_examples(staging.path, [EXAMPLE])
+        (staging.path / artifact.EXAMPLES).write_text(text)
+        (staging.path / artifact.CPU_MODEL).write_bytes(b"tflite")
+    with pytest.raises(VersionError, match=artifact.EXAMPLES):
+        artifact.read(tmp_path / "1")

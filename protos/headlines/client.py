@@ -687,6 +687,8 @@ class _Bulk:
     def interrupted(self, error: grpc.RpcError) -> float:
         """How many seconds to wait before what has no answer is sent over a new stream. Raises ClientError: no use."""
         self._failures += 1
+        if error.details() == "Internal error from Core":  # grpc.aio's word for a write after the server's end; it hides why
+            error = _Broken(grpc.StatusCode.UNAVAILABLE, "the server ended the stream")  # grpc/grpc#36066
         if error.code() not in _RETRIED or self._failures == _ATTEMPTS:
             with _translated():
                 raise error

@@ -13,6 +13,7 @@ from google.rpc.error_details_pb2 import BadRequest
 from google.rpc.status_pb2 import Status
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
+
 from headlines.client import (
     MAX_BYTES,
     MAX_HEADLINES,

@@ -80,7 +80,7 @@ def _path(text: str) -> Path:
 class Settings:
     """One server's settings. Raises UsageError where two of them contradict each other."""
 
-    models: Path = _option(
+    models: Path = _option(  # noqa: RUF009  (a Path is immutable)
         _path, "the directory of model versions, as `training fit` writes it; it may still be empty", metavar="DIR"
     )
     model_name: str = _option(

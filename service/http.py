@@ -65,10 +65,14 @@ class HttpServer:
         self._thread.start()
 
     def stop(self) -> None:
-        """Close the port; answers that are on their way are not waited for."""
+        """Stop what was started, without waiting for answers that are on their way."""
         self._server.shutdown()
-        self._server.server_close()
         self._thread.join()
+        self.close()
+
+    def close(self) -> None:
+        """Close the port."""
+        self._server.server_close()
 
 
 class _Server(ThreadingMixIn, WSGIServer):

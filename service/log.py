@@ -44,7 +44,7 @@ def _extra(record: logging.LogRecord) -> dict[str, object]:
 
 
 class _Text(logging.Formatter):
-    """12:00:01 INFO    service.server: listening  port=50051"""
+    """Lines such as `12:00:01 INFO    service.server: listening  port=50051`."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)-7s %(name)s: %(message)s", "%H:%M:%S")

@@ -1,7 +1,7 @@
 """Every metric, by name, in one place.
 
 metrics = Metrics()
-metrics.predicted(7, predictions)
+metrics.dropped("expired", 3)
 metrics.registry  # for Prometheus to collect
 
 Label values are known beforehand or come from the server itself, never from a caller. Children of labels are looked up once.
@@ -11,37 +11,19 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol
+from itertools import accumulate
 
 import prometheus_client
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
-from prometheus_client.samples import Exemplar
-from prometheus_client.utils import floatToGoString
 
 SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 PROBABILITIES = tuple(n / 20 for n in range(1, 21))
 DROP_REASONS = ("overloaded", "expired", "cancelled")
 
-prometheus_client.disable_created_metrics()  # they double the series and tell what process_start_time_seconds tells
-
-
-class Prediction(Protocol):
-    """What the metrics want to know of a prediction."""
-
-    @property
-    def main_output(self) -> float: ...  # noqa: D102
-
-    @property
-    def aux_output(self) -> float: ...  # noqa: D102
-
-    @property
-    def word_count(self) -> int: ...  # noqa: D102
-
-    @property
-    def unknown_word_count(self) -> int: ...  # noqa: D102
+prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]  # they double the series and tell what process_start_time_seconds tells
 
 
 class Metrics:
@@ -125,17 +107,15 @@ class Metrics:
         """Headlines were not computed, for one of DROP_REASONS."""
         self._dropped[reason].inc(items)
 
-    def predicted(self, version: int, predictions: Sequence[Prediction]) -> None:
-        """A version predicted a batch; on the one thread that computes batches."""
-        self._predictions[version].inc(len(predictions))
-        words = unknown = 0
-        for prediction in predictions:
-            words += prediction.word_count
-            unknown += prediction.unknown_word_count
-        self._known.inc(words - unknown)
-        self._unknown.inc(unknown)
-        self.main_output.observe([prediction.main_output for prediction in predictions])
-        self.aux_output.observe([prediction.aux_output for prediction in predictions])
+    def predicted(
+        self, version: int, main_outputs: Sequence[float], aux_outputs: Sequence[float], words: int, unknown_words: int
+    ) -> None:
+        """A version predicted a batch with so many words in all; on the one thread that computes batches."""
+        self._predictions[version].inc(len(main_outputs))
+        self._known.inc(words - unknown_words)
+        self._unknown.inc(unknown_words)
+        self.main_output.observe(main_outputs)
+        self.aux_output.observe(aux_outputs)
 
     def loaded(self, passed: bool, seconds: float) -> None:
         """A version was tried, for so long."""
@@ -143,7 +123,7 @@ class Metrics:
         self.model_load_seconds.observe(seconds)
 
     def went_live(self, version: int, digest: str, engine: str, trained_at: float) -> None:
-        """This version is live now; `trained_at` in seconds since 1970."""
+        """Another version is live now; `trained_at` in seconds since 1970."""
         self.went_away()
         self.model_info.labels(str(version), digest, engine).set(1)
         self.model_trained_timestamp_seconds.set(trained_at)
@@ -178,11 +158,8 @@ class _Distribution(Collector):
         self._sum += sum(values)
 
     def collect(self) -> Iterable[HistogramMetricFamily]:
-        buckets: list[tuple[str, float, Exemplar | None] | tuple[str, float]] = []
-        total = 0
-        for edge, count in zip((*PROBABILITIES, float("inf")), list(self._counts), strict=True):
-            total += count
-            buckets.append((floatToGoString(edge), total))
+        edges = (*map(str, PROBABILITIES), "+Inf")
+        buckets = list(zip(edges, accumulate(list(self._counts)), strict=True))
         yield HistogramMetricFamily(self._name, self._documentation, buckets=buckets, sum_value=self._sum)
 
 

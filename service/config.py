@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from service.errors import UsageError
 
@@ -95,7 +95,7 @@ class Settings:
     poll_seconds: float = _option(
         _seconds(0.05), "seconds between two looks for new versions; more spares a network volume", default=2.0
     )
-    engine: str = _option(
+    engine: Literal["auto", "litert", "tensorflow"] = _option(
         _one_of("auto", "litert", "tensorflow"),
         "what computes: litert for CPUs, tensorflow for GPUs; auto takes tensorflow where there is a GPU and TensorFlow",
         default="auto",

@@ -27,26 +27,29 @@ def make_app(registry: CollectorRegistry, alive: Callable[[], bool], ready: Call
     metrics = make_wsgi_app(registry)
     checks = {"/healthz": alive, "/readyz": ready}
 
-    def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        path, method = environ["PATH_INFO"], environ["REQUEST_METHOD"]
+    def answer(environ: WSGIEnvironment) -> tuple[str, list[tuple[str, str]], bytes]:
+        path = environ["PATH_INFO"]
         if path != "/metrics" and path not in checks:
-            status, body = HTTPStatus.NOT_FOUND, b"there are /metrics, /healthz and /readyz\n"
-        elif method not in {"GET", "HEAD"}:
-            status, body = HTTPStatus.METHOD_NOT_ALLOWED, b"GET or HEAD it\n"
-        elif path == "/metrics":
-            answer: Iterable[bytes] = metrics({**environ, "REQUEST_METHOD": "GET"}, start_response)
-            return answer if method == "GET" else []
-        elif checks[path]():
-            status, body = HTTPStatus.OK, b"ok\n"
-        else:
-            status, body = HTTPStatus.SERVICE_UNAVAILABLE, b"no\n"
-        headers = [("Content-Type", "text/plain; charset=utf-8"), ("Content-Length", str(len(body)))]
-        if status is HTTPStatus.METHOD_NOT_ALLOWED:
-            headers.append(("Allow", "GET, HEAD"))
-        start_response(f"{status.value} {status.phrase}", headers)
-        return [body] if method != "HEAD" else []
+            return _text(HTTPStatus.NOT_FOUND, "there are /metrics, /healthz and /readyz")
+        if environ["REQUEST_METHOD"] not in {"GET", "HEAD"}:
+            status, headers, body = _text(HTTPStatus.METHOD_NOT_ALLOWED, "GET or HEAD it")
+            return status, [*headers, ("Allow", "GET, HEAD")], body
+        if path in checks:
+            return _text(HTTPStatus.OK, "ok") if checks[path]() else _text(HTTPStatus.SERVICE_UNAVAILABLE, "no")
+        started: list[Any] = []
+        body = b"".join(metrics({**environ, "REQUEST_METHOD": "GET"}, lambda *arguments: started.extend(arguments)))
+        return started[0], started[1], body
+
+    def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        status, headers, body = answer(environ)
+        start_response(status, [*headers, ("Content-Length", str(len(body)))])
+        return [body] if environ["REQUEST_METHOD"] != "HEAD" else []
 
     return app
+
+
+def _text(status: HTTPStatus, text: str) -> tuple[str, list[tuple[str, str]], bytes]:
+    return f"{status.value} {status.phrase}", [("Content-Type", "text/plain; charset=utf-8")], f"{text}\n".encode()
 
 
 class HttpServer:

@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from types import TracebackType
-from typing import NoReturn, Self
+from typing import TYPE_CHECKING, NoReturn, Self
 
 import grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2
-from headlines.v1 import popularity_pb2
 
+from headlines.v1 import popularity_pb2
 from service import engines, log
 from service.api import health, interceptors, popularity
 from service.batcher import Batcher
@@ -29,6 +29,9 @@ from service.predictor import Limits, Predictor
 from service.preprocessing import Headline
 from service.repository import Repository
 from service.version import Prediction, Version
+
+if TYPE_CHECKING:
+    from wsgiref.types import WSGIApplication
 
 logger = logging.getLogger(__name__)
 
@@ -265,7 +268,7 @@ class Server:
         return time.monotonic() - self._heartbeat < _DEAD_AFTER
 
 
-def _open_http(settings: Settings, app: object) -> HttpServer:
+def _open_http(settings: Settings, app: WSGIApplication) -> HttpServer:
     try:
         return HttpServer(settings.http_host, settings.http_port, app)
     except OSError as error:

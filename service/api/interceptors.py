@@ -18,7 +18,7 @@ Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 _CODES = sorted(grpc.StatusCode, key=lambda code: int(code.value[0]))  # by number, 0 to 16
-_CANCELLED, _DEADLINE_EXCEEDED, _UNIMPLEMENTED = 1, 4, 12
+_OK, _CANCELLED, _DEADLINE_EXCEEDED, _UNIMPLEMENTED = 0, 1, 4, 12
 _TIMER_SLACK = 0.01  # seconds by which gRPC's clock may run before this one's
 
 
@@ -68,7 +68,7 @@ class _Method:
         self.sent = metrics.grpc_server_msg_sent_total.labels(*labels)
         self.seconds = metrics.grpc_server_handling_seconds.labels(*labels)
 
-    def wrap(self, handler: Handler) -> Handler:
+    def wrap(self, handler: Any) -> Handler:  # noqa: ANN401  (the stubs know synchronous handlers alone)
         codecs = {"request_deserializer": handler.request_deserializer, "response_serializer": handler.response_serializer}
         if handler.request_streaming:
             return grpc.stream_stream_rpc_method_handler(self._streaming(handler.stream_stream, self._count), **codecs)
@@ -104,7 +104,8 @@ class _Method:
         code = _CANCELLED
         try:
             result = await answer
-            code = int(context.code())  # type: ignore[call-overload]  # it is the number
+            set_code = context.code()  # None unless the handler set one
+            code = int(set_code.value[0]) if set_code else _OK
             return result
         except asyncio.CancelledError:
             left = context.time_remaining()

@@ -15,8 +15,8 @@ from typing import Any, TypeAlias, TypeVar
 import grpc
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.timestamp_pb2 import Timestamp
-from headlines.v1 import popularity_pb2
 
+from headlines.v1 import popularity_pb2
 from service.api import status
 from service.errors import InvalidRequest, Unavailable
 from service.predictor import Answer, Predictor

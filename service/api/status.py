@@ -13,8 +13,8 @@ import grpc
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
-from headlines.v1 import popularity_pb2
 
+from headlines.v1 import popularity_pb2
 from service import errors, log
 
 logger = logging.getLogger(__name__)

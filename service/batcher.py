@@ -1,0 +1,321 @@
+"""Many callers to one batch.
+
+The rule: a free engine takes what waits as soon as it is as many requests as in the batch before, at the latest 1 ms after
+the first of them came. A caller who is alone (the batch before held one request) therefore never waits for company: his batch
+leaves at the event loop's next turn. Under load batches grow by themselves, since answering many callers at once costs hardly
+more than answering one: what a small request costs is the event loop's waking up, not the arithmetic.
+
+Invariants, all on the event loop's thread:
+* The items that wait, those of admitted bulk requests included, are never more than `capacity`; bulk items that wait or are
+  being computed are never more than half of it.
+* At most one batch is being computed. All its items go through the same `run`.
+* An entry takes at most SLICE items of a batch before others had their turn, then goes to the back of the queue: a request of
+  thousands never makes one of a single item wait for more than one slice of each request before it.
+* Every admitted entry's future is resolved: with results, with the error of its own run, or by its caller's cancellation.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from concurrent.futures import Future as ExecutorFuture
+from typing import Generic, NoReturn, Protocol, TypeVar
+
+from service.errors import DeadlineExceeded, Overloaded
+
+MAX_WAIT = 0.001  # seconds; the longest that an idle engine waits for a batch to grow
+SLICE = 64  # items; larger and a big request holds the others up, smaller and its own overhead shows
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+Run = Callable[[Sequence[Item]], Sequence[Result]]
+
+
+class Observer(Protocol):
+    """Who wants to know what the batcher does; called on the event loop, must not raise."""
+
+    def queued(self, items: int) -> None:
+        """The queue has now this many items."""
+
+    def waited(self, seconds: float) -> None:
+        """An entry's first items left the queue after so long."""
+
+    def computed(self, items: int, seconds: float) -> None:
+        """A batch of so many items was computed, and how long that took."""
+
+    def dropped(self, reason: str, items: int) -> None:
+        """Items were not computed: "overloaded", "expired" or "cancelled"."""
+
+
+class _Entry(Generic[Item, Result]):
+    """One request in the queue."""
+
+    __slots__ = ("came", "deadline", "future", "items", "results", "run", "taken")
+
+    def __init__(
+        self,
+        run: Run[Item, Result],
+        items: Sequence[Item],
+        deadline: float | None,
+        future: asyncio.Future[list[Result]],
+        came: float,
+    ) -> None:
+        self.run = run
+        self.items = items
+        self.deadline = deadline
+        self.future = future
+        self.came = came
+        self.taken = 0  # items that have left the queue
+        self.results: list[Result] = []  # complete when as long as items
+
+
+class Batcher(Generic[Item, Result]):
+    """Collects the items of many callers and runs them as batches.
+
+    Knows nothing of what it runs. The event loop that is handed in is its clock: a loop with another idea of time tests it
+    without sleeping.
+    """
+
+    def __init__(
+        self,
+        *,
+        capacity: int,
+        largest_batch: int,
+        executor: Executor | None,
+        observer: Observer,
+        loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        """Set up an empty queue.
+
+        `capacity` bounds the items that wait, `largest_batch` the items of a batch. Without an `executor` batches run on the
+        event loop: right for what is short and would fight for the interpreter lock anyway.
+        """
+        self._capacity = capacity
+        self._largest_batch = largest_batch
+        self._executor = executor
+        self._observer = observer
+        self._loop = loop or asyncio.get_running_loop()
+        self._queue: deque[_Entry[Item, Result]] = deque()
+        self._queued = 0  # items
+        self._bulk = 0  # items of bulk requests that are inside
+        self._bulk_waiters: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._previous = 1  # requests in the batch before
+        self._computing = False  # a batch is in the executor
+        self._due: asyncio.Handle | None = None  # when the next batch leaves; None: not decided
+        self._due_now = False  # at the loop's next turn
+        self._seconds_per_item = 0.0  # of recent batches
+        self._death: asyncio.Future[NoReturn] = self._loop.create_future()
+
+    async def run(self) -> NoReturn:
+        """Wait until the batcher itself breaks; raises what broke it. Whoever starts a batcher must watch this."""
+        await asyncio.shield(self._death)
+        raise AssertionError  # a future that never has a result
+
+    async def submit(
+        self, run: Run[Item, Result], items: Sequence[Item], *, deadline: float | None = None, bulk: bool = False
+    ) -> list[Result]:
+        """Run `items` in some batch; the results in the same order.
+
+        `deadline` is in the loop's time. A `bulk` request waits for room, and all of them together hold at most half the queue;
+        any other is refused at once where there is none. Cancelling the caller takes the request out of the queue.
+
+        Raises Overloaded, DeadlineExceeded, or what `run` raised for these items.
+        """
+        if bulk:
+            await self._enter_bulk(len(items))
+            try:
+                return await self._compute(run, items, deadline)
+            finally:
+                self._bulk -= len(items)
+                self._admit_bulk()
+        if self._queued + len(items) > self._capacity:
+            self._observer.dropped("overloaded", len(items))
+            raise Overloaded("the queue is full", self._queued * self._seconds_per_item)
+        self._change_queued(len(items))
+        return await self._compute(run, items, deadline)
+
+    async def _compute(self, run: Run[Item, Result], items: Sequence[Item], deadline: float | None) -> list[Result]:
+        if self._death.done():
+            raise self._death.exception() or AssertionError
+        entry = _Entry(run, items, deadline, self._loop.create_future(), self._loop.time())
+        self._queue.append(entry)
+        self._arrange()
+        try:
+            return await entry.future
+        except asyncio.CancelledError:
+            expired = deadline is not None and self._loop.time() >= deadline
+            self._drop(entry, "expired" if expired else "cancelled")
+            raise
+
+    def _arrange(self) -> None:
+        """Decide when the next batch leaves."""
+        if self._computing or self._due_now or not self._queue:
+            return
+        when = self._queue[0].came + MAX_WAIT
+        if len(self._queue) >= self._previous or when <= self._loop.time():
+            if self._due:
+                self._due.cancel()
+            self._due = self._loop.call_soon(self._leave)
+            self._due_now = True
+        elif not self._due:
+            self._due = self._loop.call_at(when, self._leave)
+
+    def _leave(self) -> None:
+        self._due, self._due_now = None, False
+        batch, items = self._take()
+        if not batch:
+            return
+        try:
+            run = batch[0][0].run
+            self._previous = len({id(entry) for entry, _ in batch})
+            began = self._loop.time()
+            if self._executor is None:
+                self._finish(batch, began, _attempt(run, items, [n for _, n in batch]))
+                return
+            self._computing = True
+            done = self._executor.submit(_attempt, run, items, [n for _, n in batch])
+            done.add_done_callback(lambda done: self._loop.call_soon_threadsafe(self._finish_executed, batch, began, done))
+        except BaseException as error:
+            self._die(error, batch)
+            raise
+
+    def _take(self) -> tuple[list[tuple[_Entry[Item, Result], int]], list[Item]]:
+        """The next batch: entries with how many of their items are in it, and those items."""
+        batch: list[tuple[_Entry[Item, Result], int]] = []
+        items: list[Item] = []
+        now = self._loop.time()
+        while self._queue and len(items) < self._largest_batch:
+            entry = self._queue[0]
+            if entry.future.done():  # its caller has gone
+                self._queue.popleft()
+                continue
+            if entry.deadline is not None and now >= entry.deadline:
+                self._queue.popleft()
+                self._drop(entry, "expired")
+                entry.future.set_exception(DeadlineExceeded("the deadline passed while the request waited"))
+                continue
+            if batch and entry.run is not batch[0][0].run:
+                break
+            self._queue.popleft()
+            if not entry.taken:
+                self._observer.waited(now - entry.came)
+            part = entry.items[entry.taken : entry.taken + min(SLICE, self._largest_batch - len(items))]
+            entry.taken += len(part)
+            items += part
+            batch.append((entry, len(part)))
+            if entry.taken < len(entry.items):
+                self._queue.append(entry)
+        self._change_queued(-len(items))
+        return batch, items
+
+    def _finish_executed(
+        self,
+        batch: list[tuple[_Entry[Item, Result], int]],
+        began: float,
+        done: ExecutorFuture[Sequence[Sequence[Result] | Exception]],
+    ) -> None:
+        self._computing = False
+        try:
+            self._finish(batch, began, done.result())
+        except BaseException as error:
+            self._die(error, batch)
+            raise
+
+    def _finish(
+        self, batch: list[tuple[_Entry[Item, Result], int]], began: float, outcomes: Sequence[Sequence[Result] | Exception]
+    ) -> None:
+        seconds = self._loop.time() - began
+        size = sum(n for _, n in batch)
+        self._seconds_per_item += 0.1 * (seconds / size - self._seconds_per_item)
+        self._observer.computed(size, seconds)
+        for (entry, _), outcome in zip(batch, outcomes, strict=True):
+            if entry.future.done():
+                continue
+            if isinstance(outcome, Exception):
+                self._withdraw(entry)
+                entry.future.set_exception(outcome)
+                continue
+            entry.results += outcome
+            if len(entry.results) == len(entry.items):
+                entry.future.set_result(entry.results)
+        self._arrange()
+
+    def _drop(self, entry: _Entry[Item, Result], reason: str) -> None:
+        if left := self._withdraw(entry):
+            self._observer.dropped(reason, left)
+
+    def _withdraw(self, entry: _Entry[Item, Result]) -> int:
+        """Take back what of an entry has not been computed; how many items that was."""
+        left = len(entry.items) - entry.taken
+        entry.taken = len(entry.items)
+        self._change_queued(-left)
+        return left
+
+    def _change_queued(self, by: int) -> None:
+        self._queued += by
+        self._observer.queued(self._queued)
+        if by < 0:
+            self._admit_bulk()
+
+    async def _enter_bulk(self, items: int) -> None:
+        waiter: asyncio.Future[None] = self._loop.create_future()
+        self._bulk_waiters.append((items, waiter))
+        self._admit_bulk()
+        try:
+            await waiter
+        except asyncio.CancelledError:
+            if waiter.done() and not waiter.cancelled():  # it was admitted in the same turn
+                self._bulk -= items
+                self._change_queued(-items)
+            self._admit_bulk()
+            raise
+
+    def _admit_bulk(self) -> None:
+        """Let bulk requests in, first come, first served, as far as there is room."""
+        while self._bulk_waiters:
+            items, waiter = self._bulk_waiters[0]
+            if waiter.cancelled():
+                self._bulk_waiters.popleft()
+                continue
+            if (self._bulk and self._bulk + items > self._capacity // 2) or self._queued + items > self._capacity:
+                return
+            self._bulk_waiters.popleft()
+            self._bulk += items
+            self._change_queued(items)
+            waiter.set_result(None)
+
+    def _die(self, error: BaseException, batch: Sequence[tuple[_Entry[Item, Result], int]]) -> None:
+        """What is wrong is the batcher's own: nobody is left waiting, and `run` tells."""
+        for entry in [*self._queue, *(entry for entry, _ in batch)]:
+            if not entry.future.done():
+                entry.future.set_exception(error)
+        self._queue.clear()
+        self._change_queued(-self._queued)
+        if not self._death.done():
+            self._death.set_exception(error)
+
+
+def _attempt(run: Run[Item, Result], items: Sequence[Item], parts: Sequence[int]) -> Sequence[Sequence[Result] | Exception]:
+    """What `run` answers, cut into parts of the given lengths.
+
+    Where it fails, each part is tried alone, so that one bad part harms no other.
+    """
+    try:
+        return _cut(run(items), parts)
+    except Exception as error:
+        if len(parts) == 1:
+            return [error]
+        return [outcome for part in _cut(items, parts) for outcome in _attempt(run, part, [len(part)])]
+
+
+def _cut(values: Sequence[Result], parts: Sequence[int]) -> list[Sequence[Result]]:
+    cut = []
+    start = 0
+    for length in parts:
+        cut.append(values[start : start + length])
+        start += length
+    if start != len(values):
+        raise ValueError(f"{len(values)} results for {start} items")
+    return cut

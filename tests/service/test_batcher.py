@@ -1,0 +1,338 @@
+"""Many callers to one batch, on a loop whose time stands still unless a test moves it."""
+
+import asyncio
+import random
+import threading
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+
+import pytest
+
+from service.batcher import MAX_WAIT, Batcher
+from service.errors import DeadlineExceeded, Overloaded
+
+
+class Loop(asyncio.SelectorEventLoop):
+    """A loop that jumps to its next timer instead of waiting for it."""
+
+    def __init__(self):
+        super().__init__()
+        self.now = 0.0
+        selector = self._selector
+        select = selector.select
+
+        def jump(timeout=None):
+            events = select(0 if timeout is not None else None)
+            if timeout and not events:
+                self.now += timeout
+            return events
+
+        selector.select = jump
+
+    def time(self):
+        return self.now
+
+
+class Record:
+    """An observer that writes down."""
+
+    def __init__(self):
+        self.batches = []
+        self.drops = Counter()
+        self.waits = []
+        self.queue = 0
+        self.longest_queue = 0
+
+    def queued(self, items):
+        self.queue = items
+        self.longest_queue = max(self.longest_queue, items)
+
+    def waited(self, seconds):
+        self.waits.append(seconds)
+
+    def computed(self, items, seconds):  # noqa: ARG002
+        self.batches.append(items)
+
+    def dropped(self, reason, items):
+        self.drops[reason] += items
+
+
+def double(items):
+    return [2 * item for item in items]
+
+
+@pytest.fixture
+def record():
+    return Record()
+
+
+@pytest.fixture
+def run():
+    """Run a coroutine on a fresh loop of our own time."""
+
+    def run(main):
+        loop = Loop()
+        try:
+            return loop.run_until_complete(main)
+        finally:
+            loop.close()
+
+    return run
+
+
+def make(record, *, capacity=4096, largest_batch=256, executor=None):
+    return Batcher(capacity=capacity, largest_batch=largest_batch, executor=executor, observer=record)
+
+
+async def settle():
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+def test_a_lone_caller_never_waits(run, record):
+    async def main():
+        batcher = make(record)
+        for i in range(100):
+            assert await batcher.submit(double, [i]) == [2 * i]
+        return asyncio.get_running_loop().time()
+
+    assert run(main()) == 0.0
+    assert record.batches == [1] * 100
+
+
+def test_a_batch_waits_to_be_as_large_as_the_one_before_but_no_longer_than_the_limit(run, record):
+    async def main():
+        loop = asyncio.get_running_loop()
+        batcher = make(record)
+        await asyncio.gather(*(batcher.submit(double, [i]) for i in range(8)))
+        assert loop.time() == 0.0  # all came in one turn of the loop
+
+        seven = [asyncio.ensure_future(batcher.submit(double, [i])) for i in range(7)]
+        await settle()
+        assert not any(task.done() for task in seven)
+        assert await batcher.submit(double, [7]) == [14]  # the eighth: as many as before
+        assert loop.time() == 0.0
+
+        assert await batcher.submit(double, [1]) == [2]  # alone now: waits, once
+        assert loop.time() == pytest.approx(MAX_WAIT)
+        assert await batcher.submit(double, [1]) == [2]
+        assert loop.time() == pytest.approx(MAX_WAIT)
+
+    run(main())
+    assert record.batches == [8, 8, 1, 1]
+    assert max(record.waits) == pytest.approx(MAX_WAIT)
+
+
+def test_late_company_does_not_prolong_the_wait(run, record):
+    async def main():
+        loop = asyncio.get_running_loop()
+        batcher = make(record)
+        await asyncio.gather(*(batcher.submit(double, [i]) for i in range(3)))
+        first = asyncio.ensure_future(batcher.submit(double, [1]))
+        await asyncio.sleep(MAX_WAIT * 0.9)
+        second = asyncio.ensure_future(batcher.submit(double, [2]))
+        await asyncio.gather(first, second)
+        return loop.time()
+
+    assert run(main()) == pytest.approx(MAX_WAIT)
+
+
+def test_each_caller_gets_the_answers_to_his_own_items(run, record):
+    async def main():
+        batcher = make(record, capacity=100_000)
+        rng = random.Random(1)
+        requests = [[rng.random() for _ in range(rng.randint(1, 700))] for _ in range(100)]
+        answers = await asyncio.gather(*(batcher.submit(double, items) for items in requests))
+        assert answers == [double(items) for items in requests]
+
+    run(main())
+    assert max(record.batches) == 256
+
+
+def test_a_large_request_lets_small_ones_through(run, record):
+    async def main():
+        batcher = make(record, largest_batch=128)
+        order = []
+
+        async def submit(name, size):
+            await batcher.submit(double, [0] * size)
+            order.append(name)
+
+        await asyncio.gather(submit("large", 1024), submit("small", 1))
+        return order
+
+    assert run(main()) == ["small", "large"]
+
+
+def test_a_full_queue_refuses_at_once_and_says_when_to_come_back(run, record):
+    async def main():
+        batcher = make(record, capacity=10)
+        waiting = asyncio.ensure_future(batcher.submit(double, [0] * 8))
+        fits = asyncio.ensure_future(batcher.submit(double, [0] * 2))
+        await asyncio.sleep(0)
+        with pytest.raises(Overloaded) as error:
+            await batcher.submit(double, [0] * 3)
+        assert error.value.retry_after >= 0
+        await asyncio.gather(waiting, fits)
+
+    run(main())
+    assert record.drops == {"overloaded": 3}
+    assert record.longest_queue == 10
+    assert record.queue == 0
+
+
+def test_a_cancelled_request_is_not_computed_and_makes_room(run, record):
+    async def main():
+        batcher = make(record, capacity=10)
+        gone = asyncio.ensure_future(batcher.submit(double, [0] * 10))
+        await asyncio.sleep(0)
+        gone.cancel()
+        await asyncio.sleep(0)
+        assert await batcher.submit(double, [1] * 10) == [2] * 10
+
+    run(main())
+    assert record.batches == [10]
+    assert record.drops == {"cancelled": 10}
+
+
+def test_an_expired_request_is_not_computed(run, record):
+    async def main():
+        batcher = make(record)
+        await asyncio.gather(*(batcher.submit(double, [i]) for i in range(3)))
+        with pytest.raises(DeadlineExceeded):
+            await batcher.submit(double, [0], deadline=MAX_WAIT / 2)
+
+    run(main())
+    assert record.batches == [3]
+    assert record.drops == {"expired": 1}
+    assert record.queue == 0
+
+
+def test_one_bad_request_harms_no_other(run, record):
+    def picky(items):
+        if any(item < 0 for item in items):
+            raise ValueError("negative")
+        return double(items)
+
+    async def main():
+        batcher = make(record)
+        answers = await asyncio.gather(*(batcher.submit(picky, [i, i]) for i in (1, -1, 2)), return_exceptions=True)
+        assert answers[0] == [2, 2]
+        assert isinstance(answers[1], ValueError)
+        assert answers[2] == [4, 4]
+
+    run(main())
+
+
+def test_a_run_that_answers_too_little_is_an_error_not_a_wrong_answer(run, record):
+    async def main():
+        batcher = make(record)
+        with pytest.raises(ValueError, match="1 results for 2 items"):
+            await batcher.submit(lambda items: items[1:], [1, 2])
+
+    run(main())
+
+
+def test_requests_of_two_runs_never_share_a_batch(run, record):
+    seen = []
+
+    def old(items):
+        seen.append(("old", len(items)))
+        return items
+
+    def new(items):
+        seen.append(("new", len(items)))
+        return items
+
+    async def main():
+        batcher = make(record)
+        await asyncio.gather(*(batcher.submit(run, [0]) for run in (old, old, new, new, old)))
+
+    run(main())
+    assert seen == [("old", 2), ("new", 2), ("old", 1)]
+
+
+def test_bulk_waits_where_others_are_refused_and_leaves_half_the_queue(run, record):
+    async def main():
+        batcher = make(record, capacity=100, largest_batch=10)
+        bulk = [asyncio.ensure_future(batcher.submit(double, [i] * 25, bulk=True)) for i in range(40)]
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert record.queue <= 50
+        assert await batcher.submit(double, [9] * 50) == [18] * 50
+        bulk[3].cancel()
+        answers = await asyncio.gather(*bulk, return_exceptions=True)
+        assert isinstance(answers.pop(3), asyncio.CancelledError)
+        assert [answer[0] for answer in answers] == [2 * i for i in range(40) if i != 3]
+        assert await batcher.submit(double, [1] * 50, bulk=True) == [2] * 50  # all room was given back
+
+    run(main())
+    assert record.drops.total() <= 25
+    assert record.queue == 0
+
+
+def test_random_cancels_leave_the_queue_empty_and_its_room_whole(run, record):
+    async def main():
+        rng = random.Random(2)
+        batcher = make(record, capacity=200, largest_batch=16)
+
+        async def one(bulk):
+            size = rng.randint(1, 100)
+            task = asyncio.ensure_future(batcher.submit(double, [size] * size, bulk=bulk))
+            for _ in range(rng.randint(0, 6)):
+                await asyncio.sleep(0)
+            if rng.random() < 0.5:
+                task.cancel()
+            with suppress(asyncio.CancelledError, Overloaded):
+                assert await task == [2 * size] * size
+
+        for _ in range(100):
+            await asyncio.gather(*(one(bulk=i % 2 == 0) for i in range(20)))
+            assert record.queue == 0
+        answers = await asyncio.gather(*(batcher.submit(double, [1] * 100, bulk=bulk) for bulk in (True, False)))
+        assert answers == [[2] * 100] * 2
+
+    run(main())
+
+
+@pytest.fixture
+def executor():
+    with ThreadPoolExecutor(1) as executor:
+        yield executor
+
+
+async def test_with_an_executor_what_comes_meanwhile_is_the_next_batch(record, executor):
+    free = threading.Event()
+
+    def slow(items):
+        assert threading.current_thread() is not threading.main_thread()
+        assert free.wait(10)
+        return double(items)
+
+    batcher = make(record, executor=executor)
+    first = asyncio.ensure_future(batcher.submit(slow, [1]))
+    await settle()
+    others = [asyncio.ensure_future(batcher.submit(slow, [i])) for i in range(5)]
+    await settle()
+    free.set()
+    assert await first == [2]
+    assert await asyncio.gather(*others) == [[2 * i] for i in range(5)]
+    assert record.batches == [1, 5]
+
+
+async def test_a_dead_executor_is_an_error_for_those_inside_and_is_told(record):
+    executor = ThreadPoolExecutor(1)
+    batcher = make(record, executor=executor)
+    assert await batcher.submit(double, [1]) == [2]
+    watch = asyncio.ensure_future(batcher.run())
+    executor.shutdown()
+    told = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context["exception"]))
+    with pytest.raises(RuntimeError):
+        await batcher.submit(double, [1])
+    with pytest.raises(RuntimeError):
+        await watch
+    with pytest.raises(RuntimeError):
+        await batcher.submit(double, [1])
+    assert len(told) == 1

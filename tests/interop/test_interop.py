@@ -14,6 +14,13 @@ SERVICE = "headlines.v1.PopularityService"
 pytestmark = pytest.mark.interop
 
 
+@pytest.fixture
+def server(serve, models):
+    with serve(models, "--engine", "litert") as server:
+        server.wait_for("serving version")
+        yield server
+
+
 def run(tool, *arguments, stdin=""):
     path = shutil.which(tool, path=ROOT / ".tools")
     if path is None:
@@ -45,7 +52,7 @@ def test_grpc_health_probe_sees_it_serving(server):
 
 
 def test_promtool_likes_the_metrics(server):
-    with urllib.request.urlopen(f"{server.http}/metrics", timeout=10) as response:
+    with urllib.request.urlopen(f"http://127.0.0.1:{server.http_port}/metrics", timeout=10) as response:
         metrics = response.read().decode()
     assert run("promtool", "check", "metrics", stdin=metrics) == ""
 

@@ -1,0 +1,548 @@
+"""Past posts on disk to rows in memory: read, checked, in order of time, each only once.
+
+    >>> posts = read([Path("posts.csv.gz")])
+    >>> len(posts), posts.counts, posts.dropped
+    (82618, ('retweets', 'likes'), {'after_collection': 0, 'too_young': 1384, 'duplicate': 512})
+
+Files are read twice, a row at a time: first times, outlets and counts of all rows, then the words of those that stay. So
+memory holds numbers and the distinct words, never the headlines.
+
+A file is CSV (.csv, comma separated, with a header), JSON Lines (.jsonl or .ndjson), both also gzipped (.gz), or Parquet
+(.parquet). Its columns are `headline`, `posted_at`, `retweets` or `likes` or both, and optionally `outlet`. A file that
+`training synthesize` made has the column `synthetic` as well, which is true in every row: a column outlives being sorted,
+joined with other files or converted to another format, and the model's metadata then says that the data were made up.
+
+No message holds what stands in a cell, since in a damaged file any cell may be a headline.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import hashlib
+import json
+import logging
+import re
+import time
+import zlib
+from array import array
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from itertools import chain
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from service.errors import DataError
+from service.preprocessing import is_blank, outlet_key, words
+
+COUNTS = ("retweets", "likes")
+MIN_AGE = 2 * 86_400.0  # seconds; by then nearly all reactions are in
+MAX_BAD_SHARE = 0.01
+
+_FIELDS = ("headline", "posted_at", "outlet", *COUNTS, "synthetic")
+_WHOLE_NUMBER = re.compile(r"([0-9]{1,15})(?:\.0*)?")
+_MOST = 10**15  # a count's bound: far above any real one, and sums stay exact in a float64
+_FIRST_SECOND, _LAST_SECOND = -62_135_596_800.0, 253_402_300_800.0  # the years 1 to 9999
+_NAMED = 20  # bad rows that are named one by one
+
+_ABSENT = dict.fromkeys(COUNTS, 0)  # the cell of a column that a file has not; None for the others
+
+_Cells = Sequence[Any]  # in the order of _FIELDS
+_Row = tuple[int, _Cells | str]  # line (Parquet: row) from 1; its cells, or what is wrong with it
+_Rows = Generator[tuple[int, Any], None, None]
+
+_log = logging.getLogger(__name__)
+
+
+class _BadRowError(Exception):
+    """What is wrong with a row, and what would be right."""
+
+
+class _Moment(NamedTuple):
+    """A Parquet timestamp."""
+
+    seconds: float
+    has_zone: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Posts sorted by (posted_at, outlet, headline). Row i's words are `words[w]` for w in `ids[offsets[i]:offsets[i + 1]]`."""
+
+    posted_at: npt.NDArray[np.float64]  # [rows], seconds since 1970-01-01 UTC
+    outlet: npt.NDArray[np.int32]  # [rows], index into outlets; -1: none
+    engagement: npt.NDArray[np.float64]  # [rows], sum of the columns `counts`
+    ids: npt.NDArray[np.int32] = field(repr=False)  # index into words, all words of all rows, not cut at any length
+    offsets: npt.NDArray[np.int64] = field(repr=False)  # [rows + 1]
+    words: Sequence[str] = field(repr=False)  # all distinct words, sorted
+    outlets: Sequence[str]  # outlet keys, sorted
+    counts: tuple[str, ...]  # those of COUNTS that the files have; the others count nothing
+    synthetic: bool  # a row says that it is made up
+    checksum: str  # hex SHA-256 of the files' sorted SHA-256s: the same in whatever order the files are named
+    collected_at: float  # seconds since 1970-01-01 UTC
+    read: int  # rows in the files
+    bad: int  # rows that could not be used
+    bad_rows: tuple[str, ...]  # the first of them, as "file:line: what is wrong"
+    dropped: Mapping[str, int]  # good rows left out, by reason: after_collection, too_young, duplicate
+    files: Sequence[Path]
+    records: npt.NDArray[np.int64] = field(
+        repr=False
+    )  # [rows], where the row stands when the files' rows are counted on from 0
+    digests: Sequence[str] = field(repr=False)  # of the files
+
+    def __len__(self) -> int:
+        return len(self.posted_at)
+
+    def texts(self, rows: npt.ArrayLike) -> list[str]:
+        """The headlines of the chosen rows, read again from the files.
+
+        Raises DataError where a file is no longer the one that was read.
+        """
+        records = self.records[np.asarray(rows, np.int64)]
+        wanted, inverse = np.unique(records, return_inverse=True)
+        found = list(_headlines(self.files, self.digests, wanted))
+        return [found[i] for i in inverse]
+
+
+def read(
+    files: Sequence[Path],
+    *,
+    min_age: float = MIN_AGE,
+    collected_at: float | None = None,
+    assume_utc: bool = False,
+    max_bad_share: float = MAX_BAD_SHARE,
+    clock: Callable[[], float] = time.time,
+) -> Dataset:
+    """Read the files of a job.
+
+    Posts younger than `min_age` seconds at `collected_at` have not yet earned what they will earn and are left out.
+    `collected_at` is, unless given, the time of the newest post that is not in the future; what claims to be later than
+    the collection is left out too and counted apart, since either its time or `collected_at` is wrong. Of posts with the
+    same outlet and words the earliest stays; of one post that was read twice, the larger engagement, as counts only grow.
+    `assume_utc` takes times without a zone as UTC. The order of `files` changes nothing.
+
+    Raises DataError, naming the file, where one cannot be read, lacks a column or has other engagement columns than the
+    rest, and where more than `max_bad_share` of all rows are bad.
+    """
+    counts = _check_columns(files)
+    digests = [_digest(path) for path in files]
+    first = _FirstPass(assume_utc)
+    for path in files:
+        first.read(path)
+    first.check(max_bad_share)
+
+    posted_at = np.frombuffer(first.posted_at, np.float64)
+    engagement = np.frombuffer(first.engagement, np.float64)
+    records = np.frombuffer(first.records, np.int64)
+    by_name = sorted(first.outlets, key=first.outlets.__getitem__)
+    outlets = sorted(by_name)
+    ranks = {name: i for i, name in enumerate(outlets)}
+    rank = np.array([*(ranks[name] for name in by_name), -1], np.int32)  # its last entry is for index -1: no outlet
+    outlet = rank[np.frombuffer(first.outlet, np.int32)]
+    if collected_at is None:
+        collected_at = float(posted_at[posted_at <= clock()].max(initial=-np.inf))
+    late = posted_at > collected_at
+    young = ~late & (posted_at > collected_at - min_age)
+    rows = np.flatnonzero(~late & ~young)
+
+    prefix = np.frombuffer(first.prefixes, np.uint64)
+    rows = rows[np.lexsort((-engagement[rows], prefix[rows], outlet[rows], posted_at[rows]))]
+    same = np.ones(max(len(rows) - 1, 0), bool)
+    for column in (posted_at, outlet, prefix):
+        same &= column[rows[1:]] == column[rows[:-1]]
+    _sort_ties(rows, same, engagement, files, digests, records)
+    _, earliest = np.unique(np.frombuffer(first.hashes, np.int64)[rows], return_index=True)
+    dropped = {"after_collection": int(late.sum()), "too_young": int(young.sum()), "duplicate": len(rows) - len(earliest)}
+    rows = rows[np.sort(earliest)]
+
+    vocabulary, ids, offsets = _read_words(files, digests, records[rows])
+    dataset = Dataset(
+        posted_at=posted_at[rows],
+        outlet=outlet[rows],
+        engagement=engagement[rows],
+        ids=ids,
+        offsets=offsets,
+        words=vocabulary,
+        outlets=outlets,
+        counts=counts,
+        synthetic=first.synthetic,
+        checksum=hashlib.sha256("\n".join(sorted(digests)).encode()).hexdigest(),
+        collected_at=collected_at,
+        read=first.rows,
+        bad=first.bad,
+        bad_rows=tuple(first.bad_rows),
+        dropped=dropped,
+        files=tuple(files),
+        records=records[rows],
+        digests=tuple(digests),
+    )
+    _report(dataset)
+    return dataset
+
+
+def _report(dataset: Dataset) -> None:
+    for name in dataset.bad_rows:
+        _log.warning("bad row skipped: %s", name)
+    if dataset.bad > len(dataset.bad_rows):
+        _log.warning("bad rows skipped: %d more", dataset.bad - len(dataset.bad_rows))
+    if dataset.dropped["after_collection"]:
+        _log.warning("%d posts claim to be later than the collection and are left out", dataset.dropped["after_collection"])
+    missing = [name for name in COUNTS if name not in dataset.counts]
+    _log.info(
+        "%d rows read, %d used; left out: %d bad, %s; engagement = %s%s%s",
+        dataset.read,
+        len(dataset),
+        dataset.bad,
+        ", ".join(f"{number} {reason.replace('_', ' ')}" for reason, number in dataset.dropped.items()),
+        " + ".join(dataset.counts),
+        f" (no {missing[0]} in these data)" if missing else "",
+        "; these data are made-up" if dataset.synthetic else "",
+    )
+
+
+class _FirstPass:
+    """Numbers of all good rows, in the order of reading."""
+
+    def __init__(self, assume_utc: bool) -> None:
+        self._assume_utc = assume_utc
+        self.posted_at = array("d")
+        self.engagement = array("d")
+        self.outlet = array("i")  # into outlets; -1: none
+        self.outlets: dict[str, int] = {}
+        # Python's own hash is keyed anew in each process, so nobody can prepare collisions; it decides nothing but equality.
+        self.hashes = array("q")  # of the outlet and the words
+        self.prefixes = array("Q")  # the headline's first 8 bytes, which order nearly all posts of one outlet and moment
+        self.records = array("q")
+        self.rows = 0
+        self.bad = 0
+        self.bad_rows: list[str] = []
+        self.synthetic = False
+
+    def read(self, path: Path) -> None:
+        for line, cells in _rows(path):
+            try:
+                if isinstance(cells, str):
+                    raise _BadRowError(cells)
+                self._add(cells)
+            except _BadRowError as error:
+                self.bad += 1
+                if len(self.bad_rows) < _NAMED:
+                    self.bad_rows.append(f"{path}:{line}: {error}")
+            self.rows += 1
+
+    def check(self, max_bad_share: float) -> None:
+        """Raise DataError where too many rows are bad, or where there is none at all."""
+        if self.bad > max_bad_share * self.rows:
+            raise DataError(
+                f"{self.bad} of {self.rows} rows are bad, more than the share of {max_bad_share:g} that may be skipped:\n"
+                + "\n".join(self.bad_rows)
+                + ("\n..." if self.bad > len(self.bad_rows) else "")
+            )
+        if not self.rows:
+            raise DataError("the files hold no rows")
+
+    def _add(self, cells: _Cells) -> None:
+        text, posted_at, outlet, retweets, likes, synthetic = cells
+        headline = _text("headline", text)
+        if is_blank(headline):
+            raise _BadRowError("headline is blank")
+        seconds = _seconds(posted_at, self._assume_utc)
+        name = outlet_key(_text("outlet", outlet))
+        engagement = _number("retweets", retweets) + _number("likes", likes)
+        try:
+            prefix = headline.encode()[:8]
+            name.encode()
+        except UnicodeEncodeError:
+            raise _BadRowError("headline or outlet is not UTF-8") from None
+        self.posted_at.append(seconds)
+        self.engagement.append(engagement)
+        self.outlet.append(self.outlets.setdefault(name, len(self.outlets)) if name else -1)
+        self.hashes.append(hash(" ".join(words(headline)) + "\n" + name))
+        self.prefixes.append(int.from_bytes(prefix.ljust(8, b"\0"), "big"))
+        self.records.append(self.rows)
+        if synthetic is not None and str(synthetic).strip().lower() in ("true", "1"):
+            self.synthetic = True
+
+
+def _text(name: str, cell: object) -> str:
+    if cell is None:
+        return ""
+    if not isinstance(cell, str):
+        raise _BadRowError(f"{name} is not text")
+    return cell
+
+
+def _seconds(cell: object, assume_utc: bool) -> float:
+    """A time as seconds since 1970-01-01 UTC."""
+    if isinstance(cell, _Moment):
+        seconds, has_zone = cell
+    else:
+        try:
+            moment = datetime.fromisoformat(cell.strip() if isinstance(cell, str) else "")
+            has_zone = moment.tzinfo is not None
+            seconds = (moment if has_zone else moment.replace(tzinfo=UTC)).timestamp()
+        except (ValueError, OverflowError):
+            raise _BadRowError("posted_at is not a time as ISO 8601 writes it, such as 2016-02-24T05:00:00Z") from None
+    if not _FIRST_SECOND <= seconds < _LAST_SECOND:
+        raise _BadRowError("posted_at is outside the years 1 to 9999")
+    if not has_zone and not assume_utc:
+        raise _BadRowError("posted_at has no zone; add one, such as Z, or give --assume-utc")
+    return seconds
+
+
+def _number(name: str, cell: object) -> int:
+    """A count; 12.0 is 12."""
+    if isinstance(cell, str):
+        match = _WHOLE_NUMBER.fullmatch(cell.strip())
+        if match:
+            return int(match[1])
+    elif isinstance(cell, int | float) and not isinstance(cell, bool) and 0 <= cell < _MOST and cell == int(cell):
+        return int(cell)
+    raise _BadRowError(f"{name} is not a whole number from 0 on")
+
+
+def _sort_ties(
+    rows: npt.NDArray[np.int64],
+    same: npt.NDArray[np.bool_],
+    engagement: npt.NDArray[np.float64],
+    files: Sequence[Path],
+    digests: Sequence[str],
+    records: npt.NDArray[np.int64],
+) -> None:
+    """Order `rows` by the whole headline where all else is equal: `same[i]` says that rows i and i + 1 are tied so far."""
+    tied = np.zeros(len(rows), bool)
+    tied[1:] |= same
+    tied[:-1] |= same
+    places = np.flatnonzero(tied)
+    if not len(places):
+        return
+    members = rows[places]
+    by_record = np.argsort(members)  # rows were numbered as they were read, so this is the order of records too
+    texts = [""] * len(members)
+    for i, text in zip(by_record, _headlines(files, digests, records[members[by_record]]), strict=True):
+        texts[i] = text
+    group = np.cumsum(np.concatenate(([True], ~same))[places])
+    order = sorted(range(len(members)), key=lambda i: (group[i], texts[i], -engagement[members[i]]))
+    rows[places] = members[order]
+
+
+def _read_words(
+    files: Sequence[Path], digests: Sequence[str], records: npt.NDArray[np.int64]
+) -> tuple[list[str], npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+    """All distinct words, sorted, and the rows' words as indices into them with each row's offsets."""
+    by_record = np.argsort(records)
+    seen: dict[str, int] = {}
+    found = array("i")
+    ends = np.zeros(len(records) + 1, np.int64)
+    for i, text in enumerate(_headlines(files, digests, records[by_record])):
+        found.extend([seen.setdefault(word, len(seen)) for word in words(text)])
+        ends[i + 1] = len(found)
+    vocabulary = sorted(seen)
+    rank = np.empty(len(seen), np.int32)
+    rank[[seen[word] for word in vocabulary]] = np.arange(len(seen), dtype=np.int32)
+
+    place = np.empty_like(by_record)
+    place[by_record] = np.arange(len(records))  # where, as read, row i's words stand
+    lengths = np.diff(ends)[place]
+    offsets = np.concatenate(([0], np.cumsum(lengths)))
+    gather = np.arange(offsets[-1]) + np.repeat(ends[place] - offsets[:-1], lengths)
+    ids = rank[np.frombuffer(found, np.int32)[gather]] if found else np.empty(0, np.int32)
+    return vocabulary, ids, offsets
+
+
+def _headlines(files: Sequence[Path], digests: Sequence[str], records: npt.NDArray[np.int64]) -> Iterator[str]:
+    """The headlines of the chosen records, which must be in order.
+
+    Raises DataError where a file is no longer the one that was read first.
+    """
+    every = enumerate(chain.from_iterable(map(_rows, files)))
+    for wanted in records.tolist():
+        for number, (_, cells) in every:
+            if number == wanted:
+                yield cells[0]
+                break
+    for path, digest in zip(files, digests, strict=True):
+        if _digest(path) != digest:
+            raise DataError(f"{path}: was changed while the job ran; start again")
+
+
+def _digest(path: Path) -> str:
+    with _naming(path), path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _check_columns(files: Sequence[Path]) -> tuple[str, ...]:
+    """The engagement columns, which must be the same in all files."""
+    if not files:
+        raise DataError("no file is named")
+    common: tuple[str, ...] | None = None
+    for path in files:
+        columns = _columns(path)
+        missing = [name for name in ("headline", "posted_at") if name not in columns]
+        counts = tuple(name for name in COUNTS if name in columns)
+        if not counts:
+            missing.append("retweets or likes")
+        if missing:
+            raise DataError(f"{path}: has no column {', '.join(missing)}{_format(path).hint}")
+        common = common or counts
+        if counts != common:
+            raise DataError(
+                f"{path}: counts {' and '.join(counts)}, but {files[0]} counts {' and '.join(common)};"
+                " the files of a job must count the same"
+            )
+    assert common is not None
+    return common
+
+
+# Readers of single files. Each yields the fields that the file has, as row 0, and then its rows.
+
+
+def _columns(path: Path) -> Sequence[str]:
+    with closing(_format(path).read(path)) as rows, _naming(path):
+        columns: Sequence[str] = next(rows)[1]
+    return columns
+
+
+def _rows(path: Path) -> Iterator[_Row]:
+    with closing(_format(path).read(path)) as rows, _naming(path):
+        next(rows)
+        yield from rows
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Say which file cannot be read."""
+    try:
+        yield
+    except (EOFError, gzip.BadGzipFile, zlib.error):
+        raise DataError(f"{path}: is damaged or incomplete, as a gzip file") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or 'the file is damaged'}") from None
+
+
+def _read_csv(path: Path) -> _Rows:
+    with _open(path, newline="") as file:
+        # strict: a quote that is not closed costs the lines up to the next quote, and not, unseen, whole columns.
+        reader = csv.reader(file, strict=True)
+        try:
+            header = [name.strip() for name in next(reader, [])]
+        except csv.Error:
+            header = []
+        yield 0, _known(path, header)
+        places = [header.index(name) if name in header else len(header) for name in _FIELDS]
+        absent = [_ABSENT.get(name) for name in _FIELDS]
+        width = len(header)
+        line = reader.line_num
+        while True:
+            first, row = line + 1, None
+            try:
+                row = next(reader, None)
+                problem = "" if row is None or len(row) == width else f"has {len(row)} cells, but the header has {width}"
+            except csv.Error as error:
+                problem = f"is not CSV: {error}"
+            line = reader.line_num
+            if problem and row != []:
+                for number in range(first, line + 1):  # what a stray quote swallowed were rows too
+                    yield number, problem
+            elif row is None:
+                return
+            elif row:
+                yield first, [row[place] if place < width else default for place, default in zip(places, absent, strict=True)]
+
+
+def _read_json_lines(path: Path) -> _Rows:
+    columns: list[str] | None = None
+    with _open(path, newline="\n") as file:
+        for number, line in enumerate(file, 1):
+            if line.isspace():
+                continue
+            try:
+                fields = json.loads(line)
+            except (ValueError, RecursionError):
+                fields = None
+            if not isinstance(fields, dict):
+                if columns is not None:
+                    yield number, "is not a JSON object"
+                    continue
+                raise DataError(f"{path}:{number}: is not a JSON object; JSON Lines holds one a line")
+            present = [name for name in _FIELDS if name in fields]
+            if columns is None:
+                columns = present
+                yield 0, columns
+            if any(name in COUNTS and name not in columns for name in present):
+                # Counting it here alone would make the rows of one file incomparable.
+                yield number, "has a count that the file's first row has not"
+            else:
+                yield number, [fields.get(name, None if name in columns else _ABSENT.get(name)) for name in _FIELDS]
+    if columns is None:
+        yield 0, []
+
+
+def _read_parquet(path: Path) -> _Rows:
+    # Imported here, since it takes 0.2 s and 50 MB, and most files are not Parquet.
+    import pyarrow as pa  # type: ignore[import-untyped]
+    import pyarrow.parquet as pq  # type: ignore[import-untyped]
+
+    def cells(column: Any) -> list[Any]:  # noqa: ANN401
+        if pa.types.is_dictionary(column.type):
+            column = column.dictionary_decode()
+        if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+            # A string in a Parquet file may be any bytes; a bad one must not take its neighbours along.
+            binary = pa.large_binary() if pa.types.is_large_string(column.type) else pa.binary()
+            return [value and value.decode("utf-8", "surrogateescape") for value in column.cast(binary).to_pylist()]
+        if pa.types.is_timestamp(column.type):
+            second = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}[column.type.unit]
+            zone = column.type.tz is not None
+            return [value if value is None else _Moment(value / second, zone) for value in column.cast(pa.int64()).to_pylist()]
+        values: list[Any] = column.to_pylist()
+        return values
+
+    try:
+        with pq.ParquetFile(path) as file:
+            columns = _known(path, file.schema_arrow.names)
+            yield 0, columns
+            number = 0
+            for batch in file.iter_batches(batch_size=4096, columns=columns):
+                table = {name: cells(batch.column(name)) for name in columns}
+                absent = {name: [_ABSENT.get(name)] * batch.num_rows for name in _FIELDS if name not in columns}
+                for row in zip(*((table | absent)[name] for name in _FIELDS), strict=True):
+                    number += 1
+                    yield number, row
+    except (pa.ArrowException, ValueError, OverflowError) as error:
+        raise DataError(f"{path}: cannot be read as Parquet: {type(error).__name__}") from None
+
+
+def _known(path: Path, names: Sequence[str]) -> list[str]:
+    if any(names.count(name) > 1 for name in _FIELDS):
+        raise DataError(f"{path}: two columns have the same name")
+    return [name for name in _FIELDS if name in names]
+
+
+def _open(path: Path, newline: str) -> IO[str]:
+    # What is not UTF-8 becomes lone surrogates, which are found row by row; a BOM is dropped.
+    if path.name.endswith(".gz"):
+        return gzip.open(path, "rt", encoding="utf-8-sig", errors="surrogateescape", newline=newline)
+    return path.open(encoding="utf-8-sig", errors="surrogateescape", newline=newline)
+
+
+class _Format(NamedTuple):
+    read: Callable[[Path], _Rows]
+    hint: str = ""  # what may be wrong where a column is missing
+
+
+_CSV = _Format(_read_csv, "; its first line must name the columns, separated by commas, in UTF-8")
+_JSON_LINES = _Format(_read_json_lines, " in its first row")
+_FORMATS = {".csv": _CSV, ".jsonl": _JSON_LINES, ".ndjson": _JSON_LINES, ".parquet": _Format(_read_parquet)}
+
+
+def _format(path: Path) -> _Format:
+    name = path.name.lower()
+    form = _FORMATS.get(Path(name.removesuffix(".gz")).suffix)
+    if form is None or (name.endswith(".gz") and form.read is _read_parquet):
+        raise DataError(f"{path}: its name must end in .csv, .csv.gz, .jsonl, .jsonl.gz, .ndjson, .ndjson.gz or .parquet")
+    return form

@@ -1,0 +1,184 @@
+"""Rows to what the network sees: labels, word ids, outlet levels, in parts cut by time.
+
+Threshold, vocabulary and outlet levels come from the training part alone. Word ids and the auxiliary features are what
+`Preprocessor(vocabulary, outlet_levels).encode` makes of the same headlines; the training part's outlet levels differ, see
+`make`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from service.errors import DataError
+from service.preprocessing import AUX_FEATURES, FIRST_WORD, SEQUENCE_LENGTH, UNKNOWN, VOCABULARY_HEAD, time_features
+from training.dataset import Dataset
+
+VOCABULARY_SIZE = 10_000
+SHARES = (0.8, 0.9, 1.0)  # where training, validation and evaluation end
+FOLDS = ((0.5, 0.6, 0.6), (0.6, 0.7, 0.7), (0.7, 0.8, 0.8))  # to choose by: the validation part is what is scored
+
+# Parts of a tenth are 50 rows then. The standard error of an AUC on them is .08: fewer rows cannot tell a signal from chance.
+MINIMUM_ROWS = 500
+MINIMUM_CLASS_SHARE = 0.05
+SMOOTHING = 10.0  # posts at the mean that every outlet is given, so that a few lucky ones do not make a level
+LEVEL_FOLDS = 5
+HIDDEN_SHARE = 0.1  # of the training rows, whose outlet is hidden so that the model knows what an absent one is
+
+_LEVEL = AUX_FEATURES.index("outlet_level")
+
+
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """Rows of one part in order of time, as the network sees them."""
+
+    ids: npt.NDArray[np.int32] = field(repr=False)  # row i's word ids are ids[offsets[i]:offsets[i + 1]], 1 to 100 of them
+    offsets: npt.NDArray[np.int64] = field(repr=False)  # [rows + 1]
+    aux: npt.NDArray[np.float32] = field(repr=False)  # [rows, 5], in the order of AUX_FEATURES
+    labels: npt.NDArray[np.float32]  # [rows], 1: popular
+    posted_at: npt.NDArray[np.float64]  # [rows], seconds since 1970-01-01 UTC
+    outlet: npt.NDArray[np.int32]  # [rows], index into the data set's outlets; -1: none
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True, eq=False)
+class Features:
+    """All that a fit needs."""
+
+    vocabulary: Sequence[str] = field(repr=False)  # vocabulary[i] is the word with id i, VOCABULARY_HEAD first
+    outlet_levels: Mapping[str, float]  # standardised, by outlet key
+    outlets: Sequence[str]  # the data set's, also those that the training part has not
+    threshold: float  # popular: engagement above it
+    ends: tuple[int, int, int]  # the data set's rows where training, validation and evaluation end
+    training: Examples
+    validation: Examples
+    evaluation: Examples
+
+
+def make(dataset: Dataset, *, shares: tuple[float, float, float] = SHARES, seed: int = 0) -> Features:
+    """Features of parts cut by time, which end at the given shares of the rows.
+
+    In the training part each row's outlet level is computed from the four fifths of the part without it (never from all
+    rows but itself: the label could be read back from that), and a random tenth of the levels is 0. Both derive from `seed`.
+
+    With `shares=FOLDS[i]` the evaluation part is empty.
+
+    Raises DataError, with the counts, where the rows cannot be trained on.
+    """
+    if len(dataset) < MINIMUM_ROWS:
+        left_out = ", ".join(f"{rows} {reason.replace('_', ' ')}" for reason, rows in dataset.dropped.items())
+        raise DataError(
+            f"{len(dataset)} rows are too few to train and judge a model, which takes at least {MINIMUM_ROWS}"
+            f" ({dataset.read} read; left out: {dataset.bad} bad, {left_out})"
+        )
+    ends = (cut(dataset.posted_at, shares[0]), cut(dataset.posted_at, shares[1]), cut(dataset.posted_at, shares[2]))
+    parts = {"training": slice(0, ends[0]), "validation": slice(ends[0], ends[1]), "evaluation": slice(ends[1], ends[2])}
+    if shares[1] == shares[2]:
+        del parts["evaluation"]
+    if any(rows.start == rows.stop for rows in parts.values()):
+        counts = ", ".join(f"{rows.stop - rows.start} {name}" for name, rows in parts.items())
+        raise DataError(
+            f"the {len(dataset)} rows stand at {len(np.unique(dataset.posted_at))} moments, which cannot be cut into"
+            f" parts by time ({counts} rows)"
+        )
+    training = parts["training"]
+    threshold = float(np.median(dataset.engagement[training]))
+    for name, rows in parts.items():
+        popular, total = int((dataset.engagement[rows] > threshold).sum()), rows.stop - rows.start
+        if not MINIMUM_CLASS_SHARE <= popular / total <= 1 - MINIMUM_CLASS_SHARE:
+            raise DataError(
+                f"the {name} part has {popular} popular posts (engagement above {threshold:g}, the training part's median)"
+                f" of {total}: each class needs at least {MINIMUM_CLASS_SHARE:.0%}"
+            )
+
+    vocabulary = choose_words(dataset, training)
+    outlet = dataset.outlet[training]
+    logs = np.log1p(dataset.engagement[training])
+    levels = _levels(outlet, logs, len(dataset.outlets), logs.mean())
+    known = outlet >= 0
+    of_rows = levels[outlet[known]] if known.any() else np.zeros(1)
+    centre = of_rows.mean()
+    scale = 1 / of_rows.std() if np.ptp(of_rows) > 1e-9 else 0.0  # all alike: every level is 0, not a rounding error's
+    outlet_levels = {dataset.outlets[i]: float((levels[i] - centre) * scale) for i in np.unique(outlet[known]).tolist()}
+    encoded = [
+        encode(dataset, slice(start, end), vocabulary, outlet_levels, threshold)
+        for start, end in zip((0, *ends), ends, strict=False)
+    ]
+
+    random = np.random.default_rng(seed)
+    out_of_fold = np.zeros(len(outlet))
+    fold = random.permutation(len(outlet)) % LEVEL_FOLDS
+    for i in range(LEVEL_FOLDS):
+        inside, others = known & (fold == i), fold != i
+        of_others = _levels(outlet[others], logs[others], len(dataset.outlets), logs.mean())
+        out_of_fold[inside] = (of_others[outlet[inside]] - centre) * scale
+    out_of_fold[random.permutation(len(outlet))[: round(HIDDEN_SHARE * len(outlet))]] = 0
+    aux = encoded[0].aux.copy()
+    aux[:, _LEVEL] = out_of_fold
+
+    return Features(
+        vocabulary=vocabulary,
+        outlet_levels=outlet_levels,
+        outlets=dataset.outlets,
+        threshold=threshold,
+        ends=ends,
+        training=replace(encoded[0], aux=aux),
+        validation=encoded[1],
+        evaluation=encoded[2],
+    )
+
+
+def encode(
+    dataset: Dataset, rows: slice, vocabulary: Sequence[str], outlet_levels: Mapping[str, float], threshold: float
+) -> Examples:
+    """Rows of a data set as a model with this vocabulary, these levels and this threshold sees them when it serves."""
+    ids_by_word = {word: i for i, word in enumerate(vocabulary) if i >= FIRST_WORD}
+    id_of = np.fromiter((ids_by_word.get(word, UNKNOWN) for word in dataset.words), np.int32, len(dataset.words))
+    starts, all_lengths = dataset.offsets[:-1][rows], np.diff(dataset.offsets)[rows]
+    # A row without a word is the one id UNKNOWN.
+    lengths = np.clip(all_lengths, 1, SEQUENCE_LENGTH)
+    offsets = np.concatenate(([0], np.cumsum(lengths)))
+    ids = np.full(offsets[-1], UNKNOWN, np.int32)
+    worded = np.repeat(all_lengths > 0, lengths)
+    places = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], lengths)
+    ids[worded] = id_of[dataset.ids[places[worded]]]
+
+    posted_at, outlet = dataset.posted_at[rows], dataset.outlet[rows]
+    level_of = np.array([*(outlet_levels.get(name, 0.0) for name in dataset.outlets), 0.0])  # the last: no outlet
+    aux = np.empty((len(outlet), len(AUX_FEATURES)), np.float32)
+    aux[:, :_LEVEL] = np.fromiter(map(time_features, posted_at.tolist()), np.dtype((np.float32, _LEVEL)), len(outlet))
+    aux[:, _LEVEL] = level_of[outlet]
+    labels = (dataset.engagement[rows] > threshold).astype(np.float32)
+    return Examples(ids, offsets, aux, labels, posted_at, outlet)
+
+
+def cut(posted_at: npt.NDArray[np.float64], share: float) -> int:
+    """The row nearest to `share` of all rows before which time has moved on, so that no moment is in two parts.
+
+    `posted_at` is sorted. The answer is 0 or len(posted_at) where no moment ends in between.
+    """
+    wanted = share * len(posted_at)
+    changes = np.concatenate(([0], np.flatnonzero(np.diff(posted_at)) + 1, [len(posted_at)]))
+    return int(changes[np.argmin(np.abs(changes - wanted))])
+
+
+def choose_words(dataset: Dataset, rows: slice) -> list[str]:
+    """The vocabulary of these rows: words seen at least twice, the commonest first, ties by the word."""
+    ids = dataset.ids[dataset.offsets[rows.start] : dataset.offsets[rows.stop]]
+    seen = np.bincount(ids, minlength=len(dataset.words))
+    order = np.argsort(-seen, kind="stable")[: VOCABULARY_SIZE - FIRST_WORD]  # dataset.words is sorted
+    return [*VOCABULARY_HEAD, *(dataset.words[i] for i in order[seen[order] >= 2].tolist())]
+
+
+def _levels(outlet: npt.NDArray[np.int32], logs: npt.NDArray[np.float64], outlets: int, mean: float) -> npt.NDArray[np.float64]:
+    """How much engagement each outlet usually gets: [outlets], of log(1 + engagement), drawn towards `mean`."""
+    known = outlet >= 0
+    sums = np.bincount(outlet[known], logs[known], outlets)
+    posts = np.bincount(outlet[known], minlength=outlets)
+    levels: npt.NDArray[np.float64] = (sums + SMOOTHING * mean) / (posts + SMOOTHING)
+    return levels

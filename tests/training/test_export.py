@@ -12,7 +12,7 @@ from ai_edge_litert.interpreter import Interpreter
 from service.artifact import CPU_MODEL
 from service.preprocessing import VOCABULARY_HEAD, Headline, Preprocessor
 from training import export as module
-from training.export import LENGTHS, examples, export, serve
+from training.export import LENGTHS, examples, export, restore, serve
 from training.model import MERGES, build
 
 ROWS = 200
@@ -107,6 +107,10 @@ def test_every_merge_is_exported_in_all_forms(merge, rows, tmp_path, monkeypatch
     expected = _predict(model, *rows)
     assert expected.std(axis=0).min() > 0.01  # else a wrong answer would be as good as a right one
     np.testing.assert_allclose(serve(tmp_path)(*rows), expected, rtol=0, atol=1e-5)
+
+    again = restore(tmp_path, merge)
+    for one, other in zip(again.weights, model.weights, strict=True):
+        np.testing.assert_array_equal(one, other)
 
     main_input, aux_input = rows
     lengths = (main_input > 0).sum(1)

@@ -18,11 +18,10 @@ import tensorflow as tf
 
 from service.artifact import CPU_MODEL, Example
 from service.preprocessing import AUX_FEATURES, PADDING, SEQUENCE_LENGTH, Headline, Preprocessor
+from training.model import OUTPUTS, Merge, build
 
 Floats = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.int32]
-
-OUTPUTS = ("main_output", "aux_output")
 
 # Lengths of cpu.tflite's signatures, in words. Of 82,618 real headlines 26 % have at most 8 words, 81 % at most 12, 98.7 % at
 # most 16, all but three at most 24, and the longest has 43. On one core a call costs 0.7 us a word, 0.19 us more for each word
@@ -55,11 +54,20 @@ def export(directory: Path, model: keras.Model) -> None:
     _save(
         directory,
         {"serving_default": _trace_plain(model), "trimmed": folded.trace_trimmed()},
-        [*model.weights, folded.table],
+        {variable.path: variable.value for variable in model.weights} | {"folded": folded.table},
     )
     cpu_model = directory / CPU_MODEL
     cpu_model.parent.mkdir(exist_ok=True)
     cpu_model.write_bytes(_compile(folded))
+
+
+def restore(directory: Path, merge: Merge) -> keras.Model:
+    """The Keras model of an exported version, which was trained with this `merge`."""
+    model = build(merge)
+    saved = tf.saved_model.load(str(directory)).weights
+    for variable in model.weights:
+        variable.assign(saved[variable.path])
+    return model
 
 
 def serve(directory: Path) -> Callable[[Ids, Floats], Floats]:
@@ -117,7 +125,8 @@ class _Folded:
         self.table = tf.Variable(table, dtype=tf.float32, trainable=False)
         self._recurrent = cell.recurrent_kernel
         self._head = keras.Model(_tensors(model, "lstm", "aux_input"), _tensors(model, *OUTPUTS))
-        self.weights = [self.table, self._recurrent, *self._head.weights]
+        kept = [self._recurrent, *self._head.weights]
+        self.weights = {variable.path: variable.value for variable in kept} | {"folded": self.table}
 
     def trace_trimmed(self) -> tf.types.experimental.ConcreteFunction:
         """For any number of rows of any one length."""
@@ -185,11 +194,11 @@ def _trace(
 def _save(
     directory: Path,
     signatures: Mapping[str, tf.types.experimental.ConcreteFunction],
-    weights: Sequence[tf.Variable | keras.Variable],
+    weights: Mapping[str, tf.Variable],
 ) -> None:
     """A SavedModel of nothing but these graphs and the weights that they use."""
     saved = tf.Module()
-    saved.weights = [variable.value if isinstance(variable, keras.Variable) else variable for variable in weights]
+    saved.weights = dict(weights)
     tf.saved_model.save(saved, str(directory), signatures=dict(signatures))
 
 

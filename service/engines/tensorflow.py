@@ -70,7 +70,9 @@ class Model:
                     tf.io.gfile.makedirs(f"{directory}/{PurePosixPath(name).parent}")
                     with tf.io.gfile.GFile(f"{directory}/{name}", "wb") as file:
                         file.write(data)
-            self._run = tf.saved_model.load(directory).signatures["trimmed"]
+            loaded = tf.saved_model.load(directory)
+            self._run = loaded.signatures["trimmed"]
+            self._weights = self._run.variables  # which the signature itself refers to but weakly
         finally:
             tf.io.gfile.rmtree(directory)
 

@@ -4,14 +4,8 @@
         fitted = fit(features, settings, checkpoint)
         ...                                                 # export fitted.model
 
-What makes it quick, and leaves the mathematics as Keras has them:
-
-* A batch holds headlines of like length and is as wide as the longest of them. Padding stands before the words with its
-  input gate shut, so the state is still zero at the first word; with a mask, where the padding stands changes nothing.
-* Each distinct word of a batch is projected by the LSTM's kernel once.
-* The LSTM is unrolled, and each width is traced once. XLA would take longer to compile than it saves.
-* RMSprop touches the embeddings of the batch alone, see `training.optimizer`.
-* A thread lays out the next batches while a step runs.
+The step is quick because it computes no padding (`training.network`), updates only the embeddings that it used
+(`training.optimizer`) and finds its batch laid out (`training.batches`).
 """
 
 from __future__ import annotations
@@ -20,10 +14,9 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,18 +27,14 @@ import tensorflow as tf
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from service.preprocessing import AUX_FEATURES
 from training.batches import Batch, batches
 from training.checkpoint import Checkpoint, State
 from training.features import Examples, Features
-from training.model import DENSE_LAYERS, LSTM_UNITS, OUTPUTS, Merge, build
+from training.model import OUTPUTS, Merge, build
+from training.network import Network, by_width
 from training.optimizer import RowwiseRMSprop
 
-Floats = npt.NDArray[np.float32]
-
-_PREDICTED_AT_ONCE = 512  # rows: enough that starting an operation costs nothing beside it
 _AVERAGED_EVERY = 16  # steps: to average five million weights takes as long as a few steps
-_SHUT = -1e9  # an input gate's activation that lets nothing in
 
 _log = logging.getLogger(__name__)
 
@@ -136,75 +125,58 @@ def fit(
             checkpoint.save(trainer.state(history))
         curves.show(history)
     trainer.recall()
-    return Fit(trainer.model, tuple(history), _best(history), trainer.calibrate(validation))
+    return Fit(trainer.network.model, tuple(history), _best(history), trainer.calibrate(validation))
 
 
 class Trainer:
-    """The network's weights in training: their steps, their running average, the best so far."""
+    """A network in training: its steps, the running average of its weights, the best so far."""
 
     def __init__(self, model: keras.Model, settings: Settings) -> None:
-        """`model` is what `training.model.build` gives for `settings.merge`; its own weights are trained."""
-        self.model = model
+        """`model` is of `training.model.build`; its own weights are trained."""
+        self.network = Network(model)
         self._settings = settings
-        self._table: tf.Variable = model.get_layer("embedding").embeddings.value
-        self._others: list[tf.Variable] = [
-            weight.value for weight in model.trainable_weights if weight.value is not self._table
-        ]
-        self._weights = [self._table, *self._others]
-        self._optimizer = RowwiseRMSprop(keras.optimizers.RMSprop(settings.learning_rate), self._table, self._others)
-        self._average = [tf.Variable(weight, trainable=False) for weight in self._weights]
-        self._best = [weight.numpy() for weight in self._weights]
-        self._steps = _by_width(self._step)
-        self._predictions = _by_width(self._predict)
+        self._optimizer = RowwiseRMSprop(
+            keras.optimizers.RMSprop(settings.learning_rate), self.network.table, self.network.others
+        )
+        self._average = [tf.Variable(weight, trainable=False) for weight in self.network.weights]
+        self._best = [weight.numpy() for weight in self.network.weights]
+        self._learn = by_width(self._update)
         self._averaging = tf.function(self._update_average, autograph=False)
 
     def step(self, batch: Batch) -> None:
         """Learn from a batch."""
-        self._steps(batch)
+        self._learn(batch)
         if self._optimizer.step.numpy() % _AVERAGED_EVERY == 0:
             self._averaging()
 
-    def gradients(self, batch: Batch) -> list[Floats]:
-        """The gradients of the loss without dropout: of the embeddings of `batch.words`, then of the other weights in order."""
-        row_gradients, gradients = self._gradients(*map(tf.constant, batch[:4]), seed=None)
-        return [row_gradients.numpy(), *(gradient.numpy() for gradient in gradients)]
-
-    def logits(self, examples: Examples) -> npt.NDArray[np.float64]:
-        """The outputs before the sigmoid, main_output's and aux_output's: [rows, 2]."""
-        logits = np.empty((len(examples), 2))
-        for batch in batches(examples, _PREDICTED_AT_ONCE):
-            logits[batch.rows] = self._predictions(batch)
-        return logits
-
     def losses(self, examples: Examples) -> Losses:
         """The mean losses on these rows."""
-        logits, labels = self.logits(examples), examples.labels[:, None]
+        logits, labels = self.network.logits(examples), examples.labels[:, None]
         main, aux = np.mean(np.logaddexp(0, logits) - labels * logits, axis=0)
         return Losses(float(main), float(aux))
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
         """Within the block the weights are their running averages."""
-        own = [weight.numpy() for weight in self._weights]
-        _assign(self._weights, self._average)
+        own = [weight.numpy() for weight in self.network.weights]
+        _assign(self.network.weights, self._average)
         yield
-        _assign(self._weights, own)
+        _assign(self.network.weights, own)
 
     def keep(self) -> None:
         """Remember the weights as the best."""
-        self._best = [weight.numpy() for weight in self._weights]
+        self._best = [weight.numpy() for weight in self.network.weights]
 
     def recall(self) -> None:
         """Go back to the best weights."""
-        _assign(self._weights, self._best)
+        _assign(self.network.weights, self._best)
 
     def calibrate(self, examples: Examples) -> tuple[float, float]:
         """Add to the outputs' biases what makes their mean probability on these rows the share of popular ones."""
-        logits, share = self.logits(examples), float(examples.labels.mean())
-        intercepts = _intercept(logits[:, 0], share), _intercept(logits[:, 1], share)
-        for name, intercept in zip(OUTPUTS, intercepts, strict=True):
-            self.model.get_layer(name).bias.value.assign_add([intercept])
-        return intercepts
+        main, aux = (_intercept(logits, float(examples.labels.mean())) for logits in self.network.logits(examples).T)
+        for name, intercept in zip(OUTPUTS, (main, aux), strict=True):
+            self.network.model.get_layer(name).bias.value.assign_add([intercept])
+        return main, aux
 
     def state(self, history: Sequence[Epoch]) -> State:
         """Everything that the next epochs depend on, by name."""
@@ -219,80 +191,44 @@ class Trainer:
         self._best = [state[f"best_{i}"] for i in range(len(self._best))]
         return [Epoch(Losses(*losses[:2]), Losses(*losses[2:])) for losses in state["history"].tolist()]
 
-    def _variables(self) -> dict[str, tf.Variable]:
-        groups = {"weight": self._weights, "optimizer": self._optimizer.variables, "average": self._average}
-        return {f"{group}_{i}": variable for group, variables in groups.items() for i, variable in enumerate(variables)}
-
-    def _step(self, words: tf.Tensor, positions: tf.Tensor, aux: tf.Tensor, labels: tf.Tensor) -> None:
-        seed = tf.stack([tf.constant(self._settings.seed, tf.int64), self._optimizer.step])
-        self._optimizer.apply(words, *self._gradients(words, positions, aux, labels, seed))
-
-    def _gradients(
-        self, words: tf.Tensor, positions: tf.Tensor, aux: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor | None
+    def gradients(
+        self, words: tf.Tensor, positions: tf.Tensor, aux: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor | None = None
     ) -> tuple[tf.Tensor, list[tf.Tensor]]:
-        rows = tf.gather(self._table, words)
+        """The loss' gradients for a Batch's arrays: of the embeddings of `words`, and of `network.others` in order.
+
+        `seed` [2] determines the dropout; without it there is none.
+        """
+        settings = self._settings
+        word_seed, state_seed = (None, None) if seed is None else tf.unstack(tf.random.split(seed))
+        rows = tf.gather(self.network.table, words)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch([rows, *self._others])
-            logits = self._forward(rows, positions, aux, seed)
+            tape.watch([rows, *self.network.others])
+            logits = self.network.forward(
+                _drop(rows, settings.embedding_dropout, word_seed),
+                positions,
+                aux,
+                drop_state=lambda state: _drop(state, settings.state_dropout, state_seed),
+            )
             losses = tf.nn.sigmoid_cross_entropy_with_logits(tf.repeat(labels[:, None], 2, axis=1), logits)
-            main, aux_loss = tf.unstack(tf.reduce_mean(losses, axis=0))
-            loss = main + self._settings.aux_loss_weight * aux_loss
-        row_gradients, *gradients = tape.gradient(loss, [rows, *self._others])
+            main_loss, aux_loss = tf.unstack(tf.reduce_mean(losses, axis=0))
+            loss = main_loss + settings.aux_loss_weight * aux_loss
+        row_gradients, *gradients = tape.gradient(loss, [rows, *self.network.others])
         return row_gradients, gradients
 
-    def _predict(self, words: tf.Tensor, positions: tf.Tensor, aux: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-        del labels
-        return self._forward(tf.gather(self._table, words), positions, aux, seed=None)
-
-    def _forward(self, rows: tf.Tensor, positions: tf.Tensor, aux: tf.Tensor, seed: tf.Tensor | None) -> tf.Tensor:
-        """The network's logits [batch, 2] for the embeddings `rows` of a batch's words; a `seed` turns dropout on."""
-        settings, layer = self._settings, self.model.get_layer
-        seeds = [None, None] if seed is None else tf.unstack(tf.random.split(seed, 2))
-
-        cell = layer("lstm").cell
-        kernel, recurrent, bias = (_reorder(weight.value) for weight in (cell.kernel, cell.recurrent_kernel, cell.bias))
-        projected = _drop(rows, settings.embedding_dropout, seeds[0]) @ kernel + bias
-        padding = tf.concat([tf.fill([1, LSTM_UNITS], _SHUT), tf.zeros([1, 3 * LSTM_UNITS])], axis=1)
-        state = memory = tf.zeros([tf.shape(positions)[1], LSTM_UNITS])
-        for inputs in tf.unstack(tf.gather(tf.concat([padding, projected], axis=0), positions)):
-            activations = inputs + state @ recurrent
-            let_in, forget, let_out = tf.split(tf.sigmoid(activations[:, : 3 * LSTM_UNITS]), 3, axis=1)
-            memory = forget * memory + let_in * tf.tanh(activations[:, 3 * LSTM_UNITS :])
-            state = let_out * tf.tanh(memory)
-
-        def dense(name: str, inputs: tf.Tensor) -> tf.Tensor:
-            return inputs @ layer(name).kernel.value + layer(name).bias.value
-
-        state = _drop(state, settings.state_dropout, seeds[1])
-        projected_aux = aux if settings.merge == "concatenate" else dense("aux_projection", aux)
-        hidden = layer(settings.merge)([state, projected_aux])
-        for name in DENSE_LAYERS:
-            hidden = tf.nn.relu(dense(name, hidden))
-        return tf.concat([dense("main_output", hidden), dense("aux_output", state)], axis=1)
+    def _update(self, words: tf.Tensor, positions: tf.Tensor, aux: tf.Tensor, labels: tf.Tensor) -> None:
+        seed = tf.stack([tf.constant(self._settings.seed, tf.int64), self._optimizer.step])
+        self._optimizer.apply(words, *self.gradients(words, positions, aux, labels, seed))
 
     def _update_average(self) -> None:
         # In the beginning a plain mean, as the first weights are no better than chance.
-        step = tf.cast(self._optimizer.step // _AVERAGED_EVERY, tf.float32)
-        share = tf.maximum(1 - self._settings.averaging**_AVERAGED_EVERY, 1 / step)
-        for average, weight in zip(self._average, self._weights, strict=True):
+        number = tf.cast(self._optimizer.step // _AVERAGED_EVERY, tf.float32)
+        share = tf.maximum(1 - self._settings.averaging**_AVERAGED_EVERY, 1 / number)
+        for average, weight in zip(self._average, self.network.weights, strict=True):
             average.assign_add(share * (weight - average))
 
-
-def _by_width(function: Callable[..., Any]) -> Callable[[Batch], Any]:
-    """`function` of a batch's words, positions, aux and labels, compiled once for each width."""
-
-    @cache
-    def compiled(width: int) -> Callable[..., Any]:
-        signature = [
-            tf.TensorSpec([None], tf.int32),
-            tf.TensorSpec([width, None], tf.int32),
-            tf.TensorSpec([None, len(AUX_FEATURES)], tf.float32),
-            tf.TensorSpec([None], tf.float32),
-        ]
-        function_of_width: Callable[..., Any] = tf.function(function, input_signature=signature, autograph=False)
-        return function_of_width
-
-    return lambda batch: compiled(len(batch.positions))(batch.words, batch.positions, batch.aux, batch.labels)
+    def _variables(self) -> dict[str, tf.Variable]:
+        groups = {"weight": self.network.weights, "optimizer": self._optimizer.variables, "average": self._average}
+        return {f"{group}_{i}": variable for group, variables in groups.items() for i, variable in enumerate(variables)}
 
 
 def _drop(values: tf.Tensor, rate: float, seed: tf.Tensor | None) -> tf.Tensor:
@@ -301,12 +237,6 @@ def _drop(values: tf.Tensor, rate: float, seed: tf.Tensor | None) -> tf.Tensor:
         return values
     kept = tf.random.stateless_uniform(tf.shape(values), seed) >= rate
     return tf.where(kept, values / (1 - rate), 0.0)
-
-
-def _reorder(weight: tf.Tensor) -> tf.Tensor:
-    """Keras' order of gates (in, forget, cell, out) to ours, where the three sigmoids stand together."""
-    let_in, forget, cell, let_out = tf.split(weight, 4, axis=-1)
-    return tf.concat([let_in, forget, let_out, cell], axis=-1)
 
 
 def _assign(variables: Iterable[tf.Variable], values: Iterable[Any]) -> None:

@@ -161,6 +161,14 @@ def test_one_class_is_reported_too(tmp_path, parts, info, posts):
     assert "nan" not in json.dumps(json.loads((tmp_path / "report/figures.json").read_text())).lower()
 
 
+def test_a_post_from_the_year_1_does_not_stop_it(tmp_path, parts, info, posts):
+    """As .NET's empty date is."""
+    posted_at = parts["training"].posted_at.copy()
+    posted_at[0] = -62_135_596_800
+    found = evaluate({**parts, "training": replace(parts["training"], posted_at=posted_at)}, predict, posts)
+    assert "0001-01-01" in write(tmp_path, found, info, posts)
+
+
 def test_the_same_evaluation_gives_the_same_bytes(tmp_path, evaluation, info, posts):
     first = write(tmp_path / "a", evaluation, info, posts, HISTORY)
     assert write(tmp_path / "b", evaluation, info, posts, HISTORY) == first

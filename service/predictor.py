@@ -16,6 +16,7 @@ from service.preprocessing import Headline, is_blank
 from service.repository import Repository
 from service.version import Prediction, Version
 
+_FIRST_SECOND, _END = -62_135_596_800.0, 253_402_300_800.0  # of the years 1 to 9999, which is what a Timestamp may hold
 _VIOLATIONS = 20  # named in one error; a caller who has more learns no more from them
 
 
@@ -75,11 +76,13 @@ class Predictor:
         if not headlines:
             raise InvalidRequest("no headline", [FieldViolation("headlines", f"is empty; send 1 to {most} headlines")])
         if len(headlines) > most:
-            problem = f"holds {len(headlines)}; send at most {most} in a request"
+            problem = f"holds more than {most}; send at most {most} in a request"
             raise InvalidRequest("too many headlines", [FieldViolation("headlines", problem)])
         violations = []
-        for i, headline in enumerate(headlines):
-            text = headline.text
+        for i, (text, posted_at, _) in enumerate(headlines):
+            if not _FIRST_SECOND <= posted_at < _END:
+                problem = "is no time; send one between the years 1 and 9999"
+                violations.append(FieldViolation(f"headlines[{i}].posted_at", problem))
             if is_blank(text):
                 violations.append(FieldViolation(f"headlines[{i}].text", "is blank; write at least one character"))
             elif len(text) * 4 > longest and (size := len(text.encode("utf-8", "surrogatepass"))) > longest:

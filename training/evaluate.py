@@ -25,7 +25,7 @@ from training.dataset import Dataset
 from training.features import Examples
 
 Floats = npt.NDArray[np.float64]
-Predict = Callable[[Examples], npt.NDArray[np.float32]]  # to float32 [rows, 2]: main_output, aux_output
+Predict = Callable[[Examples], npt.NDArray[np.floating]]  # to [rows, 2]: main_output, aux_output
 
 MODELS = {  # in the order of the table
     "main": "main_output",

@@ -68,7 +68,6 @@ _STYLE: dict[Any, Any] = {
     "ytick.color": _LINE,
     "xtick.labelcolor": _MUTED,
     "ytick.labelcolor": _MUTED,
-    "legend.frameon": False,
     "lines.linewidth": 1.8,
 }
 
@@ -91,9 +90,7 @@ def write(directory: Path, evaluation: Evaluation, info: ModelInfo, dataset: Dat
 
 
 def _page(evaluation: Evaluation, info: ModelInfo, dataset: Dataset, history: Sequence[Epoch]) -> str:
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
-    )
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(
         date=_date, minute=_minute, percent=_percent, thousands=_thousands, figure=_figure, difference=_difference
     )
@@ -124,10 +121,8 @@ def summary(evaluation: Evaluation) -> list[str]:
         return [
             "All headlines that were scored are of one kind, popular or not, so nobody can say how well they are told apart."
         ]
-    sentences = [
-        "Of two headlines, one that became popular and one that did not, the model gives the popular one the higher score"
-    ]
-    sentences[0] += f" {_times(auc)}; a coin would be right 50 times."
+    two = "Of two headlines, one that became popular and one that did not, the model gives the popular one the higher score"
+    sentences = [f"{two} {_times(auc)}; a coin would be right 50 times."]
     if within:
         sentences.append(
             f"When both come from the same outlet, so that its audience cannot decide, it is right {_times(within)}."

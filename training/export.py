@@ -17,6 +17,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from service.artifact import CPU_MODEL, Example
+from service.errors import DataError
 from service.preprocessing import AUX_FEATURES, PADDING, SEQUENCE_LENGTH, Headline, Preprocessor
 from training.model import OUTPUTS, Merge, build
 
@@ -44,11 +45,11 @@ def export(directory: Path, model: keras.Model) -> None:
     serving_default  the plain Keras graph; main_input [rows, 100] with padding after the words
     trimmed          the folded table; main_input [rows, any length] with padding before the words
 
-    cpu.tflite has the second for each of LENGTHS, as words_<length>. Raises ValueError where a weight is not a finite number.
+    cpu.tflite has the second for each of LENGTHS, as words_<length>. Raises DataError where a weight is not a finite number.
     """
     for variable in model.weights:
         if not np.isfinite(variable.numpy()).all():
-            raise ValueError(f"weights of {variable.path} are not finite: the training has diverged, nothing is exported")
+            raise DataError(f"the training has diverged: weights of {variable.path} are not finite; try a lower learning rate")
     tf.config.experimental.enable_tensor_float_32_execution(False)
     folded = _Folded(model)
     _save(

@@ -23,7 +23,7 @@ from service.preprocessing import AUX_FEATURES, UNKNOWN
 # A GPU's device node: of NVIDIA's driver, and of Windows' for Linux.
 GPU_DEVICES = ("/dev/nvidia[0-9]*", "/dev/dxg")
 
-_logger = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class Model(Protocol):
@@ -73,7 +73,7 @@ def choose(
     package, extra = {"litert": ("ai_edge_litert", "service"), "tensorflow": ("tensorflow", "gpu")}[chosen]
     if not find_spec(package):
         raise UsageError(f"engine {chosen} is not installed: pip install 'headline-popularity[{extra}]'")
-    _logger.info("engine %s: %s", chosen, reason)
+    logger.info("engine %s: %s", chosen, reason)
     engine: Engine = import_module(f"service.engines.{chosen}").Engine()
     return engine
 

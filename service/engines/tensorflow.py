@@ -26,7 +26,7 @@ _CPU_COST = Cost(call=1600, call_per_word=50, largest_call=256)
 # On a GPU a step costs the same for one row as for thousands, so a batch is one call; 4,096 rows of 100 words take 210 MB.
 _GPU_COST = Cost(call=0, call_per_word=4096, largest_call=4096)
 
-_logger = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class Engine:
@@ -42,7 +42,7 @@ class Engine:
         for gpu in gpus:
             tf.config.experimental.set_memory_growth(gpu, True)
         self._cost = _GPU_COST if gpus else _CPU_COST
-        _logger.info("TensorFlow %s runs on %s", tf.__version__, f"{len(gpus)} GPU(s)" if gpus else "the CPU")
+        logger.info("TensorFlow %s runs on %s", tf.__version__, f"{len(gpus)} GPU(s)" if gpus else "the CPU")
 
     def load(self, artifact: Artifact) -> Model:
         """Load the version's SavedModel; raises VersionError where TensorFlow cannot."""

@@ -10,6 +10,7 @@ import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 
 from service.artifact import CPU_MODEL
+from service.errors import DataError
 from service.preprocessing import VOCABULARY_HEAD, Headline, Preprocessor
 from training import export as module
 from training.export import LENGTHS, examples, export, restore, serve
@@ -149,7 +150,7 @@ def test_weights_that_are_no_numbers_are_refused(bad, tmp_path):
     model = build()
     bias = model.get_layer("dense_1").bias
     bias.assign(np.full(bias.shape, bad, np.float32))
-    with pytest.raises(ValueError, match=r"dense_1/bias are not finite"):
+    with pytest.raises(DataError, match="dense_1/bias are not finite"):
         export(tmp_path, model)
     assert not list(Path(tmp_path).iterdir())
 

@@ -244,6 +244,11 @@ def test_one_string_is_no_list_of_headlines(client):
         list(client.predict_stream("Storm closes every school"))
 
 
+def test_a_time_that_is_no_datetime_is_a_type_error(client):
+    with pytest.raises(TypeError, match=r"headlines\[0\]\.posted_at is a str"):
+        client.predict([Headline("a", "2026-03-01")])
+
+
 def test_violations_are_told_by_the_callers_own_index(client):
     headlines = texts(400)
     headlines[299] = headlines[383] = "bad"

@@ -79,6 +79,7 @@ class Servicer(popularity_pb2_grpc.PopularityServiceServicer, health_pb2_grpc.He
 
     def PredictStream(self, requests, context):  # noqa: N802
         self.streams += 1
+        self.hold.wait(10)
         self.fail(context)
         limit = self.break_after.pop(0) if self.break_after else None
         for i, request in enumerate(requests):
@@ -340,9 +341,11 @@ def test_a_stream_that_breaks_goes_on_over_a_new_one(client, servicer):
     assert servicer.streams == 5
 
 
-def test_a_stream_may_have_a_deadline(client):
+def test_a_stream_may_have_a_deadline(client, servicer):
+    servicer.hold.clear()
     with pytest.raises(DeadlineExceeded):
-        list(client.predict_stream(texts(10), timeout=0))
+        list(client.predict_stream(texts(10), timeout=0.1))
+    servicer.hold.set()
 
 
 def test_a_stream_that_is_left_ends(client):

@@ -53,10 +53,14 @@ def serving(models: Path, *flags: str) -> Iterator[ServerProcess]:
     assert process.stderr is not None
     try:
         for line in process.stderr:
-            record = json.loads(line)
+            try:
+                record = json.loads(line)
+            except ValueError:  # libraries write in their own form
+                continue
             if "version" in record and "port" in record:
                 break
-            print(record["message"], file=sys.stderr)
+            if record["level"] != "info":
+                print(record["message"], file=sys.stderr)
         else:
             raise SystemExit(f"the server ended with {process.wait()}")
         yield ServerProcess(process, record["port"], record["http_port"])

@@ -38,8 +38,8 @@ class Checkpoint:
     def load(self) -> State | None:
         """The state last saved; None where there is none, or where it is damaged, which is logged."""
         try:
-            with np.load(self._path, allow_pickle=False) as file:
-                return {name: file[name] for name in file.files}  # a zip archive: its CRCs are checked
+            with self._path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+                return {name: arrays[name] for name in arrays.files}  # a zip archive: its CRCs are checked
         except FileNotFoundError:
             return None
         except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:

@@ -20,11 +20,12 @@ from sklearn.feature_extraction.text import TfidfTransformer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score, roc_curve
 
+from service.preprocessing import AUX_FEATURES
 from training.dataset import Dataset
 from training.features import Examples
 
 Floats = npt.NDArray[np.float64]
-Predict = Callable[[Examples], npt.NDArray[np.float32]]  # to float32 [rows, 2]: main_output, aux_output
+Predict = Callable[[Examples], npt.NDArray[np.floating]]  # to [rows, 2]: main_output, aux_output
 
 MODELS = {  # in the order of the table
     "main": "main_output",
@@ -50,8 +51,8 @@ EXTREMES = 8  # headlines of each kind
 _POINTS = 150  # of a ROC curve, enough for the eye
 _TINY = 1e-7  # scores this near to 0 or 1 count as this near, as in Keras' own loss
 
-_OUTLET_LEVEL = 4  # columns of aux, in the order of AUX_FEATURES
-_COLUMNS = {"outlet": [4], "hour": [0, 1], "day": [2, 3]}
+_OUTLET_LEVEL = AUX_FEATURES.index("outlet_level")
+_COLUMNS = {"outlet": [_OUTLET_LEVEL], "hour": [0, 1], "day": [2, 3]}  # of aux
 
 
 @dataclass(frozen=True)
@@ -156,8 +157,8 @@ def evaluate(
     final = {"main": main, "aux": aux}
     before: dict[str, Floats] = {}
     if intercepts is not None:
-        for name, scores, intercept in zip(final, (main, aux), intercepts, strict=True):
-            before[name] = expit(logit(_inside(scores)) - intercept)
+        for name, scores, added in zip(final, (main, aux), intercepts, strict=True):
+            before[name] = expit(logit(_inside(scores)) - added)
     ends = (first_row + np.cumsum([len(examples) for examples in parts.values()])).tolist()
     rows_of = dict(zip(parts, map(slice, [first_row, *ends[:-1]], ends), strict=True))
     if part != "training" and "training" in parts and _both_classes(parts["training"].labels):
@@ -215,6 +216,50 @@ def evaluate(
         outlets=_by_outlet(scored, predictions[part], dataset.outlets),
         extremes=_extremes(scored, main, dataset.outlets, rows_of[part].start),
     )
+
+
+def table(evaluation: Evaluation) -> str:
+    """The figures as plain text, models side by side, each with its interval below."""
+    names = [name for name in evaluation.models if name != "main_without_outlet"]
+    width = max(map(len, METRICS.values())) + 1
+    lines = [
+        f"{evaluation.rows:,} rows, {evaluation.positive_share:.1%} popular; 95% intervals over {evaluation.blocks} half-days",
+        "",
+        " " * width + "".join(f"{MODELS[name]:>16}" for name in names),
+    ]
+    for metric, title in METRICS.items():
+        estimates = [evaluation.models[name].estimates.get(metric) for name in names]
+        lines.append(f"{title:<{width}}" + "".join(f"{f'{e.value:.4f}' if e else '-':>16}" for e in estimates))
+        lines.append(" " * width + "".join(f"{_interval(e, '.3f'):>16}" for e in estimates))
+    before = [evaluation.models[name].calibration_error_before for name in names]
+    lines.append(f"{'  before intercept':<{width}}" + "".join(f"{'-' if e is None else f'{e:.4f}':>16}" for e in before))
+    lines.append("")
+    lines.append(f"Within outlets: {evaluation.outlets_with_auc} with at least {LEAST_OF_A_CLASS} headlines of each class")
+    without = evaluation.models["main_without_outlet"].estimates.get("auc")
+    if without:
+        lines.append(f"main_output, outlet not told: ROC-AUC {without.value:.4f} {_interval(without, '.3f')}")
+    for metric, estimate in evaluation.models["main"].less_baseline.items():
+        lines.append(f"main_output less Logistic, {METRICS[metric]}: {estimate.value:+.4f} {_interval(estimate, '+.4f')}")
+    for name, estimate in evaluation.importance.items():
+        lines.append(f"ROC-AUC falls by {estimate.value:.4f} {_interval(estimate, '.4f')} when {name} is permuted")
+    return "\n".join(lines) + "\n"
+
+
+def _interval(estimate: Estimate | None, form: str) -> str:
+    if estimate is None or estimate.low is None or estimate.high is None:
+        return ""
+    return f"[{estimate.low:{form}}, {estimate.high:{form}}]"
+
+
+def intercept(logits: Floats, share: float) -> float:
+    """What to add to all logits so that the mean score is `share`: the intercept of least log loss.
+
+    0 where `share` is 0 or 1, which no finite one reaches.
+    """
+    if not 0 < share < 1:
+        return 0.0
+    reach = float(np.abs(logits).max()) + 50
+    return float(brentq(lambda shift: expit(logits + shift).mean() - share, -reach, reach))
 
 
 class _Sample:
@@ -341,17 +386,6 @@ def _terms(dataset: Dataset, rows: slice) -> tuple[npt.NDArray[np.int64], npt.ND
     return np.concatenate([row, row[1:][neighbours]]), np.concatenate([words, pairs[neighbours]])
 
 
-def intercept(logits: Floats, share: float) -> float:
-    """What to add to all logits so that the mean score is `share`: the intercept of least log loss.
-
-    0 where `share` is 0 or 1, which no finite one reaches.
-    """
-    if not 0 < share < 1:
-        return 0.0
-    reach = float(np.abs(logits).max()) + 50
-    return float(brentq(lambda shift: expit(logits + shift).mean() - share, -reach, reach))
-
-
 def _importance(
     scored: Examples, predict: Predict, whole: Floats, sample: _Sample, rng: np.random.Generator
 ) -> dict[str, Estimate]:
@@ -470,36 +504,3 @@ def _enough_of_each(labels: npt.NDArray[np.floating]) -> bool:
 
 def _both_classes(labels: npt.NDArray[np.float32]) -> bool:
     return bool(0 < labels.mean() < 1)
-
-
-def table(evaluation: Evaluation) -> str:
-    """The figures as plain text, models side by side, each with its interval below."""
-    names = [name for name in evaluation.models if name != "main_without_outlet"]
-    width = max(map(len, METRICS.values())) + 1
-    lines = [
-        f"{evaluation.rows:,} rows, {evaluation.positive_share:.1%} popular; 95% intervals over {evaluation.blocks} half-days",
-        "",
-        " " * width + "".join(f"{MODELS[name]:>16}" for name in names),
-    ]
-    for metric, title in METRICS.items():
-        estimates = [evaluation.models[name].estimates.get(metric) for name in names]
-        lines.append(f"{title:<{width}}" + "".join(f"{f'{e.value:.4f}' if e else '-':>16}" for e in estimates))
-        lines.append(" " * width + "".join(f"{_interval(e, '.3f'):>16}" for e in estimates))
-    before = [evaluation.models[name].calibration_error_before for name in names]
-    lines.append(f"{'  before intercept':<{width}}" + "".join(f"{'-' if e is None else f'{e:.4f}':>16}" for e in before))
-    lines.append("")
-    lines.append(f"Within outlets: {evaluation.outlets_with_auc} with at least {LEAST_OF_A_CLASS} headlines of each class")
-    without = evaluation.models["main_without_outlet"].estimates.get("auc")
-    if without:
-        lines.append(f"main_output, outlet not told: ROC-AUC {without.value:.4f} {_interval(without, '.3f')}")
-    for metric, estimate in evaluation.models["main"].less_baseline.items():
-        lines.append(f"main_output less Logistic, {METRICS[metric]}: {estimate.value:+.4f} {_interval(estimate, '+.4f')}")
-    for name, estimate in evaluation.importance.items():
-        lines.append(f"ROC-AUC falls by {estimate.value:.4f} {_interval(estimate, '.4f')} when {name} is permuted")
-    return "\n".join(lines) + "\n"
-
-
-def _interval(estimate: Estimate | None, form: str) -> str:
-    if estimate is None or estimate.low is None or estimate.high is None:
-        return ""
-    return f"[{estimate.low:{form}}, {estimate.high:{form}}]"

@@ -36,6 +36,11 @@ from training.optimizer import RowwiseRMSprop
 
 _AVERAGED_EVERY = 16  # steps: to average five million weights takes as long as a few steps
 
+# What tf.summary.scalar writes; that function itself comes with TensorBoard, which only the reader of the curves needs.
+_SCALAR = tf.compat.v1.SummaryMetadata(
+    plugin_data=tf.compat.v1.SummaryMetadata.PluginData(plugin_name="scalars"), data_class="DATA_CLASS_SCALAR"
+)
+
 _log = logging.getLogger(__name__)
 
 
@@ -302,5 +307,5 @@ class _Curves:
         for part, writer in self._writers.items():
             with writer.as_default(step=number):
                 for output, loss in zip(OUTPUTS, getattr(epoch, part), strict=True):
-                    tf.summary.scalar(f"{output}_loss", loss)
+                    tf.summary.write(f"{output}_loss", tf.constant(loss, tf.float32), metadata=_SCALAR)
             writer.flush()

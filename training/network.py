@@ -81,7 +81,8 @@ class Network:
             hidden = tf.nn.relu(self._dense(name, hidden))
         return tf.concat([self._dense("main_output", hidden), self._dense("aux_output", state)], axis=1)
 
-    def _forward_batch(self, words: tf.Tensor, positions: tf.Tensor, aux: tf.Tensor, _labels: tf.Tensor) -> tf.Tensor:
+    def _forward_batch(self, words: tf.Tensor, positions: tf.Tensor, aux: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+        del labels
         return self.forward(tf.gather(self.table, words), positions, aux)
 
     def _dense(self, name: str, inputs: tf.Tensor) -> tf.Tensor:

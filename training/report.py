@@ -19,11 +19,9 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 import matplotlib as mpl
 import numpy as np
-import numpy.typing as npt
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
-from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
@@ -70,7 +68,6 @@ _STYLE: dict[Any, Any] = {
     "ytick.color": _LINE,
     "xtick.labelcolor": _MUTED,
     "ytick.labelcolor": _MUTED,
-    "legend.frameon": False,
     "lines.linewidth": 1.8,
 }
 
@@ -93,9 +90,7 @@ def write(directory: Path, evaluation: Evaluation, info: ModelInfo, dataset: Dat
 
 
 def _page(evaluation: Evaluation, info: ModelInfo, dataset: Dataset, history: Sequence[Epoch]) -> str:
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
-    )
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(
         date=_date, minute=_minute, percent=_percent, thousands=_thousands, figure=_figure, difference=_difference
     )
@@ -126,10 +121,8 @@ def summary(evaluation: Evaluation) -> list[str]:
         return [
             "All headlines that were scored are of one kind, popular or not, so nobody can say how well they are told apart."
         ]
-    sentences = [
-        "Of two headlines, one that became popular and one that did not, the model gives the popular one the higher score"
-    ]
-    sentences[0] += f" {_times(auc)}; a coin would be right 50 times."
+    two = "Of two headlines, one that became popular and one that did not, the model gives the popular one the higher score"
+    sentences = [f"{two} {_times(auc)}; a coin would be right 50 times."]
     if within:
         sentences.append(
             f"When both come from the same outlet, so that its audience cannot decide, it is right {_times(within)}."
@@ -190,15 +183,16 @@ def _pictures(evaluation: Evaluation, history: Sequence[Epoch]) -> dict[str, Mar
                     )
                 axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     with _picture(pictures, "weeks", "Week beginning", "Share") as axes:
-        axes.axvspan(*np.array(evaluation.period).astype("datetime64[s]"), color=_LINE, alpha=0.5, linewidth=0)
-        for part in evaluation.parts:
-            weeks = evaluation.weeks[part]
-            _shares(axes, np.array(list(weeks), "datetime64[D]"), list(weeks.values()))
-        locator = AutoDateLocator(minticks=3, maxticks=6)  # type: ignore[no-untyped-call]
-        axes.xaxis.set_major_locator(locator)
-        axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]
+        # Not an axis of dates: one post dated to the year 1 is enough to push Matplotlib's out of its range.
+        place = {monday: i for i, monday in enumerate(sorted(set().union(*evaluation.weeks.values())))}
+        scored = [place[monday] for monday in evaluation.weeks[evaluation.part]]
+        axes.axvspan(scored[0] - 0.5, scored[-1] + 0.5, color=_LINE, alpha=0.5, linewidth=0)
+        for weeks in evaluation.weeks.values():
+            _shares(axes, [place[monday] for monday in weeks], list(weeks.values()))
+        ticks = np.unique(np.linspace(0, len(place) - 1, 4).astype(np.int64))
+        axes.set_xticks(ticks, [list(place)[i] for i in ticks])
     with _picture(pictures, "hours", "Hour of the day, UTC", "Share") as axes:
-        _shares(axes, np.array(list(evaluation.hours)), list(evaluation.hours.values()))
+        _shares(axes, list(evaluation.hours), list(evaluation.hours.values()))
         axes.set_xticks(range(0, 25, 6))
     if evaluation.importance:
         with _picture(pictures, "importance", "ROC-AUC lost", "", height=3.6) as axes:
@@ -211,7 +205,7 @@ def _pictures(evaluation: Evaluation, history: Sequence[Epoch]) -> dict[str, Mar
     return pictures
 
 
-def _shares(axes: Axes, x: npt.NDArray[np.generic], bins: Sequence[Bin]) -> None:
+def _shares(axes: Axes, x: Sequence[int], bins: Sequence[Bin]) -> None:
     axes.plot(x, [b.positive_share for b in bins], "s-", color=_TRUTH, markersize=4)
     axes.plot(x, [b.aux for b in bins], "o--", color=_AUX, markersize=3)
     axes.plot(x, [b.main for b in bins], "o-", color=_MAIN, markersize=3)

@@ -199,8 +199,11 @@ class _Caller:
             "/grpc.health.v1.Health/Check", StringValue.SerializeToString, Int32Value.FromString
         )
 
+    def _seconds(self, timeout: float | None) -> float:
+        return self._timeout if timeout is None else timeout
+
     def _terms(self, timeout: float | None) -> dict[str, Any]:
-        return {"timeout": self._timeout if timeout is None else timeout, "metadata": self._metadata}
+        return {"timeout": self._seconds(timeout), "metadata": self._metadata}
 
 
 class Client(_Caller):
@@ -228,7 +231,7 @@ class Client(_Caller):
 
         Raises ClientError; TypeError for what is no headline.
         """
-        return _run(_predict(self._start, headlines, self._timeout if timeout is None else timeout, one_version))
+        return _run(_predict(self._start, headlines, self._seconds(timeout), one_version))
 
     def predict_stream(
         self, headlines: Iterable[str | Headline], *, timeout: float | None = None
@@ -307,7 +310,7 @@ class AsyncClient(_Caller):
         self, headlines: Iterable[str | Headline], *, timeout: float | None = None, one_version: bool = False
     ) -> list[Prediction]:
         """As Client.predict."""
-        return await _run_async(_predict(self._start, headlines, self._terms(timeout)["timeout"], one_version))
+        return await _run_async(_predict(self._start, headlines, self._seconds(timeout), one_version))
 
     async def predict_stream(
         self, headlines: Iterable[str | Headline] | AsyncIterable[str | Headline], *, timeout: float | None = None
@@ -446,6 +449,8 @@ def _message(headline: str | Headline, index: int) -> popularity_pb2.Headline:
     except UnicodeEncodeError:
         raise _invalid(path, "holds half of a surrogate pair, which is no character") from None
     if posted_at is not None:
+        if not isinstance(posted_at, datetime):
+            raise TypeError(f"{path}.posted_at is a {type(posted_at).__name__}; it should be a datetime with its zone")
         if posted_at.utcoffset() is None:
             raise _invalid(f"{path}.posted_at", "has no zone, such as datetime.UTC")
         try:
@@ -675,8 +680,8 @@ class _Bulk:
             raise InvalidRequest(error.message, [violation for _, violation in located])
         for i in wrong:
             self._answers[part.indexes[i]] = InvalidRequest(error.message, [violation for j, violation in located if j == i])
-        rest = [i for i in range(len(part.indexes)) if i not in wrong]
-        self._unsent.extendleft(_parts([part.indexes[i] for i in rest], [part.messages[i] for i in rest]))
+        if rest := [i for i in range(len(part.indexes)) if i not in wrong]:
+            self._unsent.appendleft(_Part([part.indexes[i] for i in rest], [part.messages[i] for i in rest]))
 
     def answers(self) -> Iterator[Prediction | InvalidRequest]:
         """Those whose turn it is."""
@@ -689,6 +694,8 @@ class _Bulk:
         self._failures += 1
         if error.details() == "Internal error from Core":  # grpc.aio's word for a write after the server's end; it hides why
             error = _Broken(grpc.StatusCode.UNAVAILABLE, "the server ended the stream")  # grpc/grpc#36066
+        if self.time_left() == 0.0:
+            raise DeadlineExceeded("the time was up before all was answered") from error
         if error.code() not in _RETRIED or self._failures == _ATTEMPTS:
             with _translated():
                 raise error

@@ -26,7 +26,9 @@ def test_it_is_the_network_of_the_guide():
         ("main_input", (None, 100), "int32"),
         ("aux_input", (None, 5), "float32"),
     ]
-    assert {name: tensor.shape for name, tensor in model.output.items()} == dict.fromkeys(("main_output", "aux_output"), (None, 1))
+    assert {name: tensor.shape for name, tensor in model.output.items()} == dict.fromkeys(
+        ("main_output", "aux_output"), (None, 1)
+    )
     activations = {layer.name: layer.activation.__name__ for layer in model.layers if hasattr(layer, "activation")}
     assert activations == {
         "lstm": "tanh",

@@ -122,7 +122,7 @@ def test_headlines_and_outlets_are_shown_as_they_are(tmp_path, evaluation, info,
 
 
 def test_half_a_surrogate_pair_does_not_stop_it(tmp_path, evaluation, info, posts):
-    outlets = {"\ud800": bin_ for bin_ in evaluation.outlets.values()}
+    outlets = {"\ud800": evaluation.outlets["madeupbugle"]}
     assert "<td>?</td>" in write(tmp_path, replace(evaluation, outlets=outlets), info, posts)
     json.loads((tmp_path / "report/figures.json").read_text("utf-8"))
 
@@ -130,7 +130,7 @@ def test_half_a_surrogate_pair_does_not_stop_it(tmp_path, evaluation, info, post
 def test_it_opens_as_a_model_card(tmp_path, evaluation, info, posts, parts):
     text = " ".join(" ".join(Page(write(tmp_path, evaluation, info, posts)).texts).split())
     assert "Made-up data." in text
-    assert f"their retweets + likes are above {info.label.threshold:,g}, the median" in text
+    assert f"its retweets + likes are above {info.label.threshold:,g}, the median" in text
     assert f"{len(parts['training']):,} headlines posted from 1 January 2024" in text
     for name, part in info.parts.items():
         assert name.capitalize() in text
@@ -161,6 +161,14 @@ def test_one_class_is_reported_too(tmp_path, parts, info, posts):
     assert "nan" not in json.dumps(json.loads((tmp_path / "report/figures.json").read_text())).lower()
 
 
+def test_a_post_from_the_year_1_does_not_stop_it(tmp_path, parts, info, posts):
+    """As .NET's empty date is."""
+    posted_at = parts["training"].posted_at.copy()
+    posted_at[0] = -62_135_596_800
+    found = evaluate({**parts, "training": replace(parts["training"], posted_at=posted_at)}, predict, posts)
+    assert "0001-01-01" in write(tmp_path, found, info, posts)
+
+
 def test_the_same_evaluation_gives_the_same_bytes(tmp_path, evaluation, info, posts):
     first = write(tmp_path / "a", evaluation, info, posts, HISTORY)
     assert write(tmp_path / "b", evaluation, info, posts, HISTORY) == first
@@ -185,12 +193,11 @@ def test_figures_json_holds_what_the_page_shows(tmp_path, evaluation, info, post
     ],
 )
 def test_plain_words_follow_the_figures(evaluation, difference, verdict):
-    def scores(auc, **more):
-        error = Estimate(0.0241, 0.01, 0.04)
-        estimates = {"auc": Estimate(auc, None, None), "calibration_error": error}
-        return Scores(estimates, more, [], [], [], None)
+    def scores(auc, less_baseline=None):
+        estimates = {"auc": Estimate(auc, None, None), "calibration_error": Estimate(0.0241, 0.01, 0.04)}
+        return Scores(estimates, less_baseline or {}, [], [], [], None)
 
-    models = {"main": scores(0.814, auc=difference), "aux": scores(0.703), "baseline": scores(0.79)}
+    models = {"main": scores(0.814, {"auc": difference}), "aux": scores(0.703), "baseline": scores(0.79)}
     text = " ".join(report.summary(replace(evaluation, models=models)))
     assert "higher score 81 times in 100" in text
     assert "From the words alone, not knowing who posts or when, it is right 70 times in 100." in text

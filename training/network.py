@@ -20,7 +20,8 @@ import tensorflow as tf
 from service.preprocessing import AUX_FEATURES
 from training.batches import Batch, batches
 from training.features import Examples
-from training.model import DENSE_LAYERS, LSTM_UNITS, MERGES
+from training.model import DENSE_LAYERS, LSTM_UNITS
+from training.settings import MERGES
 
 _PREDICTED_AT_ONCE = 512  # rows: enough that starting an operation costs nothing beside it
 _SHUT = -1e9  # an input gate's activation that lets nothing in

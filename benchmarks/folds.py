@@ -1,7 +1,7 @@
 """Which settings generalise: the network beside the linear baseline on rolling folds of the data.
 
     python -m benchmarks.folds --data posts.csv.gz
-    python -m benchmarks.folds --data posts.csv.gz --seeds 1 --variant averaging=0 --variant embedding_decay=0.01,state_dropout=0.5
+    python -m benchmarks.folds --data posts.csv.gz --seeds 1 --variant averaging=0 --variant embedding_decay=0.01
 
 A fold trains on the first 50, 60 or 70 % of the rows and scores the tenth that follows. The last ninth of its training
 rows is its validation part, as in a fit on all data: it ends the training and is not trained on, by the baseline neither.

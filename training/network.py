@@ -51,10 +51,9 @@ class Network:
             logits[batch.rows] = self._logits(batch)
         return logits
 
-    def predict(self, examples: Examples) -> npt.NDArray[np.float64]:
+    def predict(self, examples: Examples) -> npt.NDArray[np.float32]:
         """The outputs, [rows, 2]: main_output's and aux_output's."""
-        outputs: npt.NDArray[np.float64] = 1 / (1 + np.exp(-self.logits(examples)))
-        return outputs
+        return (1 / (1 + np.exp(-self.logits(examples)))).astype(np.float32)
 
     def forward(
         self, rows: tf.Tensor, positions: tf.Tensor, aux: tf.Tensor, *, drop_state: Dropout = lambda state: state

@@ -19,7 +19,8 @@ import tensorflow as tf
 from service.artifact import CPU_MODEL, Example
 from service.errors import DataError
 from service.preprocessing import AUX_FEATURES, PADDING, SEQUENCE_LENGTH, Headline, Preprocessor
-from training.model import OUTPUTS, Merge, build
+from training.model import OUTPUTS, build
+from training.settings import Merge
 
 Floats = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.int32]

@@ -30,9 +30,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from training.batches import Batch, batches
 from training.checkpoint import Checkpoint, State
 from training.features import Examples, Features
-from training.model import OUTPUTS, Merge, build
+from training.model import OUTPUTS, build
 from training.network import Network, by_width
 from training.optimizer import RowwiseRMSprop
+from training.settings import Settings
 
 _AVERAGED_EVERY = 16  # steps: to average five million weights takes as long as a few steps
 
@@ -42,22 +43,6 @@ _SCALAR = tf.compat.v1.SummaryMetadata(
 )
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What decides a fit's result, beside its data."""
-
-    merge: Merge = "concatenate"  # how the words' state meets the auxiliary features; the others are there to compare with
-    seed: int = 0  # of first weights, order and dropout
-    epochs: int = 50  # at most; early stopping ends a fit long before
-    patience: int = 3  # epochs without a better validation loss of main_output until it stops
-    batch_size: int = 32  # headlines a step
-    learning_rate: float = 1e-3  # RMSprop's, as Keras has it
-    aux_loss_weight: float = 0.2  # aux_output's loss beside main_output's: enough to train the words, too little to lead
-    embedding_dropout: float = 0.5
-    state_dropout: float = 0.3
-    averaging: float = 0.998
 
 
 class Losses(NamedTuple):
@@ -151,7 +136,7 @@ class Trainer:
     def step(self, batch: Batch) -> None:
         """Learn from a batch."""
         self._learn(batch)
-        if self._optimizer.step.numpy() % _AVERAGED_EVERY == 0:
+        if self._settings.averaging and self._optimizer.step.numpy() % _AVERAGED_EVERY == 0:
             self._averaging()
 
     def losses(self, examples: Examples) -> Losses:
@@ -162,7 +147,10 @@ class Trainer:
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """Within the block the weights are their running averages."""
+        """Within the block the weights are their running averages, where settings ask for them."""
+        if not self._settings.averaging:
+            yield
+            return
         own = [weight.numpy() for weight in self.network.weights]
         _assign(self.network.weights, self._average)
         yield
@@ -217,6 +205,8 @@ class Trainer:
             losses = tf.nn.sigmoid_cross_entropy_with_logits(tf.repeat(labels[:, None], 2, axis=1), logits)
             main_loss, aux_loss = tf.unstack(tf.reduce_mean(losses, axis=0))
             loss = main_loss + settings.aux_loss_weight * aux_loss
+            if settings.embedding_decay:
+                loss += settings.embedding_decay * tf.reduce_sum(tf.square(rows))
         row_gradients, *gradients = tape.gradient(loss, [rows, *self.network.others])
         return row_gradients, gradients
 

@@ -9,12 +9,11 @@ aux_input   float32 [B, 5]
 
 from __future__ import annotations
 
-from typing import Literal, get_args
-
 import keras
 from keras import layers
 
 from service.preprocessing import AUX_FEATURES, SEQUENCE_LENGTH
+from training.settings import Merge
 
 WORDS = 10_000  # rows of the embedding: the highest word id and one
 EMBEDDING_UNITS = 512
@@ -22,9 +21,6 @@ LSTM_UNITS = 32
 DENSE_UNITS = 64
 DENSE_LAYERS = ("dense", "dense_1", "dense_2")
 OUTPUTS = ("main_output", "aux_output")
-
-Merge = Literal["concatenate", "add", "multiply", "average", "maximum", "dot"]
-MERGES: tuple[str, ...] = get_args(Merge)
 
 _MERGE_LAYERS = {
     "concatenate": layers.Concatenate,

@@ -20,7 +20,8 @@ import tensorflow as tf
 from service.preprocessing import AUX_FEATURES
 from training.batches import Batch, batches
 from training.features import Examples
-from training.model import DENSE_LAYERS, LSTM_UNITS, MERGES
+from training.model import DENSE_LAYERS, LSTM_UNITS
+from training.settings import MERGES
 
 _PREDICTED_AT_ONCE = 512  # rows: enough that starting an operation costs nothing beside it
 _SHUT = -1e9  # an input gate's activation that lets nothing in
@@ -50,10 +51,9 @@ class Network:
             logits[batch.rows] = self._logits(batch)
         return logits
 
-    def predict(self, examples: Examples) -> npt.NDArray[np.float64]:
+    def predict(self, examples: Examples) -> npt.NDArray[np.float32]:
         """The outputs, [rows, 2]: main_output's and aux_output's."""
-        outputs: npt.NDArray[np.float64] = 1 / (1 + np.exp(-self.logits(examples)))
-        return outputs
+        return (1 / (1 + np.exp(-self.logits(examples)))).astype(np.float32)
 
     def forward(
         self, rows: tf.Tensor, positions: tf.Tensor, aux: tf.Tensor, *, drop_state: Dropout = lambda state: state

@@ -14,7 +14,8 @@ from service.errors import DataError
 from service.preprocessing import VOCABULARY_HEAD, Headline, Preprocessor
 from training import export as module
 from training.export import LENGTHS, examples, export, restore, serve
-from training.model import MERGES, build
+from training.model import build
+from training.settings import MERGES
 
 ROWS = 200
 

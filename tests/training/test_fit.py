@@ -19,9 +19,10 @@ from service.preprocessing import SEQUENCE_LENGTH
 from training.batches import WIDTHS, batches, deal, lay_out
 from training.checkpoint import open_checkpoint
 from training.features import Examples, Features
-from training.fit import Fit, Settings, Trainer, digest, fit
-from training.model import MERGES, OUTPUTS, build
+from training.fit import Fit, Trainer, digest, fit
+from training.model import OUTPUTS, build
 from training.network import Network
+from training.settings import MERGES, Settings
 
 SETTINGS = Settings(learning_rate=3e-3)  # large steps, as there are few
 
@@ -75,7 +76,7 @@ def test_its_gradients_are_those_of_keras():
         losses = [keras.losses.binary_crossentropy(examples.labels[:, None], outputs[name]) for name in OUTPUTS]
         loss = tf.reduce_mean(losses[0]) + 0.2 * tf.reduce_mean(losses[1])
     expected = tape.gradient(loss, [weight.value for weight in model.trainable_weights])
-    table, others = Trainer(model, Settings()).gradients(*map(tf.constant, batch[:4]))
+    table, others = Trainer(model, Settings(embedding_decay=0)).gradients(*map(tf.constant, batch[:4]))
     dense = tf.convert_to_tensor(expected[0]).numpy()
     np.testing.assert_allclose(table.numpy(), dense[batch.words], rtol=1e-4, atol=1e-7)
     assert not np.delete(dense, batch.words, axis=0).any()
@@ -155,18 +156,18 @@ def test_curves_for_tensorboard(features, tmp_path):
                 assert curves[f"{output}_loss", number + 1] == pytest.approx(loss)
 
 
-@pytest.mark.parametrize("epochs", [1, 3])
-def test_a_fit_killed_after_an_epoch_ends_as_if_nothing_had_been(undisturbed, tmp_path, epochs):
-    with job(tmp_path) as process:
-        for line in process.stderr:
-            if f"epoch {epochs}," in line:
-                process.send_signal(signal.SIGKILL)
-                break
-    assert process.returncode == -signal.SIGKILL
+def test_a_fit_killed_after_any_epoch_ends_as_if_nothing_had_been(undisturbed, tmp_path):
+    for epoch in (1, 3):
+        with job(tmp_path) as process:
+            for line in process.stderr:
+                if f"epoch {epoch}," in line:
+                    process.send_signal(signal.SIGKILL)
+                    break
+        assert process.returncode == -signal.SIGKILL
     with job(tmp_path) as process:
         told, said = process.communicate()
     assert process.returncode == 0, said
-    assert re.search(r"going on after epoch \d+ of", said)
+    assert re.search(r"going on after epoch [3-9]", said)
     assert told.strip() == fingerprint(undisturbed)
     assert list(tmp_path.iterdir()) == []  # a finished job leaves nothing
 

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from training.model import MERGES, build
+from training.model import build
+from training.settings import MERGES
 
 
 def test_it_is_the_network_of_the_guide():

@@ -8,7 +8,7 @@ padding before the words does what a mask does, and a row may be as short as its
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import keras
@@ -18,6 +18,7 @@ import tensorflow as tf
 
 from service.artifact import CPU_MODEL, Example
 from service.preprocessing import AUX_FEATURES, PADDING, SEQUENCE_LENGTH, Headline, Preprocessor
+from training.model import OUTPUTS, Merge, build
 
 Floats = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.int32]
@@ -50,19 +51,30 @@ def export(directory: Path, model: keras.Model) -> None:
             raise ValueError(f"weights of {variable.path} are not finite: the training has diverged, nothing is exported")
     tf.config.experimental.enable_tensor_float_32_execution(False)
     folded = _Folded(model)
-    saved = tf.Module()
-    saved.weights = [variable.value for variable in model.weights]
-    saved.folded = folded
-    tf.saved_model.save(
-        saved, str(directory), signatures={"serving_default": _trace_plain(model), "trimmed": folded.trace_trimmed()}
+    _save(
+        directory,
+        {"serving_default": _trace_plain(model), "trimmed": folded.trace_trimmed()},
+        {variable.path: variable.value for variable in model.weights} | {"folded": folded.table},
     )
     cpu_model = directory / CPU_MODEL
     cpu_model.parent.mkdir(exist_ok=True)
     cpu_model.write_bytes(_compile(folded))
 
 
+def restore(directory: Path, merge: Merge) -> keras.Model:
+    """The Keras model of an exported version, which was trained with this `merge`."""
+    model = build(merge)
+    saved = tf.saved_model.load(str(directory)).weights
+    for variable in model.weights:
+        variable.assign(saved[variable.path])
+    return model
+
+
 def serve(directory: Path) -> Callable[[Ids, Floats], Floats]:
-    """The exported `serving_default` on a CPU: (main_input [n, 100], aux_input [n, 5]) -> [n, 2], main_output and aux_output."""
+    """The exported `serving_default` on a CPU.
+
+    It takes main_input [n, 100] and aux_input [n, 5] and gives float32 [n, 2]: main_output and aux_output.
+    """
     tf.config.experimental.enable_tensor_float_32_execution(False)
     with tf.device("/CPU:0"):
         loaded = tf.saved_model.load(str(directory))
@@ -92,76 +104,56 @@ def examples(directory: Path, preprocessor: Preprocessor, headlines: Sequence[He
 
 def _trace_plain(model: keras.Model) -> tf.types.experimental.ConcreteFunction:
     """The model as Keras runs it, without cuDNN: Keras traces that in wherever there is a GPU, and it runs on no CPU."""
-    lstm = model.get_layer("lstm")
-    plain = keras.Model(_tensors(model, "main_input", "aux_input"), _tensors(model, "main_output", "aux_output"))
-
-    @tf.function(
-        autograph=False,
-        input_signature=[
-            tf.TensorSpec([None, SEQUENCE_LENGTH], tf.int32, "main_input"),
-            tf.TensorSpec([None, len(AUX_FEATURES)], tf.float32, "aux_input"),
-        ],
-    )
-    def serving_default(main_input: tf.Tensor, aux_input: tf.Tensor) -> dict[str, tf.Tensor]:
-        main_output, aux_output = plain([main_input, aux_input], training=False)
-        return {"main_output": main_output, "aux_output": aux_output}
-
+    plain = keras.Model(_tensors(model, "main_input", "aux_input"), _tensors(model, *OUTPUTS))
+    lstm = plain.get_layer("lstm")
     use_cudnn, lstm.use_cudnn = lstm.use_cudnn, False
     try:
-        return serving_default.get_concrete_function()
+        return _trace(lambda main_input, aux_input: plain([main_input, aux_input], training=False), SEQUENCE_LENGTH)
     finally:
         lstm.use_cudnn = use_cudnn
 
 
-class _Folded(tf.Module):
+class _Folded:
     """The network with embedding, input kernel and bias folded into one row a word, and padding before the words."""
 
     def __init__(self, model: keras.Model) -> None:
-        super().__init__()
         cell = model.get_layer("lstm").cell
-        # float64, so that the table is rounded once.
+        # In float64, so that the table is rounded once.
         table = model.get_layer("embedding").embeddings.numpy().astype(np.float64) @ cell.kernel.numpy() + cell.bias.numpy()
         table[PADDING] = 0
         table[PADDING, : cell.units] = _SHUT  # Keras' order of gates: input, forget, candidate, output
-        self._table = tf.Variable(table, dtype=tf.float32, trainable=False, name="folded")
-        self._recurrent = cell.recurrent_kernel.value
-        self._head = keras.Model(_tensors(model, "lstm", "aux_input"), _tensors(model, "main_output", "aux_output"))
-        self._head_weights = [variable.value for variable in self._head.weights]
+        self.table = tf.Variable(table, dtype=tf.float32, trainable=False)
+        self._recurrent = cell.recurrent_kernel
+        self._head = keras.Model(_tensors(model, "lstm", "aux_input"), _tensors(model, *OUTPUTS))
+        kept = [self._recurrent, *self._head.weights]
+        self.weights = {variable.path: variable.value for variable in kept} | {"folded": self.table}
 
     def trace_trimmed(self) -> tf.types.experimental.ConcreteFunction:
         """For any number of rows of any one length."""
 
-        def run(main_input: tf.Tensor, aux_input: tf.Tensor) -> dict[str, tf.Tensor]:
-            words = tf.gather(self._table, tf.transpose(main_input))  # [length, rows, 4 x units]
+        def run(main_input: tf.Tensor, aux_input: tf.Tensor) -> Sequence[tf.Tensor]:
+            words = tf.gather(self.table, tf.transpose(main_input))  # [length, rows, 4 x units]
             _, state, _ = tf.while_loop(
                 lambda t, *_: t < tf.shape(words)[0],
                 lambda t, state, memory: (t + 1, *self._step(words[t], state, memory)),
                 (1, *self._step(words[0])),
                 parallel_iterations=1,
             )
-            return self._outputs(state, aux_input)
+            return self._finish(state, aux_input)
 
-        return self._trace(run, None)
+        return _trace(run, None)
 
     def trace_unrolled(self, length: int) -> tf.types.experimental.ConcreteFunction:
         """For any number of rows of `length` words."""
 
-        def run(main_input: tf.Tensor, aux_input: tf.Tensor) -> dict[str, tf.Tensor]:
-            first, *rest = tf.unstack(tf.gather(self._table, tf.transpose(main_input)), length)
+        def run(main_input: tf.Tensor, aux_input: tf.Tensor) -> Sequence[tf.Tensor]:
+            first, *rest = tf.unstack(tf.gather(self.table, tf.transpose(main_input)), length)
             state, memory = self._step(first)
             for word in rest:
                 state, memory = self._step(word, state, memory)
-            return self._outputs(state, aux_input)
+            return self._finish(state, aux_input)
 
-        return self._trace(run, length)
-
-    def _trace(
-        self, run: Callable[[tf.Tensor, tf.Tensor], dict[str, tf.Tensor]], length: int | None
-    ) -> tf.types.experimental.ConcreteFunction:
-        return tf.function(run, autograph=False).get_concrete_function(
-            tf.TensorSpec([None, length], tf.int32, "main_input"),
-            tf.TensorSpec([None, len(AUX_FEATURES)], tf.float32, "aux_input"),
-        )
+        return _trace(run, length)
 
     def _step(
         self, word: tf.Tensor, state: tf.Tensor | None = None, memory: tf.Tensor | None = None
@@ -173,18 +165,41 @@ class _Folded(tf.Module):
         memory = taken if memory is None else tf.sigmoid(keep) * memory + taken
         return tf.sigmoid(give) * tf.tanh(memory), memory
 
-    def _outputs(self, state: tf.Tensor, aux_input: tf.Tensor) -> dict[str, tf.Tensor]:
-        main_output, aux_output = self._head([state, aux_input], training=False)
-        return {"main_output": main_output, "aux_output": aux_output}
+    def _finish(self, state: tf.Tensor, aux_input: tf.Tensor) -> Sequence[tf.Tensor]:
+        outputs: Sequence[tf.Tensor] = self._head([state, aux_input], training=False)
+        return outputs
 
 
 def _compile(folded: _Folded) -> bytes:
     """All lengths in one file, which shares the table."""
     signatures = {f"words_{length}": folded.trace_unrolled(length) for length in LENGTHS}
     with tempfile.TemporaryDirectory() as directory:
-        tf.saved_model.save(folded, directory, signatures=signatures)
+        _save(Path(directory), signatures, folded.weights)
         compiled: bytes = tf.lite.TFLiteConverter.from_saved_model(directory, signature_keys=list(signatures)).convert()
     return compiled
+
+
+def _trace(
+    run: Callable[[tf.Tensor, tf.Tensor], Sequence[tf.Tensor]], length: int | None
+) -> tf.types.experimental.ConcreteFunction:
+    """The graph of `run(main_input, aux_input)`, which gives the two outputs, for any number of rows."""
+    return tf.function(
+        lambda main_input, aux_input: dict(zip(OUTPUTS, run(main_input, aux_input), strict=True)), autograph=False
+    ).get_concrete_function(
+        tf.TensorSpec([None, length], tf.int32, "main_input"),
+        tf.TensorSpec([None, len(AUX_FEATURES)], tf.float32, "aux_input"),
+    )
+
+
+def _save(
+    directory: Path,
+    signatures: Mapping[str, tf.types.experimental.ConcreteFunction],
+    weights: Mapping[str, tf.Variable],
+) -> None:
+    """A SavedModel of nothing but these graphs and the weights that they use."""
+    saved = tf.Module()
+    saved.weights = dict(weights)
+    tf.saved_model.save(saved, str(directory), signatures=dict(signatures))
 
 
 def _tensors(model: keras.Model, *layers: str) -> list[keras.KerasTensor]:

@@ -10,11 +10,11 @@ import dataclasses
 import io
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jinja2
 import matplotlib as mpl
@@ -28,9 +28,20 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from service.artifact import REPORT, ModelInfo
+from training.dataset import Dataset
 from training.evaluate import LEAST_OF_A_CLASS, METRICS, MODELS, Bin, Estimate, Evaluation
 
+if TYPE_CHECKING:  # training.fit loads TensorFlow
+    from training.fit import Epoch
+
 OUTLETS = 40  # that the page lists at most
+
+_REASONS = {
+    "bad": "whose time, headline or counts could not be used",
+    "too_young": "too young to have earned what they will earn",
+    "after_collection": "dated later than the collection",
+    "duplicate": "repeats of an earlier post of the same outlet",
+}
 
 # Matplotlib writes these colours into the SVG, and they become the style sheet's.
 _COLOURS = {
@@ -64,36 +75,24 @@ _STYLE: dict[Any, Any] = {
 }
 
 
-def write(
-    directory: Path,
-    evaluation: Evaluation,
-    info: ModelInfo,
-    texts: Callable[[Sequence[int]], Sequence[str]],
-    *,
-    history: Mapping[str, Sequence[float]] | None = None,
-    left_out: Mapping[str, int] | None = None,
-) -> None:
+def write(directory: Path, evaluation: Evaluation, info: ModelInfo, dataset: Dataset, history: Sequence[Epoch] = ()) -> None:
     """Write the report of a version into `directory`/report.
 
-    `texts` gives the headlines of rows of the scored part. `history` is the losses by epoch under Keras' names; `left_out`
-    says how many rows of the files were not used, by reason. Raises OSError where the directory cannot be written.
+    `dataset` is the one that was evaluated, whose files hold the headlines to show. `history` is the fit's, where this is
+    its report.
+
+    Raises OSError where the directory cannot be written, and DataError where a file of the data is no longer what it was.
     """
     folder = directory / REPORT
     folder.mkdir(parents=True, exist_ok=True)
     fields = dataclasses.asdict(evaluation)
     (folder / "figures.json").write_text(json.dumps(fields, allow_nan=False, indent=1) + "\n", "utf-8")
-    page = _page(evaluation, info, texts, history or {}, left_out or {})
+    page = _page(evaluation, info, dataset, history)
     # A headline may hold half a surrogate pair, which has no place in UTF-8.
     (folder / "index.html").write_bytes(page.encode("utf-8", "replace"))
 
 
-def _page(
-    evaluation: Evaluation,
-    info: ModelInfo,
-    texts: Callable[[Sequence[int]], Sequence[str]],
-    history: Mapping[str, Sequence[float]],
-    left_out: Mapping[str, int],
-) -> str:
+def _page(evaluation: Evaluation, info: ModelInfo, dataset: Dataset, history: Sequence[Epoch]) -> str:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
@@ -112,9 +111,10 @@ def _page(
         metrics=METRICS,
         least=LEAST_OF_A_CLASS,
         pictures=pictures,
-        left_out=left_out,
+        read=dataset.read,
+        left_out={_REASONS[reason]: rows for reason, rows in {"bad": dataset.bad, **dataset.dropped}.items() if rows},
         outlets=list(evaluation.outlets.items())[:OUTLETS],
-        headlines=dict(zip(rows, texts(rows), strict=True)),
+        headlines=dict(zip(rows, dataset.texts(rows), strict=True)),
     )
 
 
@@ -127,9 +127,9 @@ def summary(evaluation: Evaluation) -> list[str]:
             "All headlines that were scored are of one kind, popular or not, so nobody can say how well they are told apart."
         ]
     sentences = [
-        "Of two headlines, one that became popular and one that did not, the model gives the popular one the higher score "
-        + f"{_times(auc)}; a coin would be right 50 times."
+        "Of two headlines, one that became popular and one that did not, the model gives the popular one the higher score"
     ]
+    sentences[0] += f" {_times(auc)}; a coin would be right 50 times."
     if within:
         sentences.append(
             f"When both come from the same outlet, so that its audience cannot decide, it is right {_times(within)}."
@@ -153,7 +153,7 @@ def _times(estimate: Estimate) -> str:
     return f"{estimate.value * 100:.0f} times in 100"
 
 
-def _pictures(evaluation: Evaluation, history: Mapping[str, Sequence[float]]) -> dict[str, Markup]:
+def _pictures(evaluation: Evaluation, history: Sequence[Epoch]) -> dict[str, Markup]:
     pictures: dict[str, Markup] = {}
     if evaluation.models["main"].roc:
         with _picture(
@@ -180,11 +180,14 @@ def _pictures(evaluation: Evaluation, history: Mapping[str, Sequence[float]]) ->
                 )
             _percents(axes.xaxis, axes.yaxis)
             axes.set(xlim=(0, 1), ylim=(0, 1))
-        losses = history.get(f"{name}_output_loss", []), history.get(f"val_{name}_output_loss", [])
-        if any(losses):
+        if history:
+            kept = min(range(len(history)), key=lambda number: history[number].validation.main)
             with _picture(pictures, f"learning_{name}", "Epoch", "Log loss") as axes:
-                for values, style in zip(losses, ("o:", "o-"), strict=True):
-                    axes.plot(range(1, len(values) + 1), values, style, color=colour, markersize=3)
+                axes.axvline(kept + 1, color=_MUTED, linewidth=1)
+                for losses, style in (([e.training for e in history], "o:"), ([e.validation for e in history], "o-")):
+                    axes.plot(
+                        range(1, len(losses) + 1), [getattr(loss, name) for loss in losses], style, color=colour, markersize=3
+                    )
                 axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     with _picture(pictures, "weeks", "Week beginning", "Share") as axes:
         axes.axvspan(*np.array(evaluation.period).astype("datetime64[s]"), color=_LINE, alpha=0.5, linewidth=0)

@@ -88,4 +88,6 @@ def probe(model: Model, vocabulary_size: int) -> None:
     answer = model.predict(ids.ravel(), np.full(len(ids), 2, np.int32), np.zeros((len(ids), len(AUX_FEATURES)), np.float32))
     wrong = np.flatnonzero(~((answer >= 0) & (answer <= 1)).all(axis=1))
     if len(wrong):
-        raise ValueError(f"its answer to the word with id {wrong[0] + UNKNOWN} is not a probability: {answer[wrong[0]].tolist()}")
+        raise ValueError(
+            f"its answer to the word with id {wrong[0] + UNKNOWN} is not a probability: {answer[wrong[0]].tolist()}"
+        )

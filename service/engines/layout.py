@@ -23,7 +23,7 @@ class Call(NamedTuple):
 
 @dataclass(frozen=True)
 class Cost:
-    """What one more call costs, in words computed: `call + call_per_word * width`. Both are measured, by benchmarks/engine.py."""
+    """What one more call costs, in words computed: `call + call_per_word * width`. Measured, by benchmarks/engine.py."""
 
     call: int
     call_per_word: int

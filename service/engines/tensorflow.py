@@ -18,7 +18,7 @@ from service.preprocessing import AUX_FEATURES
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read once, as TensorFlow is imported
 
-import tensorflow as tf  # noqa: E402
+import tensorflow as tf
 
 # On two cores a call costs 0.3 ms and 10 us a step, and 0.35 us for each word of each row; from 256 rows on a row gets dearer.
 _CPU_COST = Cost(call=1600, call_per_word=50, largest_call=256)
@@ -70,7 +70,9 @@ class Model:
                     tf.io.gfile.makedirs(f"{directory}/{PurePosixPath(name).parent}")
                     with tf.io.gfile.GFile(f"{directory}/{name}", "wb") as file:
                         file.write(data)
-            self._run = tf.saved_model.load(directory).signatures["trimmed"]
+            loaded = tf.saved_model.load(directory)
+            self._run = loaded.signatures["trimmed"]
+            self._weights = self._run.variables  # which the signature itself refers to but weakly
         finally:
             tf.io.gfile.rmtree(directory)
 

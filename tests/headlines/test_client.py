@@ -371,3 +371,29 @@ def test_threads_share_a_client(target):
         lists = [texts(200)[i:] for i in range(32)]
         for headlines, predictions in zip(lists, pool.map(client.predict, lists), strict=True):
             assert word_counts(predictions) == [len(text) for text in headlines]
+
+
+def test_the_real_server_is_understood(kind, serve, models):
+    headlines = [f"City votes on new park {'again ' * (i % 7)}" for i in range(300)]
+    headlines[7] = "  "
+    headlines[299] = "x" * 5000
+    fine = [text for i, text in enumerate(headlines) if i not in (7, 299)]
+    with serve(models, "--engine", "litert") as server, kind(server.target, timeout=30) as client:
+        server.wait_for("serving version")
+        assert client.health()
+        assert client.model().version == 1
+        predictions = client.predict([Headline(text, NOON, "gazette") for text in fine])
+        assert word_counts(predictions) == [len(text.split()) for text in fine]
+        assert all(prediction.outlet_known and prediction.model_version == 1 for prediction in predictions)
+        with pytest.raises(InvalidRequest) as caught:
+            client.predict(headlines, timeout=30)
+        assert [violation.field for violation in caught.value.violations] == ["headlines[7].text"]
+
+        answers = list(client.predict_stream(Headline(text, NOON, "gazette") for text in headlines))
+        wrong = {i: answer for i, answer in enumerate(answers) if isinstance(answer, InvalidRequest)}
+        assert {i: error.violations[0].field for i, error in wrong.items()} == {
+            7: "headlines[7].text",
+            299: "headlines[299].text",
+        }
+        outputs = [answer.main_output for i, answer in enumerate(answers) if i not in wrong]
+        assert outputs == pytest.approx([prediction.main_output for prediction in predictions], abs=1e-5)

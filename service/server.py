@@ -49,13 +49,17 @@ def run(settings: Settings) -> NoReturn:
     """
     began = time.monotonic()
     engine = engines.choose(settings.engine)
-    try:
-        from uvloop import new_event_loop
-    except ImportError:
-        from asyncio import new_event_loop
-    code = new_event_loop().run_until_complete(_live(settings, engine, began))
+    code = _new_event_loop().run_until_complete(_live(settings, engine, began))
     logging.shutdown()
     os._exit(code)  # does not wait for a thread that still loads or computes what nobody will ask for
+
+
+def _new_event_loop() -> asyncio.AbstractEventLoop:
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()
 
 
 async def _live(settings: Settings, engine: Engine, began: float) -> int:
@@ -143,6 +147,8 @@ class Server:
         self._version: Version | None = None
         self._retired_padding_rows = 0
         self.metrics.count_padding(self._padding_rows)
+        if engine.gpu_memory() is not None:
+            self.metrics.watch_gpu_memory(lambda: engine.gpu_memory() or 0)
 
     def _build_grpc(self) -> grpc.aio.Server:
         settings = self._settings

@@ -47,6 +47,9 @@ class HeldEngine:
     def load(self, read):
         return HeldModel(self, engines.choose("litert").load(read))
 
+    def gpu_memory(self):
+        return 1 << 20
+
     async def hold(self):
         """Let the next batch begin and not end."""
         self.go.clear()

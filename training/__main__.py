@@ -134,7 +134,7 @@ def _add_fit(commands: Any) -> None:  # noqa: ANN401
             "--" + field.name.replace("_", "-"),
             type=kind,
             default=field.default,
-            help=field.metadata["help"],
+            help=field.metadata.get("help",""),
             **choices,
         )
     _flag(parser, "--tensorboard", type=Path, default=None, metavar="DIR", help="write learning curves for TensorBoard here")
@@ -149,12 +149,13 @@ def _fit(args: argparse.Namespace) -> None:
     # TensorFlow takes seconds to import, and what is wrong with flags and data is told without it.
     from training import evaluate, export, fit, report
     from training.checkpoint import open_checkpoint
+    from training.network import Network
 
     with open_checkpoint(args.models, fit.digest(made, settings)) as checkpoint:
         fitted = fit.fit(made, settings, checkpoint, tensorboard=args.tensorboard)
         logger.info("evaluating on the latest posts")
         parts = {"training": made.training, "validation": made.validation, "evaluation": made.evaluation}
-        evaluation = evaluate.evaluate(parts, fit.make_predict(fitted.model, settings), posts, intercepts=fitted.intercepts)
+        evaluation = evaluate.evaluate(parts, Network(fitted.model).predict, posts, intercepts=fitted.intercepts)
         info = _describe(posts, made, settings, evaluation.figures)
         with artifact.publish(args.models) as staging:
             export.export(staging.path, fitted.model)
@@ -162,13 +163,7 @@ def _fit(args: argparse.Namespace) -> None:
             artifact.write_info(staging.path, info)
             preprocessor = Preprocessor(made.vocabulary, made.outlet_levels)
             artifact.write_examples(staging.path, export.examples(staging.path, preprocessor, _examples(posts, made)))
-            history = {
-                f"{prefix}{output}_output_loss": [getattr(getattr(epoch, part), output) for epoch in fitted.history]
-                for part, prefix in (("training", ""), ("validation", "val_"))
-                for output in ("main", "aux")
-            }
-            left_out = {"bad": posts.bad, **posts.dropped}
-            report.write(staging.path, evaluation, info, posts.texts, history=history, left_out=left_out)
+            report.write(staging.path, evaluation, info, posts, fitted.history)
     print(evaluate.table(evaluation))
     made_up = " It learned from made-up data and knows nothing of real headlines." if posts.synthetic else ""
     directory = args.models / str(staging.version)
@@ -236,11 +231,11 @@ def _evaluate(args: argparse.Namespace) -> None:
         )
     later = features.encode(posts, slice(first, None), read.vocabulary, read.info.outlet_levels, label.threshold)
 
-    from training import evaluate, export, fit
+    from training import evaluate, export
+    from training.network import Network
 
-    settings = Settings(**read.info.settings)
-    predict = fit.make_predict(export.restore(read.path, settings.merge), settings)
-    print(evaluate.table(evaluate.evaluate({"evaluation": later}, predict, posts, first_row=first)))
+    network = Network(export.restore(read.path, read.info.settings["merge"]))
+    print(evaluate.table(evaluate.evaluate({"evaluation": later}, network.predict, posts, first_row=first)))
 
 
 def _flag(parser: argparse.ArgumentParser, name: str, **options: Any) -> None:  # noqa: ANN401

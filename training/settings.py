@@ -1,0 +1,2 @@
+from training.fit import Settings
+from training.model import MERGES

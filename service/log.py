@@ -42,7 +42,7 @@ def places(error: BaseException) -> str:
 
 
 class _Text(logging.Formatter):
-    """Lines such as `12:00:01 INFO    service.server: stopped`; what is given as extra is in the message too, but for places."""
+    """Lines such as `12:00:01 INFO    service.server: stopped`; what is given as extra is in the message, except places."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)-7s %(name)s: %(message)s", "%H:%M:%S")

@@ -10,10 +10,10 @@ from server_process import ROOT, ServerProcess, environment
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory):
-    """A directory with version 1, small and with random weights. It is shared: copy it before you change it."""
+    """A directory with version 1, which knows a few words and was never trained. It is shared: copy it before you change it."""
     directory = tmp_path_factory.mktemp("models") / "models"
     made = subprocess.run(
-        [sys.executable, ROOT / "tests" / "tiny_version.py", directory],
+        [sys.executable, ROOT / "tests" / "untrained_version.py", directory],
         env=environment(CUDA_VISIBLE_DEVICES=""),
         capture_output=True,
         text=True,

@@ -98,7 +98,7 @@ class _Method:
                 await context.write(response)
                 self.sent.inc()
 
-    async def _observe(self, answer: Awaitable[Any], context: Context) -> Any:  # noqa: ANN401
+    async def _observe(self, answer: Awaitable[Any], context: Context) -> Any:  # noqa: ANN401, RET503
         self.started.inc()
         began = perf_counter()
         code = _CANCELLED

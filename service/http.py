@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_POLL = 0.1  # seconds within which it notices that it shall stop
+
 
 def make_app(registry: CollectorRegistry, alive: Callable[[], bool], ready: Callable[[], bool]) -> WSGIApplication:
     """The three paths as a WSGI application: the registry's metrics, and two questions that are answered by 200 or 503."""
@@ -61,7 +63,7 @@ class HttpServer:
         self._server: _Server = server_class(address[:2], _Handler)
         self._server.set_app(app)
         self.port: int = self._server.server_address[1]
-        self._thread = threading.Thread(target=self._server.serve_forever, name="http", daemon=True)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(_POLL,), name="http", daemon=True)
 
     def start(self) -> None:
         """Begin to answer."""

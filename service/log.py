@@ -21,8 +21,10 @@ def set_up(level: str) -> None:
     handler.setFormatter(_Text() if sys.stderr.isatty() else _Json())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     logging.captureWarnings(True)
-    for name in ("tensorflow", "absl", "h5py", "grpc"):
+    for name in ("tensorflow", "absl", "h5py"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # service.api logs what goes wrong in a call; what is left for gRPC are tracebacks because a caller has hung up.
+    logging.getLogger("grpc").setLevel(logging.CRITICAL)
     logging.getLogger("asyncio").setLevel(max(logging.INFO, logging.getLogger().level))
 
 
@@ -39,19 +41,14 @@ def places(error: BaseException) -> str:
     return "\nwhich led to\n".join(lines)
 
 
-def _extra(record: logging.LogRecord) -> dict[str, object]:
-    return {name: value for name, value in vars(record).items() if name not in _STANDARD}
-
-
 class _Text(logging.Formatter):
-    """Lines such as `12:00:01 INFO    service.server: listening  port=50051`."""
+    """Lines such as `12:00:01 INFO    service.server: stopped`; what is given as extra is in the message, except places."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)-7s %(name)s: %(message)s", "%H:%M:%S")
 
-    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
-        extra = "".join(f"  {name}={value}" for name, value in _extra(record).items())
-        return super().formatMessage(record) + extra
+    def format(self, record: logging.LogRecord) -> str:
+        return "\n".join(filter(None, [super().format(record), getattr(record, "places", None)]))
 
 
 class _Json(logging.Formatter):
@@ -63,7 +60,7 @@ class _Json(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
-            **_extra(record),
+            **{name: value for name, value in vars(record).items() if name not in _STANDARD},
         }
         if record.exc_info:
             fields["exception"] = self.formatException(record.exc_info)

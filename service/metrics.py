@@ -138,6 +138,10 @@ class Metrics:
         """Let batch_padding_rows_total tell what this function returns: rows computed for shape only, since the start."""
         self.registry.register(_Reading("headlines_batch_padding_rows", "Rows computed to fill a shape", rows))
 
+    def watch_gpu_memory(self, used: Callable[[], float]) -> None:
+        """Add gpu_memory_bytes, which tells what this function returns."""
+        Gauge("headlines_gpu_memory_bytes", "Memory in use on the GPUs", registry=self.registry).set_function(used)
+
 
 class _Distribution(Collector):
     """A histogram of probabilities that takes many at once: a tenth of Histogram's time for each.

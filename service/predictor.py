@@ -6,6 +6,7 @@ answer = await predictor.predict([Headline("City votes on new park", time.time()
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -16,7 +17,6 @@ from service.preprocessing import Headline, is_blank
 from service.repository import Repository
 from service.version import Prediction, Version
 
-_FIRST_SECOND, _END = -62_135_596_800.0, 253_402_300_800.0  # of the years 1 to 9999, which is what a Timestamp may hold
 _VIOLATIONS = 20  # named in one error; a caller who has more learns no more from them
 
 
@@ -80,7 +80,7 @@ class Predictor:
             raise InvalidRequest("too many headlines", [FieldViolation("headlines", problem)])
         violations = []
         for i, (text, posted_at, _) in enumerate(headlines):
-            if not _FIRST_SECOND <= posted_at < _END:
+            if not math.isfinite(posted_at):
                 problem = "is no time; send one between the years 1 and 9999"
                 violations.append(FieldViolation(f"headlines[{i}].posted_at", problem))
             if is_blank(text):

@@ -10,9 +10,8 @@ import signal
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from types import TracebackType
-from typing import TYPE_CHECKING, NoReturn, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 import grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2
@@ -50,16 +49,21 @@ def run(settings: Settings) -> NoReturn:
     """
     began = time.monotonic()
     engine = engines.choose(settings.engine)
-    with suppress(ImportError):
-        import uvloop
-
-        asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
-    code = asyncio.new_event_loop().run_until_complete(_live(settings, engine, began))
+    code = _new_event_loop().run_until_complete(_live(settings, engine, began))
     logging.shutdown()
     os._exit(code)  # does not wait for a thread that still loads or computes what nobody will ask for
 
 
+def _new_event_loop() -> asyncio.AbstractEventLoop:
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()
+
+
 async def _live(settings: Settings, engine: Engine, began: float) -> int:
+    asyncio.get_running_loop().set_exception_handler(_log_fault)
     stop = asyncio.Event()
     _catch_signals(stop)
     server = Server(settings, engine, began)
@@ -87,6 +91,11 @@ def _catch_signals(stop: asyncio.Event) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, caught, number)
+
+
+def _log_fault(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:  # noqa: ARG001
+    error = context.get("exception")
+    logger.error("%s", context["message"], extra={"places": log.places(error)} if error else None)
 
 
 class Server:
@@ -138,6 +147,8 @@ class Server:
         self._version: Version | None = None
         self._retired_padding_rows = 0
         self.metrics.count_padding(self._padding_rows)
+        if engine.gpu_memory() is not None:
+            self.metrics.watch_gpu_memory(lambda: engine.gpu_memory() or 0)
 
     def _build_grpc(self) -> grpc.aio.Server:
         settings = self._settings
@@ -205,8 +216,9 @@ class Server:
         self._stopping = True
         self._health.set_serving(False)
         await asyncio.sleep(drain_seconds)
+        self._popularity.close()
         try:
-            await asyncio.wait_for(self._popularity.close(), self._settings.grace_seconds)
+            await asyncio.wait_for(self._popularity.wait_until_empty(), self._settings.grace_seconds)
         except TimeoutError:
             logger.warning("%d calls are cut off after the grace time", self._popularity.calls)
         self._health.end()

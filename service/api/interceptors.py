@@ -98,7 +98,7 @@ class _Method:
                 await context.write(response)
                 self.sent.inc()
 
-    async def _observe(self, answer: Awaitable[Any], context: Context) -> Any:  # noqa: ANN401
+    async def _observe(self, answer: Awaitable[Any], context: Context) -> Any:  # noqa: ANN401, RET503
         self.started.inc()
         began = perf_counter()
         code = _CANCELLED
@@ -117,10 +117,11 @@ class _Method:
         except Exception as error:
             ending = status.of(error)
             code = ending.code.value[0]
-            await status.abort(context, ending)
         finally:
             self.handled[code].inc()
             self.seconds.observe(perf_counter() - began)
+        # Out here, lest an error while aborting have the handler's own, and its words, as its context.
+        await status.abort(context, ending)
 
     async def _count(self, requests: AsyncIterable[Any]) -> AsyncIterator[Any]:
         async for request in requests:

@@ -74,11 +74,14 @@ class Popularity:
         """How many calls are inside."""
         return self._gate.inside
 
-    async def close(self) -> None:
-        """Refuse new calls, read no further from streams, and wait until what is inside is answered."""
+    def close(self) -> None:
+        """Refuse new calls, and read no further from streams."""
         self._gate.close()
         for reader in self._readers:
             reader.cancel()
+
+    async def wait_until_empty(self) -> None:
+        """Wait until all calls that are inside are answered, once it is closed."""
         await self._gate.empty.wait()
 
     async def _predict(self, raw: bytes, context: _Context) -> bytes:
@@ -210,8 +213,10 @@ def _deadline(context: _Context) -> float | None:
 
 
 def _seconds(timestamp: Timestamp) -> float:
-    """Seconds since 1970, or NaN where the nanoseconds are none: the predictor refuses that with the field's name."""
-    return timestamp.seconds + timestamp.nanos / 1e9 if 0 <= timestamp.nanos < 1_000_000_000 else math.nan
+    """Seconds since 1970; NaN, which the predictor refuses with the field's name, where the timestamp is no valid one."""
+    if -62_135_596_800 <= timestamp.seconds < 253_402_300_800 and 0 <= timestamp.nanos < 1_000_000_000:  # years 1 to 9999
+        return timestamp.seconds + timestamp.nanos / 1e9
+    return math.nan
 
 
 def _fill(response: popularity_pb2.PredictResponse, answer: Answer) -> None:

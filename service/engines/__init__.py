@@ -48,6 +48,9 @@ class Engine(Protocol):
     name: str
     inline: bool  # a call is short and needs no thread beside the event loop's
 
+    def gpu_memory(self) -> int | None:
+        """Bytes in use on the GPUs; None where the engine uses none. From any thread."""
+
     def load(self, artifact: Artifact) -> Model:
         """Raises VersionError where this engine cannot run the version, or it answers some word with no finite number."""
 

@@ -24,6 +24,9 @@ class Engine:
     name = "litert"
     inline = True
 
+    def gpu_memory(self) -> None:
+        """None: it runs on the CPU."""
+
     def load(self, artifact: Artifact) -> Model:
         """Open the version's cpu.tflite; raises VersionError where LiteRT cannot run it."""
         try:

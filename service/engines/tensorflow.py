@@ -44,8 +44,15 @@ class Engine:
         gpus = tf.config.list_physical_devices("GPU")
         for gpu in gpus:
             tf.config.experimental.set_memory_growth(gpu, True)
+        self._gpus = len(gpus)
         self._cost = _GPU_COST if gpus else _CPU_COST
         logger.info("TensorFlow %s runs on %s", tf.__version__, f"{len(gpus)} GPU(s)" if gpus else "the CPU")
+
+    def gpu_memory(self) -> int | None:
+        """What TensorFlow has handed out of the memory that it holds on the GPUs, in bytes."""
+        if not self._gpus:
+            return None
+        return sum(int(tf.config.experimental.get_memory_info(f"GPU:{i}")["current"]) for i in range(self._gpus))
 
     def load(self, artifact: Artifact) -> Model:
         """Load the version's SavedModel; raises VersionError where TensorFlow cannot."""

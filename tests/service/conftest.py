@@ -1,11 +1,9 @@
-"""A server in the test's own process, for what a process cannot show."""
+"""A server in the test's own process."""
 
-import asyncio
-
-import grpc
 import pytest
+from in_process import connect, serving
 
-from headlines.v1 import popularity_pb2, popularity_pb2_grpc
+from headlines.v1 import popularity_pb2_grpc
 from service import engines
 from service.config import Settings
 from service.server import Server
@@ -38,15 +36,3 @@ async def channel(server):
 @pytest.fixture
 def stub(channel):
     return popularity_pb2_grpc.PopularityServiceStub(channel)
-
-
-def connect(server):
-    return grpc.aio.insecure_channel(f"127.0.0.1:{server.port}", options=[("grpc.enable_retries", 0)])
-
-
-async def serving(server):
-    """Wait until a version is live."""
-    async with connect(server) as channel, asyncio.timeout(60):
-        model = popularity_pb2_grpc.PopularityServiceStub(channel)
-        while not (await model.GetModel(popularity_pb2.GetModelRequest())).version:
-            await asyncio.sleep(0.01)

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from service import artifact
-from service.errors import DataError, HeadlinesError, VersionError
+from service.errors import DataError, HeadlinesError, UsageError, VersionError
 from service.preprocessing import Headline, Preprocessor
 from training import dataset, features, synthesize
 from training.dataset import Dataset
@@ -52,10 +52,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _add_fit(commands)
     _add_evaluate(commands)
     args = parser.parse_args(arguments)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # its C++ tells of CPU features and missing GPUs
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # its C++ tells of CPU features and missing GPUs
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    for name in ("tensorflow", "absl"):  # they advise on how to write graphs
+        logging.getLogger(name).setLevel(logging.ERROR)
     try:
         args.run(args)
+    except UsageError as error:
+        print(f"{parser.prog} {args.command}: {error}", file=sys.stderr)
+        return 2
     except (HeadlinesError, OSError) as error:
         print(f"{parser.prog} {args.command}: {error}", file=sys.stderr)
         return 1
@@ -134,7 +139,7 @@ def _add_fit(commands: Any) -> None:  # noqa: ANN401
             "--" + field.name.replace("_", "-"),
             type=kind,
             default=field.default,
-            help=field.metadata.get("help",""),
+            help=field.metadata["help"],
             **choices,
         )
     _flag(parser, "--tensorboard", type=Path, default=None, metavar="DIR", help="write learning curves for TensorBoard here")

@@ -196,7 +196,7 @@ class Batcher(Generic[Item, Result]):
                 self._drop(entry, "expired")
                 entry.future.set_exception(DeadlineExceeded("the deadline passed while the request waited"))
                 continue
-            if batch and entry.run != batch[0][0].run:
+            if batch and entry.run is not batch[0][0].run:
                 break
             self._queue.popleft()
             if not entry.taken:

@@ -485,8 +485,8 @@ def _read_json_lines(path: Path) -> _Rows:
 
 def _read_parquet(path: Path) -> _Rows:
     # Imported here, since it takes 0.2 s and 50 MB, and most files are not Parquet.
-    import pyarrow as pa  # type: ignore[import-untyped]
-    import pyarrow.parquet as pq  # type: ignore[import-untyped]
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
     def cells(column: Any) -> list[Any]:  # noqa: ANN401
         if pa.types.is_dictionary(column.type):

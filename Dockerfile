@@ -1,0 +1,33 @@
+# The server and what it needs, without training. Models are mounted at /models:
+#   docker build -t headlines .
+#   docker run -p 50051:50051 -v "$PWD/models:/models:ro" headlines
+# GPU=1 adds TensorFlow with CUDA, for a host that has NVIDIA's container runtime (docker run --gpus all).
+
+FROM python:3.11-slim AS build
+ARG GPU=0
+RUN python -m venv /opt/venv
+WORKDIR /source
+COPY pyproject.toml requirements.lock README.md ./
+COPY protos protos
+COPY service service
+COPY training training
+RUN extras=service; if [ "$GPU" = 1 ]; then extras=service,gpu; fi; \
+    /opt/venv/bin/pip install --no-cache-dir --disable-pip-version-check --constraint requirements.lock ".[$extras]" && \
+    /opt/venv/bin/pip uninstall --yes pip setuptools
+
+FROM python:3.11-slim
+RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin headlines && mkdir /models
+COPY --from=build /opt/venv /opt/venv
+# In a container 127.0.0.1 is the container's own; what reaches it from outside is said by who runs it.
+ENV PATH=/opt/venv/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    HEADLINES_HOST=0.0.0.0 \
+    HEADLINES_HTTP_HOST=0.0.0.0 \
+    HEADLINES_MODELS=/models
+USER 10001
+EXPOSE 50051 8080
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=10s --timeout=3s --start-period=30s \
+    CMD ["python", "-c", "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + os.environ.get('HEADLINES_HTTP_PORT', '8080') + '/readyz', timeout=2)"]
+ENTRYPOINT ["headlines"]
+CMD ["serve"]

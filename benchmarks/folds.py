@@ -1,0 +1,105 @@
+"""Which settings generalise: the network beside the linear baseline on rolling folds of the data.
+
+    python -m benchmarks.folds --data posts.csv.gz
+    python -m benchmarks.folds --data posts.csv.gz --seeds 1 --variant averaging=0 --variant embedding_decay=0.01
+
+A fold trains on the first 50, 60 or 70 % of the rows and scores the tenth that follows. The last ninth of its training
+rows is its validation part, as in a fit on all data: it ends the training and is not trained on, by the baseline neither.
+The latest tenth of the data is never read. Without --variant the table has the guide's own settings, the defaults, and the
+defaults less one regularisation at a time; each figure is the mean over folds and seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from service.errors import HeadlinesError, UsageError
+from training import dataset, features
+from training.evaluate import evaluate
+from training.fit import fit
+from training.network import Network
+from training.settings import Settings
+
+FOLDS = (0.5, 0.6, 0.7)
+SCORED = 0.1
+GUIDE: Mapping[str, Any] = {"embedding_dropout": 0.0, "state_dropout": 0.0, "embedding_decay": 0.0, "averaging": 0.0}
+METRICS = ("auc", "auc_within_outlets", "log_loss")
+COLUMNS = [f"{output}_{metric}" for output in ("main", "aux") for metric in METRICS]
+
+
+def main() -> int:
+    """Run the command; its exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, nargs="+", required=True, metavar="FILE")
+    parser.add_argument("--seeds", type=int, default=3, help="fits of each variant on each fold")
+    parser.add_argument("--variant", action="append", metavar="NAME=VALUE,...", help="settings to compare; repeatable")
+    args = parser.parse_args()
+    logging.basicConfig(level=logging.WARNING)
+    try:
+        variants = {text: parse(text) for text in args.variant or ()} or {
+            "the guide's": GUIDE,
+            "defaults": {},
+            **{f"{name}={value}": {name: value} for name, value in GUIDE.items()},
+        }
+        rows = measure(args.data, variants, args.seeds)
+    except HeadlinesError as error:
+        print(error, file=sys.stderr)
+        return 2 if isinstance(error, UsageError) else 1
+    print(
+        f"{'':32}"
+        + "".join(f"{column.replace('_outlets', '').replace('_', ' '):>17}" for column in COLUMNS)
+        + "  epochs  s a fit"
+    )
+    for name, figures in rows.items():
+        cells = "".join(f"{figures[column]:17.4f}" if column in figures else f"{'':17}" for column in COLUMNS)
+        print(f"{name:32}{cells}" + "".join(f"{figures[key]:8.1f}" for key in ("epochs", "seconds") if key in figures))
+    return 0
+
+
+def parse(text: str) -> dict[str, Any]:
+    """NAME=VALUE,... as settings."""
+    kinds = {field.name: type(field.default) for field in fields(Settings)}
+    chosen = dict(pair.partition("=")[::2] for pair in text.split(","))
+    if unknown := chosen.keys() - kinds.keys():
+        raise UsageError(f"there is no setting {', '.join(sorted(unknown))}; there are {', '.join(kinds)}")
+    return {name: kinds[name](value) for name, value in chosen.items()}
+
+
+def measure(files: list[Path], variants: Mapping[str, Mapping[str, Any]], seeds: int) -> dict[str, dict[str, float]]:
+    """The mean figures of the baseline and of each variant."""
+    posts = dataset.read(files)
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in ("logistic regression", *variants)}
+    for share in FOLDS:
+        for seed in range(seeds):
+            made = features.make(posts, shares=(share * 8 / 9, share, share + SCORED), seed=seed)
+            parts = {"training": made.training, "validation": made.validation, "evaluation": made.evaluation}
+            for name, changed in variants.items():
+                began = time.monotonic()
+                fitted = fit(made, Settings(seed=seed, **changed))
+                seconds = time.monotonic() - began
+                predict = Network(fitted.model).predict
+                if len(found["logistic regression"]) <= FOLDS.index(share):
+                    figures = dict(evaluate(parts, predict, posts).figures)
+                    of_baseline = {
+                        key.replace("baseline", "main"): figures[key] for key in figures if key.startswith("baseline")
+                    }
+                    found["logistic regression"].append(of_baseline)
+                else:
+                    scored = {"evaluation": made.evaluation}
+                    figures = dict(evaluate(scored, predict, posts, first_row=made.ends[1]).figures)
+                found[name].append({**figures, "epochs": fitted.best_epoch + 1.0, "seconds": seconds})
+                print(f"{share:.0%} seed {seed} {name}: {figures['main_auc']:.4f}", file=sys.stderr, flush=True)
+    return {name: {key: float(np.mean([run[key] for run in runs])) for key in runs[0]} for name, runs in found.items()}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,92 @@
+"""grpc.health.v1: whether the server answers, told as it is.
+
+An own servicer, because the stock asyncio one starts as SERVING and forgets its other watchers when one leaves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from typing import Any
+
+import grpc
+from google.protobuf.message import DecodeError
+from grpc_health.v1 import health_pb2
+
+from service.errors import InvalidRequest
+
+SERVICE = health_pb2.DESCRIPTOR.services_by_name["Health"]
+
+_Response = health_pb2.HealthCheckResponse
+
+
+class Health:
+    """The state of a server and of each of its services; NOT_SERVING until it is told otherwise."""
+
+    def __init__(self, services: Iterable[str]) -> None:
+        """Answer for these services and for the server as a whole, whose name is empty."""
+        self._services = {"", *services}
+        self._serving = False
+        self._ended = False
+        self._changed = asyncio.Event()  # replaced by a new one at each change
+
+    @property
+    def serving(self) -> bool:
+        """Whether the server answers."""
+        return self._serving
+
+    def set_serving(self, serving: bool) -> None:
+        """Change the state, and tell who watches."""
+        self._serving = serving
+        self._tell()
+
+    def end(self) -> None:
+        """End all watches, after they were told of the present state."""
+        self._ended = True
+        self._tell()
+
+    def handler(self) -> grpc.GenericRpcHandler[Any, Any]:
+        """The service for a gRPC server; it takes and gives raw bytes."""
+        methods = {
+            "Check": grpc.unary_unary_rpc_method_handler(self._check),
+            "Watch": grpc.unary_stream_rpc_method_handler(self._watch),
+        }
+        return grpc.method_handlers_generic_handler(SERVICE.full_name, methods)
+
+    async def _check(self, raw: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
+        service = _parse(raw)
+        if service not in self._services:
+            context.set_code(grpc.StatusCode.NOT_FOUND)
+            context.set_details("no such service")
+        return self._status(service)
+
+    async def _watch(self, raw: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[bytes]:  # noqa: ARG002
+        service = _parse(raw)
+        told = None
+        while True:
+            changed = self._changed  # taken before the state, so that no change falls between
+            status = self._status(service)
+            if status != told:
+                told = status
+                yield status
+            if self._ended:
+                return
+            await changed.wait()
+
+    def _status(self, service: str) -> bytes:
+        status = _Response.SERVING if self._serving else _Response.NOT_SERVING
+        if service not in self._services:
+            status = _Response.SERVICE_UNKNOWN
+        raw: bytes = _Response(status=status).SerializeToString()
+        return raw
+
+    def _tell(self) -> None:
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+
+def _parse(raw: bytes) -> str:
+    try:
+        return str(health_pb2.HealthCheckRequest.FromString(raw).service)
+    except DecodeError:
+        raise InvalidRequest("these bytes are no grpc.health.v1.HealthCheckRequest") from None

@@ -1,0 +1,139 @@
+"""What surrounds every call: errors become status codes, and calls are counted."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import aclosing
+from time import perf_counter
+from typing import Any, TypeAlias
+
+import grpc
+from google.protobuf.descriptor import ServiceDescriptor
+
+from service.api import status
+from service.metrics import Metrics
+
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+
+_CODES = sorted(grpc.StatusCode, key=lambda code: int(code.value[0]))  # by number, 0 to 16
+_OK, _CANCELLED, _DEADLINE_EXCEEDED, _UNIMPLEMENTED = 0, 1, 4, 12
+_TIMER_SLACK = 0.01  # seconds by which gRPC's clock may run before this one's
+
+
+class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in the stubs alone
+    """Wraps each method once, when it is first called.
+
+    It must be the last interceptor of a server: those behind it would see each method's first call alone. Methods that stream
+    answers must be asynchronous generators.
+    """
+
+    def __init__(self, metrics: Metrics, services: Sequence[ServiceDescriptor]) -> None:
+        """Count the calls of these services by method; any other is `unknown`."""
+        self._handlers: dict[str, Handler] = {}
+        self._methods = {
+            f"/{service.full_name}/{method.name}": _Method(metrics, _type(method), service.full_name, method.name)
+            for service in services
+            for method in service.methods
+        }
+        self._unknown = _Method(metrics, "unknown", "unknown", "unknown")
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Any:  # noqa: ANN401
+        """The wrapped handler of a call's method; None where there is no such method, which gRPC answers itself."""
+        path = handler_call_details.method
+        wrapped = self._handlers.get(path)
+        if wrapped is None:
+            handler = await continuation(handler_call_details)
+            if handler is None:
+                self._unknown.started.inc()
+                self._unknown.handled[_UNIMPLEMENTED].inc()
+                return None
+            wrapped = self._handlers[path] = self._methods[path].wrap(handler)
+        return wrapped
+
+
+class _Method:
+    """The metrics of one method, and its handler with them around it."""
+
+    def __init__(self, metrics: Metrics, kind: str, service: str, name: str) -> None:
+        labels = (kind, service, name)
+        self.started = metrics.grpc_server_started_total.labels(*labels)
+        self.handled = [metrics.grpc_server_handled_total.labels(*labels, code.name) for code in _CODES]
+        self.received = metrics.grpc_server_msg_received_total.labels(*labels)
+        self.sent = metrics.grpc_server_msg_sent_total.labels(*labels)
+        self.seconds = metrics.grpc_server_handling_seconds.labels(*labels)
+
+    def wrap(self, handler: Any) -> Handler:  # noqa: ANN401  (the stubs know synchronous handlers alone)
+        codecs = {"request_deserializer": handler.request_deserializer, "response_serializer": handler.response_serializer}
+        if handler.request_streaming:
+            return grpc.stream_stream_rpc_method_handler(self._streaming(handler.stream_stream, self._count), **codecs)
+        if handler.response_streaming:
+            return grpc.unary_stream_rpc_method_handler(self._streaming(handler.unary_stream, self._count_one), **codecs)
+        return grpc.unary_unary_rpc_method_handler(self._unary(handler.unary_unary), **codecs)
+
+    def _unary(self, behaviour: Callable[..., Any]) -> Any:  # noqa: ANN401
+        async def unary(request: Any, context: Context) -> Any:  # noqa: ANN401
+            self.received.inc()
+            response = await self._observe(behaviour(request, context), context)
+            self.sent.inc()
+            return response
+
+        return unary
+
+    def _streaming(self, behaviour: Callable[..., Any], count: Callable[[Any], Any]) -> Any:  # noqa: ANN401
+        async def streaming(request: Any, context: Context) -> None:  # noqa: ANN401
+            await self._observe(self._send(behaviour(count(request), context), context), context)
+
+        return streaming
+
+    async def _send(self, responses: AsyncGenerator[Any, None], context: Context) -> None:
+        # Closed here, where a cancel arrives, and not whenever the garbage collector finds the generator.
+        async with aclosing(responses):
+            async for response in responses:
+                await context.write(response)
+                self.sent.inc()
+
+    async def _observe(self, answer: Awaitable[Any], context: Context) -> Any:  # noqa: ANN401, RET503
+        self.started.inc()
+        began = perf_counter()
+        code = _CANCELLED
+        try:
+            result = await answer
+            set_code = context.code()  # None unless the handler set one
+            code = int(set_code.value[0]) if set_code else _OK
+            return result
+        except asyncio.CancelledError:
+            left = context.time_remaining()
+            if left is not None and left <= _TIMER_SLACK:
+                code = _DEADLINE_EXCEEDED
+            raise
+        except grpc.aio.BaseError:  # the caller has gone; gRPC sees to that itself
+            raise
+        except Exception as error:
+            ending = status.of(error)
+            code = ending.code.value[0]
+        finally:
+            self.handled[code].inc()
+            self.seconds.observe(perf_counter() - began)
+        # Out here, lest an error while aborting have the handler's own, and its words, as its context.
+        await status.abort(context, ending)
+
+    async def _count(self, requests: AsyncIterable[Any]) -> AsyncIterator[Any]:
+        async for request in requests:
+            self.received.inc()
+            yield request
+
+    def _count_one(self, request: Any) -> Any:  # noqa: ANN401
+        self.received.inc()
+        return request
+
+
+def _type(method: Any) -> str:  # noqa: ANN401
+    if method.client_streaming:
+        return "bidi_stream" if method.server_streaming else "client_stream"
+    return "server_stream" if method.server_streaming else "unary"

@@ -1,0 +1,232 @@
+"""headlines.v1.PopularityService: protos to headlines, predictions to protos.
+
+Handlers take raw bytes and parse them here: gRPC would end a call whose bytes do not parse as UNKNOWN, with the exception's
+words and a traceback in the log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Any, TypeAlias, TypeVar
+
+import grpc
+from google.protobuf.message import DecodeError, Message
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from headlines.v1 import popularity_pb2
+from service.api import status
+from service.errors import InvalidRequest, Unavailable
+from service.predictor import Answer, Predictor
+from service.preprocessing import Headline
+from service.repository import Repository, State
+
+SERVICE = popularity_pb2.DESCRIPTOR.services_by_name["PopularityService"]
+
+# One is computed while the next is read and the one before is written. More would only hold more of the queue.
+_INSIDE = 2
+
+_STATES = {
+    State.LOADING: popularity_pb2.ModelVersion.STATE_LOADING,
+    State.LIVE: popularity_pb2.ModelVersion.STATE_LIVE,
+    State.FAILED: popularity_pb2.ModelVersion.STATE_FAILED,
+    State.RETIRED: popularity_pb2.ModelVersion.STATE_RETIRED,
+}
+
+_Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+_Message = TypeVar("_Message", bound=Message)
+
+
+class Popularity:
+    """The service, from its start until it takes no more calls."""
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        repository: Repository,
+        *,
+        model_name: str,
+        limits: popularity_pb2.Limits,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`model_name` and `limits` are what GetModel tells; `clock` is the time of headlines that name none."""
+        self._predictor = predictor
+        self._repository = repository
+        self._model_name = model_name
+        self._limits = limits
+        self._clock = clock
+        self._gate = _Gate()
+        self._readers: set[asyncio.Task[None]] = set()
+
+    def handler(self) -> grpc.GenericRpcHandler[Any, Any]:
+        """The service for a gRPC server; it takes and gives raw bytes."""
+        methods = {
+            "Predict": grpc.unary_unary_rpc_method_handler(self._predict),
+            "PredictStream": grpc.stream_stream_rpc_method_handler(self._predict_stream),
+            "GetModel": grpc.unary_unary_rpc_method_handler(self._get_model),
+        }
+        return grpc.method_handlers_generic_handler(SERVICE.full_name, methods)
+
+    @property
+    def calls(self) -> int:
+        """How many calls are inside."""
+        return self._gate.inside
+
+    def close(self) -> None:
+        """Refuse new calls, and read no further from streams."""
+        self._gate.close()
+        for reader in self._readers:
+            reader.cancel()
+
+    async def wait_until_empty(self) -> None:
+        """Wait until all calls that are inside are answered, once it is closed."""
+        await self._gate.empty.wait()
+
+    async def _predict(self, raw: bytes, context: _Context) -> bytes:
+        with self._gate:
+            request = _parse(popularity_pb2.PredictRequest, raw)
+            answer = await self._predictor.predict(self._headlines(request.headlines), deadline=_deadline(context))
+            response = popularity_pb2.PredictResponse()
+            _fill(response, answer)
+            return response.SerializeToString()
+
+    async def _predict_stream(self, requests: AsyncIterator[bytes], context: _Context) -> AsyncIterator[bytes]:
+        with self._gate:
+            deadline = _deadline(context)
+            room = asyncio.Semaphore(_INSIDE)
+            answers: asyncio.Queue[asyncio.Task[bytes] | None] = asyncio.Queue()  # None: there will be no more
+            inside: set[asyncio.Task[bytes]] = set()
+
+            async def read() -> None:
+                try:
+                    await room.acquire()
+                    async for raw in requests:
+                        answer = asyncio.create_task(self._answer(raw, deadline))
+                        inside.add(answer)
+                        answers.put_nowait(answer)
+                        await room.acquire()
+                finally:
+                    answers.put_nowait(None)
+
+            reader = asyncio.create_task(read())
+            self._readers.add(reader)
+            try:
+                while answer := await answers.get():
+                    yield await answer
+                    inside.remove(answer)
+                    room.release()
+                if reader.cancelled():
+                    raise Unavailable("the server is stopping; send again what has no answer")
+                await reader
+            finally:
+                self._readers.remove(reader)
+                for task in (reader, *inside):
+                    task.cancel()
+
+    async def _answer(self, raw: bytes, deadline: float | None) -> bytes:
+        """The answer to one request of a stream, whatever becomes of it."""
+        response = popularity_pb2.PredictStreamResponse()
+        try:
+            request = _parse(popularity_pb2.PredictStreamRequest, raw)
+            response.id = request.id
+            headlines = self._headlines(request.headlines)
+            _fill(response.response, await self._predictor.predict(headlines, deadline=deadline, bulk=True))
+        except Exception as error:
+            response.error.CopyFrom(status.of(error).to_proto())
+        return response.SerializeToString()
+
+    async def _get_model(self, raw: bytes, context: _Context) -> bytes:  # noqa: ARG002
+        with self._gate:
+            _parse(popularity_pb2.GetModelRequest, raw)
+            response = popularity_pb2.GetModelResponse(
+                name=self._model_name,
+                engine=self._repository.engine.name,
+                limits=self._limits,
+                versions=[
+                    popularity_pb2.ModelVersion(version=it.number, digest=it.digest, state=_STATES[it.state], error=it.error)
+                    for it in self._repository.states
+                ],
+            )
+            if live := self._repository.live:
+                response.version = live.number
+                response.digest = live.digest
+                response.trained_at.FromNanoseconds(round(live.info.created_at * 1e9))
+                response.loaded_at.FromNanoseconds(round(live.loaded_at * 1e9))
+                response.synthetic = live.info.synthetic
+                response.vocabulary_size = live.info.vocabulary_size
+                response.sequence_length = live.info.sequence_length
+                response.aux_features.extend(live.info.aux_features)
+                response.outlets.extend(sorted(live.info.outlet_levels))
+                response.label = live.info.label.rule
+                response.label_threshold = live.info.label.threshold
+                response.evaluation.update(live.info.evaluation)
+            return response.SerializeToString()
+
+    def _headlines(self, headlines: Any) -> list[Headline]:  # noqa: ANN401
+        now = self._clock()
+        return [
+            Headline(it.text, _seconds(it.posted_at) if it.HasField("posted_at") else now, it.outlet)
+            # One more than may be shows that there are too many; a hostile message holds two million of them.
+            for it in headlines[: self._limits.max_headlines + 1]
+        ]
+
+
+class _Gate:
+    """Counts the calls that are inside, and can be closed to new ones."""
+
+    def __init__(self) -> None:
+        self.inside = 0
+        self.closed = False
+        self.empty = asyncio.Event()  # set once it is closed and nobody is inside
+
+    def __enter__(self) -> None:
+        if self.closed:
+            raise Unavailable("the server is stopping")
+        self.inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        self.inside -= 1
+        self._look()
+
+    def close(self) -> None:
+        self.closed = True
+        self._look()
+
+    def _look(self) -> None:
+        if self.closed and not self.inside:
+            self.empty.set()
+
+
+def _parse(message: type[_Message], raw: bytes) -> _Message:
+    try:
+        return message.FromString(raw)
+    except DecodeError:
+        raise InvalidRequest(f"these bytes are no {message.DESCRIPTOR.full_name}") from None
+
+
+def _deadline(context: _Context) -> float | None:
+    """When the caller's time is up, in the event loop's time."""
+    left = context.time_remaining()
+    return None if left is None else asyncio.get_running_loop().time() + left
+
+
+def _seconds(timestamp: Timestamp) -> float:
+    """Seconds since 1970; NaN, which the predictor refuses with the field's name, where the timestamp is no valid one."""
+    if -62_135_596_800 <= timestamp.seconds < 253_402_300_800 and 0 <= timestamp.nanos < 1_000_000_000:  # years 1 to 9999
+        return timestamp.seconds + timestamp.nanos / 1e9
+    return math.nan
+
+
+def _fill(response: popularity_pb2.PredictResponse, answer: Answer) -> None:
+    response.model_version = answer.version
+    add = response.predictions.add
+    for main_output, aux_output, word_count, unknown_word_count, outlet_known in answer.predictions:
+        add(
+            main_output=main_output,
+            aux_output=aux_output,
+            word_count=word_count,
+            unknown_word_count=unknown_word_count,
+            outlet_known=outlet_known,
+        )

@@ -1,0 +1,219 @@
+"""What `serve` can be told: one table of settings, each a flag and an environment variable.
+
+A flag goes before its variable, a variable before the default; a variable that is empty counts as not set. Variables that
+Kubernetes makes up for a service called `headlines` (HEADLINES_PORT=tcp://...) and unknown ones are passed over.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import re
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from service.errors import UsageError
+
+_PREFIX = "HEADLINES_"
+_INT32 = (1 << 31) - 1  # what gRPC's own settings hold
+_LINKS = ("tcp://", "udp://", "sctp://")  # how Kubernetes and Docker write another service's address
+
+Parse = Callable[[str], Any]  # raises ValueError that says what would be right
+
+
+def _option(parse: Parse, help_: str, *, default: Any = MISSING, metavar: str = "") -> Any:  # noqa: ANN401
+    return field(default=default, metadata={"parse": parse, "help": help_, "metavar": metavar})
+
+
+def _whole(least: int, most: int = sys.maxsize) -> Parse:
+    def parse(text: str) -> int:
+        value = int(text) if re.fullmatch("[0-9]{1,18}", text.strip(), re.ASCII) else -1
+        if not least <= value <= most:
+            raise ValueError(f"must be a whole number, {least} or more" + (f", at most {most}" if most < sys.maxsize else ""))
+        return value
+
+    return parse
+
+
+def _seconds(least: float) -> Parse:
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not least <= value < math.inf:
+            raise ValueError(f"must be a number of seconds, at least {least:g}")
+        return value
+
+    return parse
+
+
+def _one_of(*names: str) -> Parse:
+    def parse(text: str) -> str:
+        if text not in names:
+            raise ValueError(f"must be one of {', '.join(names)}")
+        return text
+
+    return parse
+
+
+def _yes_or_no(text: str) -> bool:
+    if text.lower() not in {"true", "false", "1", "0", "yes", "no"}:
+        raise ValueError("must be true or false")
+    return text.lower() in {"true", "1", "yes"}
+
+
+def _text(text: str) -> str:
+    if not text.strip():
+        raise ValueError("must not be empty")
+    return text
+
+
+def _path(text: str) -> Path:
+    return Path(_text(text))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """One server's settings. Raises UsageError where two of them contradict each other."""
+
+    models: Path = _option(  # noqa: RUF009  (a Path is immutable)
+        _path, "the directory of model versions, as `training fit` writes it; it may still be empty", metavar="DIR"
+    )
+    model_name: str = _option(
+        _text, "the name that GetModel tells; for callers who talk to several servers", default="headline-popularity"
+    )
+    version: int | None = _option(
+        _whole(1),
+        "serve this version alone, instead of the highest that passes; to hold or roll back a release",
+        default=None,
+        metavar="N",
+    )
+    poll_seconds: float = _option(
+        _seconds(0.05), "seconds between two looks for new versions; more spares a network volume", default=2.0
+    )
+    engine: Literal["auto", "litert", "tensorflow"] = _option(
+        _one_of("auto", "litert", "tensorflow"),
+        "what computes: litert for CPUs, tensorflow for GPUs; auto takes tensorflow where there is a GPU and TensorFlow",
+        default="auto",
+    )
+    host: str = _option(
+        _text,
+        "the address that gRPC listens at; 0.0.0.0 opens it to the network, without encryption or tokens",
+        default="127.0.0.1",
+    )
+    port: int = _option(_whole(0, 65535), "gRPC's port; 0 takes a free one, which the log tells", default=50051)
+    http_host: str = _option(
+        _text, "the address that /metrics, /healthz and /readyz are at", default="127.0.0.1", metavar="HOST"
+    )
+    http_port: int = _option(
+        _whole(0, 65535), "their port; 0 takes a free one, which the log tells", default=8080, metavar="PORT"
+    )
+    # Every server takes 128 headlines and 1 MiB, so that clients may split without asking.
+    max_headlines: int = _option(
+        _whole(128),
+        "headlines in one request; fewer keep the answers of others quick, more spare bulk callers calls",
+        default=1024,
+    )
+    max_text_bytes: int = _option(
+        _whole(1), "bytes of UTF-8 in one headline; raise it to score texts longer than headlines", default=4096
+    )
+    max_message_bytes: int = _option(
+        _whole(1 << 20, _INT32), "bytes of one request; raise it together with --max-headlines", default=4 << 20
+    )
+    max_metadata_bytes: int = _option(
+        _whole(1024, _INT32),
+        "bytes of a call's metadata; raise it where a proxy or a tracer adds much",
+        default=16 << 10,
+    )
+    queue_headlines: int = _option(
+        _whole(1),
+        "headlines that may wait, at least twice --max-headlines; more ride out bursts, fewer refuse earlier when overloaded",
+        default=4096,
+    )
+    max_streams: int = _option(
+        _whole(1, _INT32),
+        "calls at once on one connection; the rest wait in the client: an overload is shed before it costs anything here",
+        default=256,
+    )
+    drain_seconds: float = _option(
+        _seconds(0),
+        "seconds of answering as before once told to stop, for load balancers to notice; on a terminal the default is 0",
+        default=5.0,
+    )
+    grace_seconds: float = _option(
+        _seconds(0), "seconds after that for what is still being answered; raise it for long streams", default=20.0
+    )
+    reflection: bool = _option(
+        _yes_or_no, "tell callers such as grpcurl which methods there are; turn it off to show strangers less", default=True
+    )
+    log_level: str = _option(
+        _one_of("debug", "info", "warning", "error"), "the least that is worth a line in the log", default="info"
+    )
+
+    def __post_init__(self) -> None:
+        if self.queue_headlines < 2 * self.max_headlines:
+            raise UsageError(
+                f"{_names('queue_headlines')}: must be at least twice --max-headlines, {2 * self.max_headlines}, "
+                f"since streams get half of the queue; it is {self.queue_headlines}"
+            )
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add a flag for each setting."""
+    for option in fields(Settings):
+        flag = _flag(option.name)
+        default = "required" if option.default is MISSING else f"default {_show(option.default)}"
+        help_ = f"{option.metadata['help']} ({default}; {_variable(option.name)})".replace("%", "%%")
+        if isinstance(option.default, bool):
+            parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=help_)
+        else:
+            parser.add_argument(flag, metavar=option.metadata["metavar"] or _metavar(option.name), help=help_)
+
+
+def read(arguments: argparse.Namespace, environment: Mapping[str, str]) -> Settings:
+    """The settings by these flags and variables; raises UsageError that names the one that is wrong."""
+    values: dict[str, Any] = {}
+    if sys.stderr.isatty():
+        values["drain_seconds"] = 0.0  # whoever presses Ctrl-C looks at it; no load balancer does
+    for option in fields(Settings):
+        source, text = _flag(option.name), getattr(arguments, option.name)
+        if text is None:
+            source, text = _variable(option.name), environment.get(_variable(option.name))
+            if not text or (source.endswith("PORT") and text.startswith(_LINKS)):
+                continue
+        if isinstance(text, bool):
+            values[option.name] = text
+            continue
+        try:
+            values[option.name] = option.metadata["parse"](text)
+        except ValueError as error:
+            raise UsageError(f"{source}: {error}, not {text!r}") from None
+    if "models" not in values:
+        raise UsageError(f"{_names('models')}: is missing; name the directory of model versions")
+    return Settings(**values)
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _variable(name: str) -> str:
+    return _PREFIX + name.upper()
+
+
+def _names(name: str) -> str:
+    return f"{_flag(name)} ({_variable(name)})"
+
+
+def _metavar(name: str) -> str:
+    return name.rsplit("_", 1)[-1].upper()
+
+
+def _show(default: Any) -> str:  # noqa: ANN401
+    if default is None:
+        return "none"
+    return f"{default:g}" if isinstance(default, float) else str(default)

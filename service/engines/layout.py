@@ -1,0 +1,58 @@
+"""How a batch of ragged rows becomes a few rectangular calls."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float32]
+Ids = npt.NDArray[np.int32]
+
+
+class Call(NamedTuple):
+    """Rows to compute together."""
+
+    rows: npt.NDArray[np.intp] | slice  # which of the batch
+    main_input: Ids  # [rows, width], padding before the words
+    aux_input: Floats  # [rows, 5]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one more call costs, in words computed: `call + call_per_word * width`. Measured, by benchmarks/engine.py."""
+
+    call: int
+    call_per_word: int
+    largest_call: int  # rows a call at most: beyond it a row gets no cheaper, and memory grows
+
+    def calls(self, ids: Ids, lengths: Ids, widths: Ids, aux: Floats) -> Iterator[Call]:
+        """The calls that together compute a batch of one row or more.
+
+        `ids` int32 [sum of lengths], `lengths` int32 [n]; `widths` int32 [n] are the lengths to which the engine can compute
+        each row, `aux` float32 [n, 5]. Long rows get a call of their own where the words that the others are spared
+        are worth more than a call.
+        """
+        if len(lengths) == 1:
+            main_input = np.zeros((1, widths[0]), np.int32)
+            main_input[0, widths[0] - len(ids) :] = ids
+            yield Call(slice(None), main_input, aux)
+            return
+        longest = int(widths.max())
+        main_input = np.zeros((len(lengths), longest), np.int32)
+        main_input[np.arange(longest) >= (longest - lengths)[:, None]] = ids
+        order = np.argsort(widths, kind="stable")
+        width = widths[order]
+        end = len(order)
+        while end:
+            shorter = width[: end - 1]
+            spared = np.arange(1, end) * (width[end - 1] - shorter) - (self.call + self.call_per_word * shorter)
+            start = int(spared.argmax()) + 1 if spared.size and spared.max() > 0 else 0
+            for first in range(start, end, self.largest_call):
+                last = min(first + self.largest_call, end)
+                rows = order[first:last] if last - first < len(order) else slice(None)
+                yield Call(rows, main_input[rows, longest - width[last - 1] :], aux[rows])
+            end = start

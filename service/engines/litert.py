@@ -1,0 +1,75 @@
+"""LiteRT: what export compiled for CPUs, without TensorFlow in the process."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter
+
+from service.artifact import CPU_MODEL, Artifact
+from service.engines import probe
+from service.engines.layout import Cost, Floats, Ids
+from service.errors import VersionError
+from service.preprocessing import AUX_FEATURES, SEQUENCE_LENGTH
+
+# One more call costs as much as 20 rows of its width: picking the rows out, the first row's share of each step, and LiteRT's
+# laying out its memory anew where the rows are not as many as the time before.
+_COST = Cost(call=0, call_per_word=20, largest_call=128)
+
+
+class Engine:
+    """Runs cpu.tflite."""
+
+    name = "litert"
+    inline = True
+
+    def gpu_memory(self) -> None:
+        """None: it runs on the CPU."""
+
+    def load(self, artifact: Artifact) -> Model:
+        """Open the version's cpu.tflite; raises VersionError where LiteRT cannot run it."""
+        try:
+            model = Model(artifact.files[CPU_MODEL])
+            probe(model, len(artifact.vocabulary))
+        except (ValueError, RuntimeError) as error:
+            raise VersionError(f"{CPU_MODEL}: LiteRT cannot run it: {error}") from error
+        return model
+
+
+class Model:
+    """One interpreter, with a runner for each length that the file has."""
+
+    padding_rows = 0  # LiteRT takes any number of rows
+
+    def __init__(self, content: bytes) -> None:
+        # Given a path, LiteRT would map the file into memory and die with it where it is truncated.
+        interpreter = Interpreter(model_content=content, num_threads=1)
+        names = [re.fullmatch("words_([1-9][0-9]*)", name) for name in interpreter.get_signature_list()]
+        widths = sorted(int(name[1]) for name in names if name)
+        if not widths or widths[-1] < SEQUENCE_LENGTH:
+            raise ValueError(f"it has no signature words_{SEQUENCE_LENGTH}")
+        self._runners = {width: interpreter.get_signature_runner(f"words_{width}") for width in widths}
+        # The width for each length of a row, from 0.
+        self._widths = np.array(widths, np.int32)[np.searchsorted(widths, np.arange(SEQUENCE_LENGTH + 1))]
+
+    def predict(self, ids: Ids, lengths: Ids, aux: Floats) -> Floats:
+        """See service.engines.Model."""
+        answer = np.empty((len(lengths), 2), np.float32)
+        if not len(answer):
+            return answer
+        for rows, main_input, aux_input in _COST.calls(ids, lengths, self._widths[lengths], aux):
+            outputs = self._runners[main_input.shape[1]](main_input=main_input, aux_input=aux_input)
+            answer[rows, :1] = outputs["main_output"]
+            answer[rows, 1:] = outputs["aux_output"]
+        return answer
+
+    def warm(self) -> None:
+        """Let each runner pack its weights and take the memory of its largest call, and leave it ready for one row."""
+        for width in self._runners:
+            for rows in (_COST.largest_call, 1):
+                self.predict(
+                    np.ones(rows * width, np.int32),
+                    np.full(rows, width, np.int32),
+                    np.zeros((rows, len(AUX_FEATURES)), np.float32),
+                )

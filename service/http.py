@@ -1,0 +1,104 @@
+"""The operators' port: /metrics, /healthz and /readyz over plain HTTP.
+
+It runs in threads of its own, so that it answers also when the event loop does not.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+from collections.abc import Callable, Iterable
+from http import HTTPStatus
+from socketserver import ThreadingMixIn
+from typing import TYPE_CHECKING, Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
+
+from prometheus_client import CollectorRegistry, make_wsgi_app
+
+if TYPE_CHECKING:
+    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+
+logger = logging.getLogger(__name__)
+
+_POLL = 0.1  # seconds within which it notices that it shall stop
+
+
+def make_app(registry: CollectorRegistry, alive: Callable[[], bool], ready: Callable[[], bool]) -> WSGIApplication:
+    """The three paths as a WSGI application: the registry's metrics, and two questions that are answered by 200 or 503."""
+    metrics = make_wsgi_app(registry)
+    checks = {"/healthz": alive, "/readyz": ready}
+
+    def answer(environ: WSGIEnvironment) -> tuple[str, list[tuple[str, str]], bytes]:
+        path = environ["PATH_INFO"]
+        if path != "/metrics" and path not in checks:
+            return _text(HTTPStatus.NOT_FOUND, "there are /metrics, /healthz and /readyz")
+        if environ["REQUEST_METHOD"] not in {"GET", "HEAD"}:
+            status, headers, body = _text(HTTPStatus.METHOD_NOT_ALLOWED, "GET or HEAD it")
+            return status, [*headers, ("Allow", "GET, HEAD")], body
+        if path in checks:
+            return _text(HTTPStatus.OK, "ok") if checks[path]() else _text(HTTPStatus.SERVICE_UNAVAILABLE, "no")
+        started: list[Any] = []
+        body = b"".join(metrics({**environ, "REQUEST_METHOD": "GET"}, lambda *arguments: started.extend(arguments)))
+        return started[0], started[1], body
+
+    def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        status, headers, body = answer(environ)
+        start_response(status, [*headers, ("Content-Length", str(len(body)))])
+        return [body] if environ["REQUEST_METHOD"] != "HEAD" else []
+
+    return app
+
+
+def _text(status: HTTPStatus, text: str) -> tuple[str, list[tuple[str, str]], bytes]:
+    return f"{status.value} {status.phrase}", [("Content-Type", "text/plain; charset=utf-8")], f"{text}\n".encode()
+
+
+class HttpServer:
+    """Serves a WSGI application from a thread, each connection in one of its own. Raises OSError where the port is taken."""
+
+    def __init__(self, host: str, port: int, app: WSGIApplication) -> None:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        server_class = type("_Server", (_Server,), {"address_family": family})
+        self._server: _Server = server_class(address[:2], _Handler)
+        self._server.set_app(app)
+        self.port: int = self._server.server_address[1]
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(_POLL,), name="http", daemon=True)
+
+    def start(self) -> None:
+        """Begin to answer."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop what was started, without waiting for answers that are on their way."""
+        self._server.shutdown()
+        self._thread.join()
+        self.close()
+
+    def close(self) -> None:
+        """Close the port."""
+        self._server.server_close()
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+    block_on_close = False
+    request_queue_size = 64
+
+    def server_bind(self) -> None:
+        # The inherited one asks DNS for this machine's name, which can take seconds.
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self.socket.bind(self.server_address)
+        self.server_address = self.socket.getsockname()
+        self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
+        self.setup_environ()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ANN401, ARG002
+        logger.debug("a connection to the HTTP port broke", exc_info=True)
+
+
+class _Handler(WSGIRequestHandler):
+    timeout = 10  # seconds that a client may take to say what it wants
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002, ANN401
+        logger.debug(format, *args)

@@ -1,0 +1,104 @@
+"""Headlines in, predictions out, whoever asks: the service without its transport.
+
+predictor = Predictor(repository, batcher)
+answer = await predictor.predict([Headline("City votes on new park", time.time(), "gazette")])
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from service.batcher import Batcher
+from service.errors import FieldViolation, InvalidRequest, Unavailable
+from service.preprocessing import Headline, is_blank
+from service.repository import Repository
+from service.version import Prediction, Version
+
+_VIOLATIONS = 20  # named in one error; a caller who has more learns no more from them
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one request may hold."""
+
+    max_headlines: int = 1024
+    max_text_bytes: int = 4096  # of one headline, in UTF-8
+
+
+class Answer(NamedTuple):
+    """Predictions in the order of the headlines, all by one version."""
+
+    predictions: list[Prediction]
+    version: int
+
+
+Observer = Callable[[int, Sequence[Prediction]], None]  # is told the version's number and what it predicted, a batch at a time
+
+
+class Predictor:
+    """Answers requests with the version that is live when they come."""
+
+    def __init__(
+        self,
+        repository: Repository,
+        batcher: Batcher[Headline, Prediction],
+        limits: Limits = Limits(),
+        observer: Observer = lambda version, predictions: None,  # noqa: ARG005
+    ) -> None:
+        self._repository = repository
+        self._batcher = batcher
+        self._limits = limits
+        self._observer = observer
+        self._run: _Run | None = None
+
+    async def predict(self, headlines: Sequence[Headline], *, deadline: float | None = None, bulk: bool = False) -> Answer:
+        """Predict how popular these headlines will be.
+
+        `deadline` is in the event loop's time. Where the queue is full a `bulk` request waits, and any other is refused.
+
+        Raises InvalidRequest (which names each field, such as headlines[3].text), Unavailable where no version is live,
+        Overloaded and DeadlineExceeded.
+        """
+        self._check(headlines)
+        version = self._repository.live
+        if version is None:
+            raise Unavailable("no model version is loaded")
+        if self._run is None or self._run.version is not version:
+            self._run = _Run(version, self._observer)
+        predictions = await self._batcher.submit(self._run, headlines, deadline=deadline, bulk=bulk)
+        return Answer(predictions, version.number)
+
+    def _check(self, headlines: Sequence[Headline]) -> None:
+        most, longest = self._limits.max_headlines, self._limits.max_text_bytes
+        if not headlines:
+            raise InvalidRequest("no headline", [FieldViolation("headlines", f"is empty; send 1 to {most} headlines")])
+        if len(headlines) > most:
+            problem = f"holds more than {most}; send at most {most} in a request"
+            raise InvalidRequest("too many headlines", [FieldViolation("headlines", problem)])
+        violations = []
+        for i, (text, posted_at, _) in enumerate(headlines):
+            if not math.isfinite(posted_at):
+                problem = "is no time; send one between the years 1 and 9999"
+                violations.append(FieldViolation(f"headlines[{i}].posted_at", problem))
+            if is_blank(text):
+                violations.append(FieldViolation(f"headlines[{i}].text", "is blank; write at least one character"))
+            elif len(text) * 4 > longest and (size := len(text.encode("utf-8", "surrogatepass"))) > longest:
+                violations.append(FieldViolation(f"headlines[{i}].text", f"has {size} bytes; write at most {longest}"))
+        if violations:
+            raise InvalidRequest("headlines that cannot be scored", violations[:_VIOLATIONS])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Run:
+    """One version as what a batch goes through; requests of the same version share batches."""
+
+    version: Version
+    observer: Observer
+
+    def __call__(self, headlines: Sequence[Headline]) -> list[Prediction]:
+        predictions = self.version.predict(headlines)
+        self.observer(self.version.number, predictions)
+        return predictions

@@ -1,0 +1,295 @@
+"""One server's life: build, start, wait for a signal or for a part to die, stop in order."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import os
+import signal
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, NoReturn, Self
+
+import grpc
+from grpc_reflection.v1alpha import reflection, reflection_pb2
+
+from headlines.v1 import popularity_pb2
+from service import engines, log
+from service.api import health, interceptors, popularity
+from service.batcher import Batcher
+from service.config import Settings
+from service.engines import Engine
+from service.http import HttpServer, make_app
+from service.metrics import Metrics
+from service.predictor import Limits, Predictor
+from service.preprocessing import Headline
+from service.repository import Repository
+from service.version import Prediction, Version
+
+if TYPE_CHECKING:
+    from wsgiref.types import WSGIApplication
+
+logger = logging.getLogger(__name__)
+
+LARGEST_BATCH = 256  # headlines; a millisecond of the CPU engine, beyond which more save nothing
+_HEARTBEAT = 1.0  # seconds between two beats of the event loop
+_DEAD_AFTER = 10.0  # seconds without a beat
+_LAST_WORDS = 1.0  # seconds for what is already on its way into the network
+_REFLECTION = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]
+
+
+def run(settings: Settings) -> NoReturn:
+    """Serve until a signal comes, and end the process.
+
+    Exit code 0: stopped in order. 1: it could not start, or a part of it died. A second signal ends it at once, as if nobody
+    had caught it. Raises UsageError where the engine that is asked for is not there.
+    """
+    began = time.monotonic()
+    engine = engines.choose(settings.engine)
+    code = _new_event_loop().run_until_complete(_live(settings, engine, began))
+    logging.shutdown()
+    os._exit(code)  # does not wait for a thread that still loads or computes what nobody will ask for
+
+
+def _new_event_loop() -> asyncio.AbstractEventLoop:
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()
+
+
+async def _live(settings: Settings, engine: Engine, began: float) -> int:
+    asyncio.get_running_loop().set_exception_handler(_log_fault)
+    stop = asyncio.Event()
+    _catch_signals(stop)
+    server = Server(settings, engine, began)
+    try:
+        await server.start()
+    except OSError as error:
+        logger.critical("cannot start: %s", error)
+        return 1
+    died = await server.wait(stop)
+    await server.stop(drain_seconds=0 if died else settings.drain_seconds)
+    return 1 if died else 0
+
+
+def _catch_signals(stop: asyncio.Event) -> None:
+    loop = asyncio.get_running_loop()
+
+    def caught(number: signal.Signals) -> None:
+        if stop.is_set():
+            logger.warning("%s again: ending at once", number.name)
+            loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        logger.info("%s: stopping", number.name)
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, caught, number)
+
+
+def _log_fault(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:  # noqa: ARG001
+    error = context.get("exception")
+    logger.error("%s", context["message"], extra={"places": log.places(error)} if error else None)
+
+
+class Server:
+    """A server with its ports; to be built on the event loop.
+
+    async with Server(settings, engine) as server:
+        channel = grpc.aio.insecure_channel(f"127.0.0.1:{server.port}")
+    """
+
+    def __init__(self, settings: Settings, engine: Engine, began: float | None = None) -> None:
+        """Build all parts; `began` is when the start began, by time.monotonic()."""
+        self.port = settings.port  # the real ones from the start on
+        self.http_port = settings.http_port
+        self.metrics = Metrics(settings.queue_headlines)
+        self._settings = settings
+        self._engine = engine
+        self._began = time.monotonic() if began is None else began
+        self._executor = None if engine.inline else ThreadPoolExecutor(1, "engine")
+        self._batcher: Batcher[Headline, Prediction] = Batcher(
+            capacity=settings.queue_headlines, largest_batch=LARGEST_BATCH, executor=self._executor, observer=self.metrics
+        )
+        self._repository = Repository(
+            settings.models,
+            engine,
+            pinned=settings.version,
+            poll_seconds=settings.poll_seconds,
+            on_load=self.metrics.loaded,
+            on_live=self._on_live,
+        )
+        self._predictor = Predictor(
+            self._repository, self._batcher, Limits(settings.max_headlines, settings.max_text_bytes), self._on_predictions
+        )
+        self._popularity = popularity.Popularity(
+            self._predictor,
+            self._repository,
+            model_name=settings.model_name,
+            limits=popularity_pb2.Limits(
+                max_headlines=settings.max_headlines,
+                max_text_bytes=settings.max_text_bytes,
+                max_message_bytes=settings.max_message_bytes,
+            ),
+        )
+        self._health = health.Health([popularity.SERVICE.full_name])
+        self._grpc = self._build_grpc()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._http: HttpServer | None = None
+        self._stopping = False
+        self._heartbeat = time.monotonic()
+        self._version: Version | None = None
+        self._retired_padding_rows = 0
+        self.metrics.count_padding(self._padding_rows)
+        if engine.gpu_memory() is not None:
+            self.metrics.watch_gpu_memory(lambda: engine.gpu_memory() or 0)
+
+    def _build_grpc(self) -> grpc.aio.Server:
+        settings = self._settings
+        services = [popularity.SERVICE, health.SERVICE, *([_REFLECTION] if settings.reflection else [])]
+        options = [
+            ("grpc.so_reuseport", 0),  # a taken port is an error, not two servers that share callers
+            ("grpc.max_receive_message_length", settings.max_message_bytes),
+            ("grpc.max_metadata_size", settings.max_metadata_bytes),
+            ("grpc.absolute_max_metadata_size", settings.max_metadata_bytes),
+            ("grpc.max_concurrent_streams", settings.max_streams),
+            # Only what is not compressed: a message is unpacked before its size is looked at.
+            ("grpc.compression_enabled_algorithms_bitset", 1 << grpc.Compression.NoCompression.value),
+            ("grpc.keepalive_time_ms", 60_000),
+            ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+            ("grpc.keepalive_permit_without_calls", 1),
+        ]
+        server = grpc.aio.server(interceptors=[interceptors.Interceptor(self.metrics, services)], options=options)
+        server.add_generic_rpc_handlers((self._popularity.handler(), self._health.handler()))
+        if settings.reflection:
+            reflection.enable_server_reflection([service.full_name for service in services], server)
+        return server
+
+    async def start(self) -> None:
+        """Open the ports and begin to look for versions. Raises OSError where a port is taken or a host unknown."""
+        settings = self._settings
+        if not _is_loopback(settings.host):
+            logger.warning("%s is open to the network, with neither TLS nor tokens: anybody there may call", settings.host)
+        self._http = _open_http(settings, make_app(self.metrics.registry, self._is_alive, lambda: self._health.serving))
+        self.http_port = self._http.port
+        address = f"[{settings.host}]:{settings.port}" if ":" in settings.host else f"{settings.host}:{settings.port}"
+        try:
+            self.port = self._grpc.add_insecure_port(address)
+        except RuntimeError as error:
+            self._http.close()
+            raise OSError(f"{address} cannot be listened at; is --port taken, or --host not this machine's?") from error
+        self._beat()
+        self._http.start()
+        await self._grpc.start()
+        logger.info(
+            "listening at %s, gRPC port %d, HTTP port %d; looking for versions in %s",
+            settings.host,
+            self.port,
+            self.http_port,
+            settings.models,
+            extra={"host": settings.host, "port": self.port, "http_port": self.http_port, "engine": self._engine.name},
+        )
+        self._tasks = [
+            asyncio.create_task(self._batcher.run(), name="batcher"),
+            asyncio.create_task(self._repository.run(), name="repository"),
+        ]
+
+    async def wait(self, stop: asyncio.Event) -> bool:
+        """Wait until `stop` is set or a part has died, and say whether one has."""
+        stopped = asyncio.create_task(stop.wait())
+        done, _ = await asyncio.wait([*self._tasks, stopped], return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        dead = [task for task in self._tasks if task in done]
+        for task in dead:
+            error = task.exception() or RuntimeError("it ended")
+            logger.critical("the %s died; the server ends", task.get_name(), extra={"places": log.places(error)})
+        return bool(dead)
+
+    async def stop(self, drain_seconds: float = 0.0) -> None:
+        """Stop in order: tell it, answer as before while load balancers notice, finish what is inside, close."""
+        self._stopping = True
+        self._health.set_serving(False)
+        await asyncio.sleep(drain_seconds)
+        self._popularity.close()
+        try:
+            await asyncio.wait_for(self._popularity.wait_until_empty(), self._settings.grace_seconds)
+        except TimeoutError:
+            logger.warning("%d calls are cut off after the grace time", self._popularity.calls)
+        self._health.end()
+        await self._grpc.stop(_LAST_WORDS)
+        for task in self._tasks:
+            task.cancel()
+        if self._executor:
+            self._executor.shutdown(wait=False, cancel_futures=True)
+        if self._http:
+            await asyncio.to_thread(self._http.stop)
+        logger.info("stopped")
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    def _on_live(self, version: Version | None) -> None:
+        if self._version:
+            self._retired_padding_rows += self._version.model.padding_rows
+        first, self._version = not self._version, version
+        if version:
+            self.metrics.went_live(version.number, version.digest, self._engine.name, version.info.created_at)
+            if first:
+                logger.info(
+                    "serving version %d on %s, %.2f s after the start",
+                    version.number,
+                    self._engine.name,
+                    time.monotonic() - self._began,
+                    extra={
+                        "version": version.number,
+                        "engine": self._engine.name,
+                        "port": self.port,
+                        "http_port": self.http_port,
+                    },
+                )
+        else:
+            self.metrics.went_away()
+        if not self._stopping:
+            self._health.set_serving(version is not None)
+
+    def _on_predictions(self, version: int, predictions: Sequence[Prediction]) -> None:
+        main_outputs, aux_outputs, words, unknown_words, _ = zip(*predictions, strict=True)
+        self.metrics.predicted(version, main_outputs, aux_outputs, sum(words), sum(unknown_words))
+
+    def _padding_rows(self) -> int:
+        version = self._version
+        return self._retired_padding_rows + (version.model.padding_rows if version else 0)
+
+    def _beat(self) -> None:
+        self._heartbeat = time.monotonic()
+        asyncio.get_running_loop().call_later(_HEARTBEAT, self._beat)
+
+    def _is_alive(self) -> bool:
+        return time.monotonic() - self._heartbeat < _DEAD_AFTER
+
+
+def _open_http(settings: Settings, app: WSGIApplication) -> HttpServer:
+    try:
+        return HttpServer(settings.http_host, settings.http_port, app)
+    except OSError as error:
+        where = f"{settings.http_host}:{settings.http_port}"
+        raise OSError(f"{where} cannot be listened at ({error.strerror}); is --http-port taken?") from error
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,83 @@
+"""One loaded model version: headlines in, predictions out, on the caller's own thread.
+
+version = Version.load(artifact.read(Path("models/7")), engines.choose("auto"))
+version.predict([Headline("City votes on new park", 1_464_000_000.0, "gazette")])
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from service.artifact import EXAMPLES, VOCABULARY, Artifact, ModelInfo
+from service.engines import Engine, Model
+from service.errors import VersionError
+from service.preprocessing import Headline, Preprocessor
+
+OUTPUT_TOLERANCE = 1e-4
+AUX_TOLERANCE = 1e-6
+
+
+class Prediction(NamedTuple):
+    """What one headline came to."""
+
+    main_output: float  # probability of being popular, from everything; not to be trusted where outlet_known is false
+    aux_output: float  # the same from the words alone
+    word_count: int  # before the cut at 100
+    unknown_word_count: int
+    outlet_known: bool
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Version:
+    """A model version that is ready to answer."""
+
+    number: int
+    digest: str
+    info: ModelInfo = field(repr=False)
+    preprocessor: Preprocessor = field(repr=False)
+    model: Model = field(repr=False)
+    loaded_at: float  # seconds since 1970-01-01 UTC
+
+    @classmethod
+    def load(cls, artifact: Artifact, engine: Engine) -> Version:
+        """Load a version, make it ready, and let it reproduce what training wrote down.
+
+        Raises VersionError where it cannot be loaded or answers its own examples otherwise than the exported model did.
+        """
+        try:
+            preprocessor = Preprocessor(artifact.vocabulary, artifact.info.outlet_levels)
+        except ValueError as error:
+            raise VersionError(f"{VOCABULARY}: {error}") from error
+        model = engine.load(artifact)
+        model.warm()
+        _reproduce(artifact, preprocessor, model)
+        return cls(artifact.number, artifact.digest, artifact.info, preprocessor, model, time.time())
+
+    def predict(self, headlines: Sequence[Headline]) -> list[Prediction]:
+        """Predictions in the order of the headlines, which must not be blank. For one thread at a time."""
+        rows = self.preprocessor.encode(headlines)
+        main, aux = self.model.predict(rows.ids, rows.lengths, rows.aux).T.tolist()
+        return list(
+            map(Prediction._make, zip(main, aux, rows.word_counts, rows.unknown_word_counts, rows.outlets_known, strict=True))
+        )
+
+
+def _reproduce(artifact: Artifact, preprocessor: Preprocessor, model: Model) -> None:
+    rows = preprocessor.encode(example.headline for example in artifact.examples)
+    outputs = model.predict(rows.ids, rows.lengths, rows.aux)
+    ends = np.cumsum(rows.lengths)
+    for i, (example, end) in enumerate(zip(artifact.examples, ends, strict=True)):
+        if example.ids != rows.ids[end - rows.lengths[i] : end].tolist():
+            raise VersionError(f"{EXAMPLES}: example {i}: its words get other ids here than where the model was trained")
+        if not np.allclose(rows.aux[i], example.aux, rtol=0, atol=AUX_TOLERANCE):
+            raise VersionError(f"{EXAMPLES}: example {i}: its time and outlet become other numbers here than in training")
+        expected = (example.main_output, example.aux_output)
+        if not np.allclose(outputs[i], expected, rtol=0, atol=OUTPUT_TOLERANCE):
+            raise VersionError(
+                f"{EXAMPLES}: example {i}: the model answers {outputs[i].tolist()}, the exported one answered {list(expected)}"
+            )

@@ -1,0 +1,37 @@
+"""A model version, and a server as a process that serves it."""
+
+import subprocess
+import sys
+from contextlib import contextmanager
+
+import pytest
+from server_process import ROOT, ServerProcess, environment
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory):
+    """A directory with version 1, which knows a few words and was never trained. It is shared: copy it before you change it."""
+    directory = tmp_path_factory.mktemp("models") / "models"
+    made = subprocess.run(
+        [sys.executable, ROOT / "tests" / "untrained_version.py", directory],
+        env=environment(CUDA_VISIBLE_DEVICES=""),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert made.returncode == 0, made.stderr
+    return directory
+
+
+@pytest.fixture
+def serve():
+    """Start a server as a process and wait until its ports are open: `with serve(models, "--engine", "litert") as server:`."""
+
+    @contextmanager
+    def start(directory, *flags, **variables):
+        with ServerProcess("--models", directory, "--port", 0, "--http-port", 0, *flags, **variables) as server:
+            listening = server.wait_for("listening")
+            server.port, server.http_port = listening["port"], listening["http_port"]
+            yield server
+
+    return start

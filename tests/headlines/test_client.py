@@ -1,0 +1,404 @@
+"""The client against a server of these tests, which does to it what servers do on bad days."""
+
+import asyncio
+import contextlib
+import threading
+from concurrent import futures
+from datetime import UTC, datetime, timedelta, timezone
+
+import grpc
+import pytest
+from google.protobuf.any_pb2 import Any
+from google.rpc.error_details_pb2 import BadRequest
+from google.rpc.status_pb2 import Status
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_status import rpc_status
+
+from headlines.client import (
+    MAX_BYTES,
+    MAX_HEADLINES,
+    AsyncClient,
+    Client,
+    ClientError,
+    DeadlineExceeded,
+    Headline,
+    InvalidRequest,
+    Overloaded,
+    Prediction,
+    ServerError,
+    Unauthenticated,
+    Unavailable,
+)
+from headlines.v1 import popularity_pb2, popularity_pb2_grpc
+
+NOON = datetime(2026, 3, 1, 12, 30, tzinfo=timezone(timedelta(hours=2)))
+INVALID = grpc.StatusCode.INVALID_ARGUMENT
+
+
+class Servicer(popularity_pb2_grpc.PopularityServiceServicer, health_pb2_grpc.HealthServicer):
+    """Answers a headline by its length, so that a test sees which answer belongs to which; `bad` is a bad headline."""
+
+    def __init__(self):
+        self.requests = []
+        self.streams = 0
+        self.metadata = {}
+        self.failures = []  # status codes with which the next calls end
+        self.break_after = []  # after how many answers each of the next streams ends
+        self.lock = threading.Lock()
+        self.hold = threading.Event()
+        self.hold.set()
+
+    def answer(self, headlines):
+        violations = [(f"headlines[{i}].text", "is bad") for i, headline in enumerate(headlines) if headline.text == "bad"]
+        predictions = [
+            popularity_pb2.Prediction(main_output=0.75, aux_output=0.25, word_count=len(h.text), outlet_known=bool(h.outlet))
+            for h in headlines
+        ]
+        return violations, popularity_pb2.PredictResponse(predictions=predictions, model_version=7)
+
+    def fail(self, context):
+        self.metadata = dict(context.invocation_metadata())
+        with self.lock:
+            code = self.failures.pop(0) if self.failures else None
+        if code:
+            context.abort(code, "on purpose")
+
+    def Predict(self, request, context):  # noqa: N802
+        with self.lock:
+            self.requests.append(request)
+        self.hold.wait(10)
+        self.fail(context)
+        violations, response = self.answer(request.headlines)
+        if violations:
+            detail = Any()
+            detail.Pack(BadRequest(field_violations=[BadRequest.FieldViolation(field=f, description=d) for f, d in violations]))
+            context.abort_with_status(
+                rpc_status.to_status(Status(code=INVALID.value[0], message="malformed", details=[detail]))
+            )
+        return response
+
+    def PredictStream(self, requests, context):  # noqa: N802
+        self.streams += 1
+        self.hold.wait(10)
+        self.fail(context)
+        limit = self.break_after.pop(0) if self.break_after else None
+        for i, request in enumerate(requests):
+            if i == limit:
+                context.abort(grpc.StatusCode.UNAVAILABLE, "the connection has grown old")
+            self.requests.append(request)
+            violations, response = self.answer(request.headlines)
+            if violations:
+                error = popularity_pb2.Error(code=INVALID.value[0], message="malformed")
+                for field, description in violations:
+                    error.violations.add(field=field, description=description)
+                yield popularity_pb2.PredictStreamResponse(id=request.id, error=error)
+            else:
+                yield popularity_pb2.PredictStreamResponse(id=request.id, response=response)
+
+    def GetModel(self, request, context):  # noqa: N802, ARG002
+        self.fail(context)
+        return popularity_pb2.GetModelResponse(name="headline-popularity", version=7)
+
+    def Check(self, request, context):  # noqa: N802
+        self.metadata = dict(context.invocation_metadata())
+        assert not request.service
+        return health_pb2.HealthCheckResponse(status="SERVING" if not self.failures else "NOT_SERVING")
+
+
+@contextlib.contextmanager
+def serving(servicer):
+    server = grpc.server(futures.ThreadPoolExecutor(8))
+    popularity_pb2_grpc.add_PopularityServiceServicer_to_server(servicer, server)
+    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    yield f"127.0.0.1:{port}"
+    server.stop(None).wait()
+
+
+@pytest.fixture
+def servicer():
+    return Servicer()
+
+
+@pytest.fixture
+def target(servicer):
+    with serving(servicer) as target:
+        yield target
+
+
+class Plainly:
+    """AsyncClient with the face of Client, so that each test runs against both."""
+
+    def __init__(self, target, **settings):
+        self.loop = asyncio.new_event_loop()
+
+        async def make():
+            return AsyncClient(target, **settings)
+
+        self.client = self.loop.run_until_complete(make())
+
+    def __getattr__(self, name):
+        method = getattr(self.client, name)
+        return lambda *args, **kwargs: self.loop.run_until_complete(method(*args, **kwargs))
+
+    def predict_stream(self, *args, **kwargs):
+        answers = self.client.predict_stream(*args, **kwargs)
+        with contextlib.suppress(StopAsyncIteration):
+            while True:
+                yield self.loop.run_until_complete(anext(answers))
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.loop.run_until_complete(self.client.close())
+        self.loop.close()
+
+
+@pytest.fixture(params=[Client, Plainly])
+def kind(request):
+    return request.param
+
+
+@pytest.fixture
+def client(kind, target):
+    with kind(target, token="secret") as client:
+        yield client
+
+
+def texts(count):
+    return ["x" * (1 + i % 40) for i in range(count)]
+
+
+def word_counts(answers):
+    return [answer.word_count for answer in answers]
+
+
+def test_predict_carries_everything_there_and_back(client, servicer):
+    predictions = client.predict(["four", Headline("fives", NOON, "bbcnews")])
+
+    assert predictions == [Prediction(0.75, 0.25, 4, 0, False, 7), Prediction(0.75, 0.25, 5, 0, True, 7)]
+    first, second = servicer.requests[0].headlines
+    assert not first.HasField("posted_at")
+    assert second.posted_at.ToDatetime(UTC) == NOON
+    assert second.outlet == "bbcnews"
+    assert servicer.metadata["authorization"] == "Bearer secret"
+
+
+def test_the_best_number_is_by_the_words_alone_where_the_outlet_is_unknown(client):
+    unknown, known = client.predict(["a", Headline("a", outlet="bbcnews")])
+    assert (unknown.best, known.best) == (0.25, 0.75)
+
+
+def test_nothing_to_predict_is_no_request(client, servicer):
+    assert client.predict([]) == []
+    assert list(client.predict_stream([])) == []
+    assert not servicer.requests
+    assert not servicer.streams
+
+
+def test_many_headlines_are_split_and_answered_in_order(client, servicer):
+    headlines = texts(1000)
+    assert word_counts(client.predict(iter(headlines))) == [len(text) for text in headlines]
+    assert sorted(len(request.headlines) for request in servicer.requests) == [1000 % MAX_HEADLINES] + [MAX_HEADLINES] * 7
+
+
+def test_long_headlines_are_split_by_bytes(client, servicer):
+    headlines = ["é" * 130_000] * 9  # four to a MiB
+    assert word_counts(client.predict(headlines)) == [130_000] * 9
+    assert all(request.ByteSize() <= MAX_BYTES for request in servicer.requests)
+    assert len(servicer.requests) == 3
+
+
+def test_one_version_refuses_what_needs_several_requests(client, servicer):
+    assert len(client.predict(texts(MAX_HEADLINES), one_version=True)) == MAX_HEADLINES
+    with pytest.raises(InvalidRequest, match="2 requests"):
+        client.predict(texts(MAX_HEADLINES + 1), one_version=True)
+    assert len(servicer.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("headline", "field"),
+    [
+        (Headline("a", datetime(2026, 3, 1)), "headlines[1].posted_at"),
+        (Headline("a", datetime.max.replace(tzinfo=timezone(timedelta(hours=-1)))), "headlines[1].posted_at"),
+        ("x" * 2**20, "headlines[1]"),
+        ("\ud800", "headlines[1]"),
+    ],
+)
+def test_what_cannot_be_sent_is_refused_by_name(client, servicer, headline, field):
+    with pytest.raises(InvalidRequest) as caught:
+        client.predict(["fine", headline])
+    assert [violation.field for violation in caught.value.violations] == [field]
+    assert str(caught.value).startswith(field)
+    assert not servicer.requests
+    fine, wrong = client.predict_stream(["fine", headline])
+    assert fine.word_count == 4
+    assert [violation.field for violation in wrong.violations] == [field]
+
+
+def test_one_string_is_no_list_of_headlines(client):
+    with pytest.raises(TypeError, match="one string"):
+        client.predict("Storm closes every school")
+    with pytest.raises(TypeError, match="one string"):
+        list(client.predict_stream("Storm closes every school"))
+
+
+def test_a_time_that_is_no_datetime_is_a_type_error(client):
+    with pytest.raises(TypeError, match=r"headlines\[0\]\.posted_at is a str"):
+        client.predict([Headline("a", "2026-03-01")])
+
+
+def test_violations_are_told_by_the_callers_own_index(client):
+    headlines = texts(400)
+    headlines[299] = headlines[383] = "bad"
+    with pytest.raises(InvalidRequest) as caught:
+        client.predict(headlines)
+    assert caught.value.violations == (("headlines[299].text", "is bad"), ("headlines[383].text", "is bad"))
+
+
+@pytest.mark.parametrize("code", [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.CANCELLED])
+def test_what_may_pass_is_tried_again(client, servicer, code):
+    servicer.failures = [code] * 2
+    assert word_counts(client.predict(["four"])) == [4]
+    servicer.failures = [code] * 2
+    assert word_counts(client.predict_stream(["four"])) == [4]
+
+
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [
+        (grpc.StatusCode.UNAVAILABLE, Unavailable),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, Overloaded),
+        (grpc.StatusCode.UNAUTHENTICATED, Unauthenticated),
+        (grpc.StatusCode.INTERNAL, ServerError),
+        (grpc.StatusCode.DEADLINE_EXCEEDED, DeadlineExceeded),
+        (INVALID, InvalidRequest),
+    ],
+)
+def test_what_does_not_pass_is_one_of_the_clients_errors(client, servicer, code, error):
+    servicer.failures = [code] * 5
+    with pytest.raises(error, match="on purpose"):
+        client.predict(["four"])
+    servicer.failures = [code] * 5
+    with pytest.raises(error):  # what grpc.aio says of a stream that ended is now and then not the server's word
+        list(client.predict_stream(["four"]))
+
+
+def test_no_server_is_unavailable(kind):
+    with kind("127.0.0.1:1", timeout=30) as client:
+        with pytest.raises(Unavailable):
+            client.predict(["four"])
+        with pytest.raises(ClientError):
+            list(client.predict_stream(["four"]))
+
+
+def test_one_deadline_holds_for_all_requests_of_a_list(client, servicer):
+    servicer.hold.clear()
+    with pytest.raises(DeadlineExceeded):
+        client.predict(texts(1000), timeout=0.1)
+    servicer.hold.set()
+    assert len(servicer.requests) <= 4
+
+
+def test_a_stream_answers_in_order_and_takes_in_as_it_goes(client, servicer):
+    taken = 0
+
+    def source():
+        nonlocal taken
+        for text in texts(5000):
+            taken += 1
+            yield text
+
+    answers = client.predict_stream(source())
+    first = next(answers)
+    assert first.word_count == 1
+    assert taken <= 5 * MAX_HEADLINES
+    assert word_counts([first, *answers]) == [len(text) for text in texts(5000)]
+    assert servicer.streams == 1
+
+
+def test_a_bad_headline_in_a_stream_harms_no_other(client):
+    headlines = texts(1000)
+    for i in (0, 5, 127, 128, 999):
+        headlines[i] = "bad"
+    answers = list(client.predict_stream(headlines))
+    wrong = {i: answer for i, answer in enumerate(answers) if isinstance(answer, InvalidRequest)}
+    assert {i: answer.violations for i, answer in wrong.items()} == {
+        i: ((f"headlines[{i}].text", "is bad"),) for i in (0, 5, 127, 128, 999)
+    }
+    assert all(i in wrong or answer.word_count == len(headlines[i]) for i, answer in enumerate(answers))
+
+
+def test_a_stream_that_breaks_goes_on_over_a_new_one(client, servicer):
+    servicer.break_after = [2, 0, 1, 3]
+    headlines = texts(2000)
+    assert word_counts(client.predict_stream(headlines)) == [len(text) for text in headlines]
+    assert servicer.streams == 5
+
+
+def test_a_stream_may_have_a_deadline(client, servicer):
+    servicer.hold.clear()
+    with pytest.raises(DeadlineExceeded):
+        list(client.predict_stream(texts(10), timeout=0.1))
+    servicer.hold.set()
+
+
+def test_a_stream_that_is_left_ends(client):
+    answers = client.predict_stream(texts(5000))
+    next(answers)
+    answers.close()
+    assert word_counts(client.predict(["four"])) == [4]
+
+
+async def test_an_asynchronous_source_feeds_a_stream(target):
+    async def source():
+        for text in texts(300):
+            yield text
+
+    async with AsyncClient(target) as client:
+        assert [answer.word_count async for answer in client.predict_stream(source())] == [len(text) for text in texts(300)]
+
+
+def test_model_and_health(client, servicer):
+    assert client.model().version == 7
+    assert client.health() is True
+    servicer.failures = [grpc.StatusCode.UNAUTHENTICATED, INVALID]
+    with pytest.raises(Unauthenticated):
+        client.model()
+    assert client.health() is False
+    assert servicer.metadata["authorization"] == "Bearer secret"
+
+
+def test_threads_share_a_client(target):
+    with Client(target) as client, futures.ThreadPoolExecutor(8) as pool:
+        lists = [texts(200)[i:] for i in range(32)]
+        for headlines, predictions in zip(lists, pool.map(client.predict, lists), strict=True):
+            assert word_counts(predictions) == [len(text) for text in headlines]
+
+
+def test_the_real_server_is_understood(kind, serve, models):
+    headlines = [f"City votes on new park {'again ' * (i % 7)}" for i in range(300)]
+    headlines[7] = "  "
+    headlines[299] = "x" * 5000
+    fine = [text for i, text in enumerate(headlines) if i not in (7, 299)]
+    with serve(models, "--engine", "litert") as server, kind(server.target, timeout=30) as client:
+        server.wait_for("serving version")
+        assert client.health()
+        assert client.model().version == 1
+        predictions = client.predict([Headline(text, NOON, "gazette") for text in fine])
+        assert word_counts(predictions) == [len(text.split()) for text in fine]
+        assert all(prediction.outlet_known and prediction.model_version == 1 for prediction in predictions)
+        with pytest.raises(InvalidRequest) as caught:
+            client.predict(headlines, timeout=30)
+        assert [violation.field for violation in caught.value.violations] == ["headlines[7].text"]
+
+        answers = list(client.predict_stream(Headline(text, NOON, "gazette") for text in headlines))
+        wrong = {i: answer for i, answer in enumerate(answers) if isinstance(answer, InvalidRequest)}
+        assert {i: error.violations[0].field for i, error in wrong.items()} == {
+            7: "headlines[7].text",
+            299: "headlines[299].text",
+        }
+        outputs = [answer.main_output for i, answer in enumerate(answers) if i not in wrong]
+        assert outputs == pytest.approx([prediction.main_output for prediction in predictions], abs=1e-5)

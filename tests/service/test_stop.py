@@ -1,0 +1,215 @@
+"""The server as a process: how it starts, stops in order, and ends when it cannot go on."""
+
+import asyncio
+import json
+import signal
+import socket
+from urllib.error import HTTPError
+from urllib.request import urlopen
+
+import grpc
+import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from in_process import HeldEngine, connect, serving
+from server_process import ServerProcess
+
+from headlines.v1 import popularity_pb2 as pb
+from headlines.v1 import popularity_pb2_grpc
+from service import engines
+from service.server import Server
+
+NO_RETRIES = [("grpc.enable_retries", 0)]
+SECRET = "Xyzzy-secret"
+
+
+def request(texts=1, text="City votes on new park"):
+    return pb.PredictRequest(headlines=[pb.Headline(text=text, posted_at=Timestamp(seconds=1_464_000_000))] * texts)
+
+
+def ready(server):
+    try:
+        return urlopen(f"http://127.0.0.1:{server.http_port}/readyz").status
+    except HTTPError as error:
+        return error.code
+
+
+def test_it_says_where_it_listens_and_what_it_serves(models, serve):
+    with serve(models, "--engine", "litert", "--drain-seconds", 0) as server:
+        record = server.wait_for("serving version 1 on litert")
+        assert (record["version"], record["engine"], record["level"]) == (1, "litert", "info")
+        assert (record["port"], record["http_port"]) == (server.port, server.http_port)
+        with grpc.insecure_channel(server.target) as channel:
+            stub = popularity_pb2_grpc.PopularityServiceStub(channel)
+            assert len(stub.Predict(request(3)).predictions) == 3
+        assert ready(server) == 200
+        server.process.send_signal(signal.SIGTERM)
+        assert server.wait() == 0
+        records = [json.loads(line) for line in server.lines if line.startswith("{")]
+        assert records[-1]["message"] == "stopped"
+        assert all({"time", "level", "logger", "message"} <= set(record) for record in records)
+        assert "Traceback" not in server.output
+
+
+def test_flags_come_from_the_environment_and_kubernetes_links_do_not_matter(models, serve):
+    variables = {
+        "HEADLINES_MODEL_NAME": "gazette",
+        "HEADLINES_PORT": "tcp://10.0.0.7:50051",
+        "HEADLINES_SERVICE_HOST": "10.0.0.7",
+    }
+    with serve(models, "--engine", "litert", **variables) as server, grpc.insecure_channel(server.target) as channel:
+        assert popularity_pb2_grpc.PopularityServiceStub(channel).GetModel(pb.GetModelRequest()).name == "gazette"
+
+
+def test_without_a_models_directory_it_waits_and_is_not_serving(tmp_path, serve):
+    with serve(tmp_path / "none", "--engine", "litert", "--drain-seconds", 0) as server:
+        server.wait_for("cannot be read")
+        with grpc.insecure_channel(server.target) as channel:
+            status = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest()).status
+            assert status == health_pb2.HealthCheckResponse.NOT_SERVING
+            assert popularity_pb2_grpc.PopularityServiceStub(channel).GetModel(pb.GetModelRequest()).version == 0
+        assert ready(server) == 503
+        server.process.send_signal(signal.SIGINT)
+        assert server.wait() == 0
+
+
+@pytest.mark.parametrize("flag", ["--port", "--http-port"])
+def test_a_taken_port_ends_it_with_a_sentence_and_exit_code_1(models, flag):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with ServerProcess("--models", models, "--engine", "litert", "--port", 0, "--http-port", 0, flag, port) as server:
+            assert server.wait() == 1
+    assert f"cannot start: 127.0.0.1:{port} cannot be listened at" in server.output
+    assert f"is {flag} taken" in server.output
+    assert "Traceback" not in server.output
+
+
+async def test_sigterm_answers_what_it_has_and_refuses_the_rest(models, serve):
+    """Streams answer what they have read, admitted calls are answered, watches are told and end."""
+    with serve(models, "--engine", "litert", "--drain-seconds", 0, "--queue-headlines", 100_000) as server:
+        await asyncio.to_thread(server.wait_for, "serving version 1")
+        async with grpc.aio.insecure_channel(server.target, options=NO_RETRIES) as channel, asyncio.timeout(60):
+            stub = popularity_pb2_grpc.PopularityServiceStub(channel)
+            watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+            assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
+            stream = stub.PredictStream()
+            await stream.write(pb.PredictStreamRequest(id=1, headlines=request().headlines))
+            assert (await stream.read()).id == 1
+
+            long = request(1024, "city council " * 50)
+            calls = [asyncio.ensure_future(stub.Predict(long)) for _ in range(40)]
+            await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
+            server.process.send_signal(signal.SIGTERM)
+
+            assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+            assert await watch.read() is grpc.aio.EOF
+            assert await stream.code() is grpc.StatusCode.UNAVAILABLE
+            answers = await asyncio.gather(*calls, return_exceptions=True)
+        refused = [answer for answer in answers if isinstance(answer, BaseException)]
+        assert all(answer.code() in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED} for answer in refused)
+        assert all(len(answer.predictions) == 1024 for answer in answers if answer not in refused)
+        assert server.wait() == 0
+        assert "internal error" not in server.output
+
+
+async def test_while_it_drains_everything_is_answered_and_a_second_signal_ends_it(models, serve):
+    with serve(models, "--engine", "litert", "--drain-seconds", 600) as server:
+        await asyncio.to_thread(server.wait_for, "serving version 1")
+        async with grpc.aio.insecure_channel(server.target, options=NO_RETRIES) as channel, asyncio.timeout(60):
+            stub = popularity_pb2_grpc.PopularityServiceStub(channel)
+            server.process.send_signal(signal.SIGTERM)
+            await asyncio.to_thread(server.wait_for, "SIGTERM: stopping")
+            assert len((await stub.Predict(request(2))).predictions) == 2
+            status = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
+            assert status.status == health_pb2.HealthCheckResponse.NOT_SERVING
+            assert await asyncio.to_thread(ready, server) == 503
+            server.process.send_signal(signal.SIGTERM)
+            assert await asyncio.to_thread(server.wait) == -signal.SIGTERM
+
+
+def test_headlines_and_outlets_are_in_no_output(models, serve):
+    with serve(models, "--engine", "litert", "--drain-seconds", 0, "--log-level", "debug") as server:
+        server.wait_for("serving version 1")
+        with grpc.insecure_channel(server.target) as channel:
+            stub = popularity_pb2_grpc.PopularityServiceStub(channel)
+            marked = pb.Headline(text=f"{SECRET} text", outlet=f"{SECRET} outlet")
+            stub.Predict(pb.PredictRequest(headlines=[marked]))
+            answers = list(stub.PredictStream(iter([pb.PredictStreamRequest(id=1, headlines=[marked, pb.Headline()])])))
+            for wrong in (
+                pb.Headline(text=SECRET * 500),
+                pb.Headline(text=SECRET, posted_at=Timestamp(nanos=-1), outlet=SECRET),
+            ):
+                with pytest.raises(grpc.RpcError) as error:
+                    stub.Predict(pb.PredictRequest(headlines=[wrong]))
+                answers.append(error.value)
+            with pytest.raises(grpc.RpcError) as error:
+                channel.unary_unary(f"/headlines.v1.PopularityService/{SECRET}")(SECRET.encode())
+            answers.append(stub.GetModel(pb.GetModelRequest()))
+        answers.append(urlopen(f"http://127.0.0.1:{server.http_port}/metrics").read())
+        with pytest.raises(HTTPError):
+            urlopen(f"http://127.0.0.1:{server.http_port}/{SECRET}")
+        server.process.send_signal(signal.SIGTERM)
+        assert server.wait() == 0
+        assert SECRET not in str(answers)
+        assert SECRET not in "".join(line for line in server.lines if "service.http" not in line)
+
+
+# In the test's own process, where an engine can be held
+
+
+async def test_new_calls_are_refused_while_admitted_ones_are_finished(make_settings):
+    engine = HeldEngine()
+    server = Server(make_settings(), engine)
+    await server.start()
+    await serving(server)
+    async with connect(server) as channel, asyncio.timeout(60):
+        stub = popularity_pb2_grpc.PopularityServiceStub(channel)
+        stream = stub.PredictStream()
+        admitted = asyncio.ensure_future(stub.Predict(request(2)))
+        await engine.hold()
+        for number in (1, 2, 3):
+            await stream.write(pb.PredictStreamRequest(id=number, headlines=request().headlines))
+        while server.metrics.registry.get_sample_value("headlines_queue_headlines") < 2:  # two of the three
+            await asyncio.sleep(0.001)
+        stopping = asyncio.create_task(server.stop())
+        with pytest.raises(grpc.aio.AioRpcError, match="the server is stopping") as error:
+            while True:
+                await stub.GetModel(pb.GetModelRequest())
+        assert error.value.code() is grpc.StatusCode.UNAVAILABLE
+        engine.go.set()
+        assert len((await admitted).predictions) == 2
+        assert [(await stream.read()).id for _ in range(2)] == [1, 2]
+        assert await stream.code() is grpc.StatusCode.UNAVAILABLE
+        await stopping
+
+
+@pytest.mark.parametrize("grace_seconds", [0, 0.1])
+async def test_a_stuck_call_cannot_hold_the_stop_beyond_the_grace_time(make_settings, caplog, grace_seconds):
+    engine = HeldEngine()
+    server = Server(make_settings(grace_seconds=grace_seconds), engine)
+    await server.start()
+    await serving(server)
+    async with connect(server) as channel, asyncio.timeout(60):
+        call = popularity_pb2_grpc.PopularityServiceStub(channel).Predict(request())
+        await engine.hold()
+        await server.stop()
+        assert await call.code() in {grpc.StatusCode.CANCELLED, grpc.StatusCode.UNAVAILABLE}
+        assert "1 calls are cut off" in caplog.text
+        engine.go.set()
+
+
+@pytest.mark.parametrize("part", ["repository", "batcher"])
+async def test_a_part_that_dies_is_seen_at_once(make_settings, caplog, part, monkeypatch):
+    server = Server(make_settings(), engines.choose("litert"))
+
+    async def die():
+        raise ArithmeticError(SECRET)
+
+    monkeypatch.setattr(getattr(server, f"_{part}"), "run", die)
+    await server.start()
+    async with asyncio.timeout(60):
+        assert await server.wait(asyncio.Event())
+    await server.stop()
+    assert f"the {part} died" in caplog.text
+    assert "ArithmeticError" in caplog.records[-1].places
+    assert SECRET not in str([vars(record) for record in caplog.records])

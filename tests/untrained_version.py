@@ -1,0 +1,44 @@
+"""Publishes a model version with the weights that training starts from: `python tests/untrained_version.py MODELS`."""
+
+import sys
+from pathlib import Path
+
+import keras
+
+from service import artifact
+from service.preprocessing import Headline, Preprocessor
+from training import export, model
+
+WORDS = "a after at by city council for in is market new of on over park report says the to votes wins"
+OUTLETS = {"gazette": 1.5, "herald": -0.5}
+HEADLINES = [
+    Headline("City votes on new park", 1_464_000_000.0, "Gazette"),
+    Headline("The market wins", 1_464_050_000.0, "nobody"),
+    Headline("!!!", 1_464_100_000.5, ""),
+]
+
+
+def publish(models):
+    vocabulary = ["", "[UNK]", *WORDS.split()]
+    info = artifact.ModelInfo(
+        created_at=1_464_200_000.0,
+        synthetic=True,
+        vocabulary_size=len(vocabulary),
+        outlet_levels=OUTLETS,
+        label=artifact.Label("above_median", 12.0, ("retweets", "likes")),
+        parts={"training": artifact.Part(80, 0.5, 1_460_000_000.0, 1_464_000_000.0)},
+        settings={"seed": 8},
+        evaluation={"main_auc": 0.75, "rows": 10.0},
+        libraries={"keras": keras.__version__},
+        data_checksum="0" * 64,
+    )
+    with artifact.publish(models) as staging:
+        export.export(staging.path, model.build(seed=8))
+        artifact.write_vocabulary(staging.path, vocabulary)
+        artifact.write_info(staging.path, info)
+        examples = export.examples(staging.path, Preprocessor(vocabulary, OUTLETS), HEADLINES)
+        artifact.write_examples(staging.path, examples)
+
+
+if __name__ == "__main__":
+    publish(Path(sys.argv[1]))

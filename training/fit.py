@@ -1,0 +1,301 @@
+"""Fits the network: a plain TensorFlow loop that computes no padding and updates only the embeddings that it used.
+
+    with open_checkpoint(models, digest(features, settings)) as checkpoint:
+        fitted = fit(features, settings, checkpoint)
+        ...                                                 # export fitted.model
+
+The step is quick because it computes no padding (`training.network`), updates only the embeddings that it used
+(`training.optimizer`) and finds its batch laid out (`training.batches`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from training.batches import Batch, batches
+from training.checkpoint import Checkpoint, State
+from training.features import Examples, Features
+from training.model import OUTPUTS, build
+from training.network import Network, by_width
+from training.optimizer import RowwiseRMSprop
+from training.settings import Settings
+
+_AVERAGED_EVERY = 16  # steps: to average five million weights takes as long as a few steps
+
+# What tf.summary.scalar writes; that function itself comes with TensorBoard, which only the reader of the curves needs.
+_SCALAR = tf.compat.v1.SummaryMetadata(
+    plugin_data=tf.compat.v1.SummaryMetadata.PluginData(plugin_name="scalars"), data_class="DATA_CLASS_SCALAR"
+)
+
+_log = logging.getLogger(__name__)
+
+
+class Losses(NamedTuple):
+    """Binary cross-entropy of each output, in nats a row."""
+
+    main: float
+    aux: float
+
+
+class Epoch(NamedTuple):
+    """The losses after an epoch, without dropout."""
+
+    training: Losses  # of evenly spaced rows, as many as the validation part has
+    validation: Losses
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A fitted network and how it came about."""
+
+    model: keras.Model  # the best epoch's weights, the intercepts in its output biases
+    history: tuple[Epoch, ...]
+    best_epoch: int  # from 0
+    intercepts: tuple[float, float]  # what was added to the biases of main_output and aux_output
+
+
+def digest(features: Features, settings: Settings) -> str:
+    """Names the job: what of the data, the settings and the libraries decides a fit's result, as 16 hex digits."""
+    hashed = hashlib.sha256(json.dumps([asdict(settings), tf.__version__, keras.__version__]).encode())
+    for part in (features.training, features.validation):
+        for array in (part.ids, part.offsets, part.aux, part.labels):
+            hashed.update(array.tobytes())
+    return hashed.hexdigest()[:16]
+
+
+def fit(
+    features: Features, settings: Settings, checkpoint: Checkpoint | None = None, *, tensorboard: Path | None = None
+) -> Fit:
+    """Train the network on the training part until the validation loss of main_output stops falling.
+
+    The best epoch's weights are kept, and one intercept per output, fitted on the validation part, is added to that output's
+    bias: the share of popular posts drifts, and a score shall mean a probability today.
+
+    With a checkpoint the state is saved after each epoch and a fit that was interrupted goes on; it ends with the
+    weights, bit for bit, of one that was not. The same seed gives the same weights on the same machine. For that TensorFlow's
+    operations are made deterministic, and TF32 is turned off, for the whole process.
+
+    `tensorboard` is a directory for the learning curves, beside the progress bar and the log lines.
+    """
+    tf.config.experimental.enable_tensor_float_32_execution(False)
+    tf.config.experimental.enable_op_determinism()
+    training, validation = features.training, features.validation
+    sample = _thin(training, len(validation))
+    trainer = Trainer(build(settings.merge, seed=settings.seed), settings)
+    history: list[Epoch] = []
+    if checkpoint and (state := checkpoint.load()):
+        history = trainer.restore(state)
+        _log.info("going on after epoch %d of the interrupted fit", len(history))
+    curves = _Curves(settings.epochs, -(-len(training) // settings.batch_size), tensorboard)
+    while not _is_over(history, settings):
+        number = len(history)
+        random = np.random.default_rng([settings.seed, number])
+        for batch in curves.progress(batches(training, settings.batch_size, random), number):
+            trainer.step(batch)
+        with trainer.averaged():
+            history.append(Epoch(trainer.losses(sample), trainer.losses(validation)))
+            if _best(history) == number:
+                trainer.keep()
+        if checkpoint:
+            checkpoint.save(trainer.state(history))
+        curves.show(history)
+    trainer.recall()
+    return Fit(trainer.network.model, tuple(history), _best(history), trainer.calibrate(validation))
+
+
+class Trainer:
+    """A network in training: its steps, the running average of its weights, the best so far."""
+
+    def __init__(self, model: keras.Model, settings: Settings) -> None:
+        """`model` is of `training.model.build`; its own weights are trained."""
+        self.network = Network(model)
+        self._settings = settings
+        self._optimizer = RowwiseRMSprop(
+            keras.optimizers.RMSprop(settings.learning_rate), self.network.table, self.network.others
+        )
+        self._average = [tf.Variable(weight, trainable=False) for weight in self.network.weights]
+        self._best = [weight.numpy() for weight in self.network.weights]
+        self._learn = by_width(self._update)
+        self._averaging = tf.function(self._update_average, autograph=False)
+
+    def step(self, batch: Batch) -> None:
+        """Learn from a batch."""
+        self._learn(batch)
+        if self._settings.averaging and self._optimizer.step.numpy() % _AVERAGED_EVERY == 0:
+            self._averaging()
+
+    def losses(self, examples: Examples) -> Losses:
+        """The mean losses on these rows."""
+        logits, labels = self.network.logits(examples), examples.labels[:, None]
+        main, aux = np.mean(np.logaddexp(0, logits) - labels * logits, axis=0)
+        return Losses(float(main), float(aux))
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Within the block the weights are their running averages, where settings ask for them."""
+        if not self._settings.averaging:
+            yield
+            return
+        own = [weight.numpy() for weight in self.network.weights]
+        _assign(self.network.weights, self._average)
+        yield
+        _assign(self.network.weights, own)
+
+    def keep(self) -> None:
+        """Remember the weights as the best."""
+        self._best = [weight.numpy() for weight in self.network.weights]
+
+    def recall(self) -> None:
+        """Go back to the best weights."""
+        _assign(self.network.weights, self._best)
+
+    def calibrate(self, examples: Examples) -> tuple[float, float]:
+        """Add to the outputs' biases what makes their mean probability on these rows the share of popular ones."""
+        main, aux = (_intercept(logits, float(examples.labels.mean())) for logits in self.network.logits(examples).T)
+        for name, intercept in zip(OUTPUTS, (main, aux), strict=True):
+            self.network.model.get_layer(name).bias.value.assign_add([intercept])
+        return main, aux
+
+    def state(self, history: Sequence[Epoch]) -> State:
+        """Everything that the next epochs depend on, by name."""
+        losses = np.array([(*epoch.training, *epoch.validation) for epoch in history])
+        best = {f"best_{i}": weight for i, weight in enumerate(self._best)}
+        return {"history": losses, **best, **{name: variable.numpy() for name, variable in self._variables().items()}}
+
+    def restore(self, state: State) -> list[Epoch]:
+        """Go on from a state; the answer is its history."""
+        for name, variable in self._variables().items():
+            variable.assign(state[name])
+        self._best = [state[f"best_{i}"] for i in range(len(self._best))]
+        return [Epoch(Losses(*losses[:2]), Losses(*losses[2:])) for losses in state["history"].tolist()]
+
+    def gradients(
+        self, words: tf.Tensor, positions: tf.Tensor, aux: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor | None = None
+    ) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        """The loss' gradients for a Batch's arrays: of the embeddings of `words`, and of `network.others` in order.
+
+        `seed` [2] determines the dropout; without it there is none.
+        """
+        settings = self._settings
+        word_seed, state_seed = (None, None) if seed is None else tf.unstack(tf.random.split(seed))
+        rows = tf.gather(self.network.table, words)
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch([rows, *self.network.others])
+            logits = self.network.forward(
+                _drop(rows, settings.embedding_dropout, word_seed),
+                positions,
+                aux,
+                drop_state=lambda state: _drop(state, settings.state_dropout, state_seed),
+            )
+            losses = tf.nn.sigmoid_cross_entropy_with_logits(tf.repeat(labels[:, None], 2, axis=1), logits)
+            main_loss, aux_loss = tf.unstack(tf.reduce_mean(losses, axis=0))
+            loss = main_loss + settings.aux_loss_weight * aux_loss
+            if settings.embedding_decay:
+                loss += settings.embedding_decay * tf.reduce_sum(tf.square(rows))
+        row_gradients, *gradients = tape.gradient(loss, [rows, *self.network.others])
+        return row_gradients, gradients
+
+    def _update(self, words: tf.Tensor, positions: tf.Tensor, aux: tf.Tensor, labels: tf.Tensor) -> None:
+        seed = tf.stack([tf.constant(self._settings.seed, tf.int64), self._optimizer.step])
+        self._optimizer.apply(words, *self.gradients(words, positions, aux, labels, seed))
+
+    def _update_average(self) -> None:
+        # In the beginning a plain mean, as the first weights are no better than chance.
+        number = tf.cast(self._optimizer.step // _AVERAGED_EVERY, tf.float32)
+        share = tf.maximum(1 - self._settings.averaging**_AVERAGED_EVERY, 1 / number)
+        for average, weight in zip(self._average, self.network.weights, strict=True):
+            average.assign_add(share * (weight - average))
+
+    def _variables(self) -> dict[str, tf.Variable]:
+        groups = {"weight": self.network.weights, "optimizer": self._optimizer.variables, "average": self._average}
+        return {f"{group}_{i}": variable for group, variables in groups.items() for i, variable in enumerate(variables)}
+
+
+def _drop(values: tf.Tensor, rate: float, seed: tf.Tensor | None) -> tf.Tensor:
+    """Dropout: a share of the values is 0 and the rest is scaled up, so that the mean stays."""
+    if seed is None or not rate:
+        return values
+    kept = tf.random.stateless_uniform(tf.shape(values), seed) >= rate
+    return tf.where(kept, values / (1 - rate), 0.0)
+
+
+def _assign(variables: Iterable[tf.Variable], values: Iterable[Any]) -> None:
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)
+
+
+def _intercept(logits: npt.NDArray[np.float64], share: float) -> float:
+    """What, added to all logits, makes their mean probability `share`: the intercept of least log loss."""
+    low, high = -50.0, 50.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if np.mean(1 / (1 + np.exp(-logits - middle))) < share else (low, middle)
+    return (low + high) / 2
+
+
+def _best(history: Sequence[Epoch]) -> int:
+    return min(range(len(history)), key=lambda number: history[number].validation.main)
+
+
+def _is_over(history: Sequence[Epoch], settings: Settings) -> bool:
+    return len(history) >= settings.epochs or (bool(history) and len(history) - 1 - _best(history) >= settings.patience)
+
+
+def _thin(examples: Examples, rows: int) -> Examples:
+    """Evenly spaced examples, about `rows` of them."""
+    chosen = np.unique(np.linspace(0, len(examples) - 1, min(rows, len(examples)), dtype=np.int64))
+    lengths = np.diff(examples.offsets)[chosen]
+    offsets = np.concatenate(([0], np.cumsum(lengths)))
+    at = np.repeat(examples.offsets[chosen] - offsets[:-1], lengths) + np.arange(offsets[-1])
+    columns = {name: getattr(examples, name)[chosen] for name in ("aux", "labels", "posted_at", "outlet")}
+    return Examples(ids=examples.ids[at], offsets=offsets, **columns)
+
+
+class _Curves:
+    """Shows how a fit goes: a bar with the time left on a terminal, a line for each epoch, curves for TensorBoard."""
+
+    def __init__(self, epochs: int, steps: int, tensorboard: Path | None) -> None:
+        self._epochs = epochs
+        self._steps = steps
+        self._console = Console(stderr=True)
+        self._began = time.monotonic()
+        self._writers = {
+            part: tf.summary.create_file_writer(str(tensorboard / part)) for part in Epoch._fields if tensorboard is not None
+        }
+
+    def progress(self, items: Iterable[Batch], number: int) -> Iterator[Batch]:
+        """The batches of an epoch, with a bar that shows the time it still takes."""
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=self._console, transient=True, disable=not self._console.is_terminal) as bar:
+            yield from bar.track(items, self._steps, description=f"epoch {number + 1}, {self._epochs} at most")
+
+    def show(self, history: Sequence[Epoch]) -> None:
+        """Tell the last epoch's losses."""
+        number, epoch = len(history), history[-1]
+        parts = ", ".join(f"{part} {losses.main:.4f} and {losses.aux:.4f}" for part, losses in epoch._asdict().items())
+        best = "the best yet" if _best(history) == number - 1 else f"best was epoch {_best(history) + 1}"
+        line = f"epoch {number}, {time.monotonic() - self._began:.0f} s: losses of main_output and aux_output: {parts}; {best}"
+        if self._console.is_terminal:
+            self._console.print(line)
+        else:
+            _log.info("%s", line)
+        for part, writer in self._writers.items():
+            with writer.as_default(step=number):
+                for output, loss in zip(OUTPUTS, getattr(epoch, part), strict=True):
+                    tf.summary.write(f"{output}_loss", tf.constant(loss, tf.float32), metadata=_SCALAR)
+            writer.flush()

@@ -1,0 +1,68 @@
+"""What decides a fit's result, beside its data. Importable without TensorFlow."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+from service.errors import UsageError
+
+Merge = Literal["concatenate", "add", "multiply", "average", "maximum", "dot"]
+MERGES: tuple[str, ...] = get_args(Merge)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Each with its unit and the reason to change it, which is also its flag's help.
+
+    Raises UsageError where a value makes no sense.
+    """
+
+    merge: Merge = field(
+        default="concatenate",
+        metadata={"help": "how the words meet the auxiliary features; all but the first are for comparison"},
+    )
+    seed: int = field(
+        default=0, metadata={"help": "of the first weights, the order and the dropout; the same seed gives the same model"}
+    )
+    epochs: int = field(default=50, metadata={"help": "passes over the data at most; a fit stops long before"})
+    patience: int = field(default=3, metadata={"help": "epochs without a lower validation loss of main_output until it stops"})
+    batch_size: int = field(
+        default=32, metadata={"help": "headlines a step; larger ones take fewer steps and learn less from each headline"}
+    )
+    learning_rate: float = field(
+        default=1e-3, metadata={"help": "RMSprop's; lower where the validation loss is best after the first epoch"}
+    )
+    aux_loss_weight: float = field(
+        default=0.2, metadata={"help": "aux_output's loss beside main_output's: trains the words without leading the fit"}
+    )
+    embedding_dropout: float = field(
+        default=0.5, metadata={"help": "share of each word's embedding hidden a step; more where words are learned by heart"}
+    )
+    state_dropout: float = field(
+        default=0.3, metadata={"help": "share of the LSTM's state hidden a step; more where words are learned by heart"}
+    )
+    embedding_decay: float = field(
+        default=1e-4, metadata={"help": "L2 penalty on the embeddings of a batch's words; more keeps rare words neutral"}
+    )
+    averaging: float = field(
+        default=0.998,
+        metadata={"help": "what the average of the weights, which is the model, keeps a step; 0: the weights themselves"},
+    )
+
+    def __post_init__(self) -> None:
+        if self.merge not in MERGES:
+            raise UsageError(f"merge is {self.merge!r}; it must be one of {', '.join(MERGES)}")
+        for name in ("epochs", "patience", "batch_size"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if not 0 <= self.seed < 2**31:
+            raise UsageError(f"seed is {self.seed}; it must be from 0 to 2147483647")
+        if not 0 < self.learning_rate < 1:
+            raise UsageError(f"learning_rate is {self.learning_rate}; it must be above 0 and below 1")
+        for name in ("embedding_dropout", "state_dropout", "averaging"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UsageError(f"{name} is {getattr(self, name)}; it must be at least 0 and below 1")
+        for name in ("aux_loss_weight", "embedding_decay"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise UsageError(f"{name} is {getattr(self, name)}; it must be a number from 0 on")

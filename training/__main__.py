@@ -134,7 +134,7 @@ def _add_fit(commands: Any) -> None:  # noqa: ANN401
             "--" + field.name.replace("_", "-"),
             type=kind,
             default=field.default,
-            help=field.metadata.get("help",""),
+            help=field.metadata.get("help", ""),
             **choices,
         )
     _flag(parser, "--tensorboard", type=Path, default=None, metavar="DIR", help="write learning curves for TensorBoard here")

@@ -290,11 +290,11 @@ class _Curves:
     def show(self, history: Sequence[Epoch]) -> None:
         """Tell the last epoch's losses."""
         number, epoch = len(history), history[-1]
-        parts = ", ".join(f"{part} {losses.main:.4f} and {losses.aux:.4f}" for part, losses in epoch._asdict().items())
-        best = "the best yet" if _best(history) == number - 1 else f"best was epoch {_best(history) + 1}"
-        line = f"epoch {number}, {time.monotonic() - self._began:.0f} s: losses of main_output and aux_output: {parts}; {best}"
+        parts = "; ".join(f"{part} {losses.main:.4f}, {losses.aux:.4f}" for part, losses in epoch._asdict().items())
+        took = time.monotonic() - self._began
+        line = f"epoch {number}, {took:.0f} s: loss of main, aux output: {parts} (best: epoch {_best(history) + 1})"
         if self._console.is_terminal:
-            self._console.print(line)
+            self._console.print(line, highlight=False, soft_wrap=True)
         else:
             _log.info("%s", line)
         for part, writer in self._writers.items():

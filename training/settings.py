@@ -43,10 +43,10 @@ class Settings:
         default=0.3, metadata={"help": "share of the LSTM's state hidden a step; more where words are learned by heart"}
     )
     embedding_decay: float = field(
-        default=1e-4, metadata={"help": "L2 penalty on the embeddings of a batch's words; more keeps rare words neutral"}
+        default=5e-3, metadata={"help": "L2 penalty on the embeddings of a batch's words; more keeps rare words neutral"}
     )
     averaging: float = field(
-        default=0.3,
+        default=0.35,
         metadata={
             "help": "span, in epochs, of the running average of the weights, which is the model; 0: the weights themselves"
         },

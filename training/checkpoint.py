@@ -49,11 +49,15 @@ class Checkpoint:
     def save(self, state: State) -> None:
         """Replace the state by this one: it is written whole or, where that fails, not at all."""
         unfinished = self._path.with_suffix(".new")
-        with unfinished.open("wb") as file:
-            np.savez(file, allow_pickle=False, **state)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(self._path)
+        try:
+            with unfinished.open("wb") as file:
+                np.savez(file, allow_pickle=False, **state)
+                file.flush()
+                os.fsync(file.fileno())
+            unfinished.replace(self._path)
+        except OSError:  # a full disk, which this file shall not fill
+            unfinished.unlink(missing_ok=True)
+            raise
         directory = os.open(self._path.parent, os.O_RDONLY)
         try:
             os.fsync(directory)

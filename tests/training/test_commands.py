@@ -91,7 +91,7 @@ def test_evaluate_refuses_data_that_count_something_else(made_up, fitted, tmp_pa
     [
         (["fit", "--data", "missing.csv", "--models", "models"], 1, "missing.csv"),
         (["fit", "--data", "few.csv", "--models", "models"], 1, "too few"),
-        (["fit", "--data", "few.csv", "--models", "models", "--averaging", "2"], 2, "averaging"),
+        (["fit", "--data", "few.csv", "--models", "models", "--averaging", "-1"], 2, "averaging"),
         (["evaluate", "--data", "few.csv", "--models", "models"], 1, "holds no version"),
         (["evaluate", "--data", "few.csv", "--models", "models", "--version", "7"], 1, "no version 7"),
         (["synthesize", "--out", "no/such/directory/made-up.csv"], 2, "no/such/directory"),

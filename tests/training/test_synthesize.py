@@ -43,8 +43,8 @@ def test_words_follow_zipfs_law_and_some_come_late(whole):
     slope = np.polyfit(np.log(np.arange(10, 1_000)), np.log(counts[10:1_000]), 1)[0]
 
     assert slope == pytest.approx(-1, abs=0.15)
-    # In the fifth of the rows after the training part: as common as 10 uses and more, and never seen before.
-    assert 5 <= ((seen == 0) & (latest >= 10)).sum() <= 100
+    # In the fifth of the rows after the training part: used three times or more, and never seen before.
+    assert 5 <= ((seen == 0) & (latest >= 3)).sum() <= 60
 
 
 def test_a_linear_model_comes_near_the_auc_of_the_true_probabilities(whole):

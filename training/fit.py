@@ -28,6 +28,7 @@ import tensorflow as tf
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from service.errors import UsageError
 from training.batches import Batch, batches
 from training.checkpoint import Checkpoint, State
 from training.features import Examples, Features
@@ -93,6 +94,8 @@ def fit(
     operations are made deterministic, and TF32 is turned off, for the whole process.
 
     `tensorboard` is a directory for the learning curves, beside the progress bar and the log lines.
+
+    Raises UsageError where the weights leave what numbers can hold.
     """
     tf.config.experimental.enable_tensor_float_32_execution(False)
     tf.config.experimental.enable_op_determinism()
@@ -114,6 +117,10 @@ def fit(
             history.append(Epoch(trainer.losses(sample), trainer.losses(validation)))
             if _best(history) == number:
                 trainer.keep()
+        if not math.isfinite(history[-1].validation.main):
+            raise UsageError(
+                f"the validation loss is {history[-1].validation.main} after epoch {number + 1}: learning_rate is too high"
+            )
         if checkpoint:
             checkpoint.save(trainer.state(history))
         curves.show(history)

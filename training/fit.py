@@ -95,7 +95,7 @@ def fit(
 
     `tensorboard` is a directory for the learning curves, beside the progress bar and the log lines.
 
-    Raises UsageError where the weights leave what numbers can hold.
+    Raises UsageError where weights grow beyond all numbers.
     """
     tf.config.experimental.enable_tensor_float_32_execution(False)
     tf.config.experimental.enable_op_determinism()
@@ -113,14 +113,12 @@ def fit(
         random = np.random.default_rng([settings.seed, number])
         for batch in curves.progress(batches(training, settings.batch_size, random), number):
             trainer.step(batch)
+        if not trainer.is_finite():
+            raise UsageError(f"epoch {number + 1} left weights that are no numbers: learning_rate is too high")
         with trainer.averaged():
             history.append(Epoch(trainer.losses(sample), trainer.losses(validation)))
             if _best(history) == number:
                 trainer.keep()
-        if not math.isfinite(history[-1].validation.main):
-            raise UsageError(
-                f"the validation loss is {history[-1].validation.main} after epoch {number + 1}: learning_rate is too high"
-            )
         if checkpoint:
             checkpoint.save(trainer.state(history))
         curves.show(history)
@@ -146,6 +144,10 @@ class Trainer:
     def step(self, batch: Batch) -> None:
         """Learn from a batch."""
         self._learn(batch)
+
+    def is_finite(self) -> bool:
+        """Whether all weights are numbers. The loss cannot tell: ReLU makes 0 of NaN."""
+        return all(np.isfinite(weight.numpy()).all() for weight in self.network.weights)
 
     def losses(self, examples: Examples) -> Losses:
         """The mean losses on these rows."""

@@ -142,7 +142,7 @@ def test_the_seed_decides_the_weights(features):
 
 def test_weights_that_are_no_numbers_end_the_fit(features):
     aux = np.full_like(features.training.aux, np.nan)
-    with pytest.raises(UsageError, match="nan after epoch 1: learning_rate"):
+    with pytest.raises(UsageError, match="epoch 1 left weights that are no numbers: learning_rate"):
         fit(replace(features, training=replace(features.training, aux=aux)), SETTINGS)
 
 

@@ -77,12 +77,14 @@ def open_checkpoint(models: Path, digest: str) -> Iterator[Checkpoint]:
     directory = models / (_PREFIX + digest)
     for other in sorted(models.glob(_PREFIX + "*")):
         if other != directory:
-            _log.warning("%s is of an interrupted fit with other data or settings; this one starts afresh", other)
+            _log.warning("%s is of another fit, with other data or settings, that has not ended; this one starts afresh", other)
     lock = _lock(directory)
     try:
         yield Checkpoint(directory)
         # Renamed first, so that nobody meets half of it or puts a new lock into it.
-        removed = directory.rename(models / (".tmp" + directory.name))
+        removed = models / (".tmp-fit-" + digest)
+        shutil.rmtree(removed, ignore_errors=True)  # of a process that was killed at this very place
+        directory.rename(removed)
         shutil.rmtree(removed)
     finally:
         lock.close()

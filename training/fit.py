@@ -28,6 +28,7 @@ import tensorflow as tf
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from service.errors import UsageError
 from training.batches import Batch, batches
 from training.checkpoint import Checkpoint, State
 from training.features import Examples, Features
@@ -93,6 +94,8 @@ def fit(
     operations are made deterministic, and TF32 is turned off, for the whole process.
 
     `tensorboard` is a directory for the learning curves, beside the progress bar and the log lines.
+
+    Raises UsageError where weights grow beyond all numbers.
     """
     tf.config.experimental.enable_tensor_float_32_execution(False)
     tf.config.experimental.enable_op_determinism()
@@ -110,6 +113,8 @@ def fit(
         random = np.random.default_rng([settings.seed, number])
         for batch in curves.progress(batches(training, settings.batch_size, random), number):
             trainer.step(batch)
+        if not trainer.is_finite():
+            raise UsageError(f"epoch {number + 1} left weights that are no numbers: learning_rate is too high")
         with trainer.averaged():
             history.append(Epoch(trainer.losses(sample), trainer.losses(validation)))
             if _best(history) == number:
@@ -139,6 +144,10 @@ class Trainer:
     def step(self, batch: Batch) -> None:
         """Learn from a batch."""
         self._learn(batch)
+
+    def is_finite(self) -> bool:
+        """Whether all weights are numbers. The loss cannot tell: ReLU makes 0 of NaN."""
+        return all(np.isfinite(weight.numpy()).all() for weight in self.network.weights)
 
     def losses(self, examples: Examples) -> Losses:
         """The mean losses on these rows."""

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from service.errors import UsageError
 from service.preprocessing import SEQUENCE_LENGTH
 from training.batches import WIDTHS, batches, deal, lay_out
 from training.checkpoint import open_checkpoint
@@ -137,6 +138,12 @@ def test_the_seed_decides_the_weights(features):
     one = replace(SETTINGS, epochs=1)
     first, same, other = (fingerprint(fit(features, settings)) for settings in (one, one, replace(one, seed=1)))
     assert first == same != other
+
+
+def test_weights_that_are_no_numbers_end_the_fit(features):
+    aux = np.full_like(features.training.aux, np.nan)
+    with pytest.raises(UsageError, match="epoch 1 left weights that are no numbers: learning_rate"):
+        fit(replace(features, training=replace(features.training, aux=aux)), SETTINGS)
 
 
 @pytest.mark.usefixtures("undisturbed")

@@ -17,57 +17,37 @@ No message holds what stands in a cell, since in a damaged file any cell may be 
 
 from __future__ import annotations
 
-import csv
-import gzip
 import hashlib
-import json
 import logging
 import re
 import time
-import zlib
 from array import array
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
-from typing import IO, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from service.errors import DataError
 from service.preprocessing import is_blank, outlet_key, words
+from training.files import COUNTS, Cells, Moment, check_columns, checksum, read_rows
 
-COUNTS = ("retweets", "likes")
 MIN_AGE = 2 * 86_400.0  # seconds; by then nearly all reactions are in
 MAX_BAD_SHARE = 0.01
 
-_FIELDS = ("headline", "posted_at", "outlet", *COUNTS, "synthetic")
 _WHOLE_NUMBER = re.compile(r"([0-9]{1,15})(?:\.0*)?")
 _MOST = 10**15  # a count's bound: far above any real one, and sums stay exact in a float64
 _FIRST_SECOND, _LAST_SECOND = -62_135_596_800.0, 253_402_300_800.0  # the years 1 to 9999
 _NAMED = 20  # bad rows that are named one by one
-
-_ABSENT = dict.fromkeys(COUNTS, 0)  # the cell of a column that a file has not; None for the others
-
-_Cells = Sequence[Any]  # in the order of _FIELDS
-_Row = tuple[int, _Cells | str]  # line (Parquet: row) from 1; its cells, or what is wrong with it
-_Rows = Generator[tuple[int, Any], None, None]
 
 _log = logging.getLogger(__name__)
 
 
 class _BadRowError(Exception):
     """What is wrong with a row, and what would be right."""
-
-
-class _Moment(NamedTuple):
-    """A Parquet timestamp."""
-
-    seconds: float
-    has_zone: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,8 +109,8 @@ def read(
     Raises DataError, naming the file, where one cannot be read, lacks a column or has other engagement columns than the
     rest, and where more than `max_bad_share` of all rows are bad.
     """
-    counts = _check_columns(files)
-    digests = [_digest(path) for path in files]
+    counts = check_columns(files)
+    digests = [checksum(path) for path in files]
     first = _FirstPass(assume_utc)
     for path in files:
         first.read(path)
@@ -224,7 +204,7 @@ class _FirstPass:
         self.synthetic = False
 
     def read(self, path: Path) -> None:
-        for line, cells in _rows(path):
+        for line, cells in read_rows(path):
             try:
                 if isinstance(cells, str):
                     raise _BadRowError(cells)
@@ -246,7 +226,7 @@ class _FirstPass:
         if not self.rows:
             raise DataError("the files hold no rows")
 
-    def _add(self, cells: _Cells) -> None:
+    def _add(self, cells: Cells) -> None:
         text, posted_at, outlet, retweets, likes, synthetic = cells
         headline = _text("headline", text)
         if is_blank(headline):
@@ -279,7 +259,7 @@ def _text(name: str, cell: object) -> str:
 
 def _seconds(cell: object, assume_utc: bool) -> float:
     """A time as seconds since 1970-01-01 UTC."""
-    if isinstance(cell, _Moment):
+    if isinstance(cell, Moment):
         seconds, has_zone = cell
     else:
         try:
@@ -360,191 +340,12 @@ def _headlines(files: Sequence[Path], digests: Sequence[str], records: npt.NDArr
 
     Raises DataError where a file is no longer the one that was read first.
     """
-    every = enumerate(chain.from_iterable(map(_rows, files)))
+    every = enumerate(chain.from_iterable(map(read_rows, files)))
     for wanted in records.tolist():
         for number, (_, cells) in every:
             if number == wanted:
                 yield cells[0]
                 break
     for path, digest in zip(files, digests, strict=True):
-        if _digest(path) != digest:
+        if checksum(path) != digest:
             raise DataError(f"{path}: was changed while the job ran; start again")
-
-
-def _digest(path: Path) -> str:
-    with _naming(path), path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _check_columns(files: Sequence[Path]) -> tuple[str, ...]:
-    """The engagement columns, which must be the same in all files."""
-    if not files:
-        raise DataError("no file is named")
-    common: tuple[str, ...] | None = None
-    for path in files:
-        columns = _columns(path)
-        missing = [name for name in ("headline", "posted_at") if name not in columns]
-        counts = tuple(name for name in COUNTS if name in columns)
-        if not counts:
-            missing.append("retweets or likes")
-        if missing:
-            raise DataError(f"{path}: has no column {', '.join(missing)}{_format(path).hint}")
-        common = common or counts
-        if counts != common:
-            raise DataError(
-                f"{path}: counts {' and '.join(counts)}, but {files[0]} counts {' and '.join(common)};"
-                " the files of a job must count the same"
-            )
-    assert common is not None
-    return common
-
-
-# Readers of single files. Each yields the fields that the file has, as row 0, and then its rows.
-
-
-def _columns(path: Path) -> Sequence[str]:
-    with closing(_format(path).read(path)) as rows, _naming(path):
-        columns: Sequence[str] = next(rows)[1]
-    return columns
-
-
-def _rows(path: Path) -> Iterator[_Row]:
-    with closing(_format(path).read(path)) as rows, _naming(path):
-        next(rows)
-        yield from rows
-
-
-@contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Say which file cannot be read."""
-    try:
-        yield
-    except (EOFError, gzip.BadGzipFile, zlib.error):
-        raise DataError(f"{path}: is damaged or incomplete, as a gzip file") from None
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or 'the file is damaged'}") from None
-
-
-def _read_csv(path: Path) -> _Rows:
-    with _open(path, newline="") as file:
-        # strict: a quote that is not closed costs the lines up to the next quote, and not, unseen, whole columns.
-        reader = csv.reader(file, strict=True)
-        try:
-            header = [name.strip() for name in next(reader, [])]
-        except csv.Error:
-            header = []
-        yield 0, _known(path, header)
-        places = [header.index(name) if name in header else len(header) for name in _FIELDS]
-        absent = [_ABSENT.get(name) for name in _FIELDS]
-        width = len(header)
-        line = reader.line_num
-        while True:
-            first, row = line + 1, None
-            try:
-                row = next(reader, None)
-                problem = "" if row is None or len(row) == width else f"has {len(row)} cells, but the header has {width}"
-            except csv.Error as error:
-                problem = f"is not CSV: {error}"
-            line = reader.line_num
-            if problem and row != []:
-                for number in range(first, line + 1):  # what a stray quote swallowed were rows too
-                    yield number, problem
-            elif row is None:
-                return
-            elif row:
-                yield first, [row[place] if place < width else default for place, default in zip(places, absent, strict=True)]
-
-
-def _read_json_lines(path: Path) -> _Rows:
-    columns: list[str] | None = None
-    with _open(path, newline="\n") as file:
-        for number, line in enumerate(file, 1):
-            if line.isspace():
-                continue
-            try:
-                fields = json.loads(line)
-            except (ValueError, RecursionError):
-                fields = None
-            if not isinstance(fields, dict):
-                if columns is not None:
-                    yield number, "is not a JSON object"
-                    continue
-                raise DataError(f"{path}:{number}: is not a JSON object; JSON Lines holds one a line")
-            present = [name for name in _FIELDS if name in fields]
-            if columns is None:
-                columns = present
-                yield 0, columns
-            if any(name in COUNTS and name not in columns for name in present):
-                # Counting it here alone would make the rows of one file incomparable.
-                yield number, "has a count that the file's first row has not"
-            else:
-                yield number, [fields.get(name, None if name in columns else _ABSENT.get(name)) for name in _FIELDS]
-    if columns is None:
-        yield 0, []
-
-
-def _read_parquet(path: Path) -> _Rows:
-    # Imported here, since it takes 0.2 s and 50 MB, and most files are not Parquet.
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    def cells(column: Any) -> list[Any]:  # noqa: ANN401
-        if pa.types.is_dictionary(column.type):
-            column = column.dictionary_decode()
-        if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-            # A string in a Parquet file may be any bytes; a bad one must not take its neighbours along.
-            binary = pa.large_binary() if pa.types.is_large_string(column.type) else pa.binary()
-            return [
-                None if value is None else value.decode("utf-8", "surrogateescape") for value in column.cast(binary).to_pylist()
-            ]
-        if pa.types.is_timestamp(column.type):
-            second = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}[column.type.unit]
-            zone = column.type.tz is not None
-            return [value if value is None else _Moment(value / second, zone) for value in column.cast(pa.int64()).to_pylist()]
-        values: list[Any] = column.to_pylist()
-        return values
-
-    try:
-        with pq.ParquetFile(path) as file:
-            columns = _known(path, file.schema_arrow.names)
-            yield 0, columns
-            number = 0
-            for batch in file.iter_batches(batch_size=4096, columns=columns):
-                table = {name: cells(batch.column(name)) for name in columns}
-                absent = {name: [_ABSENT.get(name)] * batch.num_rows for name in _FIELDS if name not in columns}
-                for row in zip(*((table | absent)[name] for name in _FIELDS), strict=True):
-                    number += 1
-                    yield number, row
-    except (pa.ArrowException, ValueError, OverflowError) as error:
-        raise DataError(f"{path}: cannot be read as Parquet: {type(error).__name__}") from None
-
-
-def _known(path: Path, names: Sequence[str]) -> list[str]:
-    if any(names.count(name) > 1 for name in _FIELDS):
-        raise DataError(f"{path}: two columns have the same name")
-    return [name for name in _FIELDS if name in names]
-
-
-def _open(path: Path, newline: str) -> IO[str]:
-    # What is not UTF-8 becomes lone surrogates, which are found row by row; a BOM is dropped.
-    if path.name.endswith(".gz"):
-        return gzip.open(path, "rt", encoding="utf-8-sig", errors="surrogateescape", newline=newline)
-    return path.open(encoding="utf-8-sig", errors="surrogateescape", newline=newline)
-
-
-class _Format(NamedTuple):
-    read: Callable[[Path], _Rows]
-    hint: str = ""  # what may be wrong where a column is missing
-
-
-_CSV = _Format(_read_csv, "; its first line must name the columns, separated by commas, in UTF-8")
-_JSON_LINES = _Format(_read_json_lines, " in its first row")
-_FORMATS = {".csv": _CSV, ".jsonl": _JSON_LINES, ".ndjson": _JSON_LINES, ".parquet": _Format(_read_parquet)}
-
-
-def _format(path: Path) -> _Format:
-    name = path.name.lower()
-    form = _FORMATS.get(Path(name.removesuffix(".gz")).suffix)
-    if form is None or (name.endswith(".gz") and form.read is _read_parquet):
-        raise DataError(f"{path}: its name must end in .csv, .csv.gz, .jsonl, .jsonl.gz, .ndjson, .ndjson.gz or .parquet")
-    return form

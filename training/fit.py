@@ -23,13 +23,13 @@ from typing import Any, NamedTuple
 
 import keras
 import numpy as np
-import numpy.typing as npt
 import tensorflow as tf
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from service.errors import UsageError
 from training.batches import Batch, batches
+from training.calibration import intercept
 from training.checkpoint import Checkpoint, State
 from training.features import Examples, Features
 from training.model import OUTPUTS, build
@@ -176,9 +176,9 @@ class Trainer:
 
     def calibrate(self, examples: Examples) -> tuple[float, float]:
         """Add to the outputs' biases what makes their mean probability on these rows the share of popular ones."""
-        main, aux = (_intercept(logits, float(examples.labels.mean())) for logits in self.network.logits(examples).T)
-        for name, intercept in zip(OUTPUTS, (main, aux), strict=True):
-            self.network.model.get_layer(name).bias.value.assign_add([intercept])
+        main, aux = (intercept(logits, float(examples.labels.mean())) for logits in self.network.logits(examples).T)
+        for name, added in zip(OUTPUTS, (main, aux), strict=True):
+            self.network.model.get_layer(name).bias.value.assign_add([added])
         return main, aux
 
     def state(self, history: Sequence[Epoch]) -> State:
@@ -249,15 +249,6 @@ def _drop(values: tf.Tensor, rate: float, seed: tf.Tensor | None) -> tf.Tensor:
 def _assign(variables: Iterable[tf.Variable], values: Iterable[Any]) -> None:
     for variable, value in zip(variables, values, strict=True):
         variable.assign(value)
-
-
-def _intercept(logits: npt.NDArray[np.float64], share: float) -> float:
-    """What, added to all logits, makes their mean probability `share`: the intercept of least log loss."""
-    low, high = -50.0, 50.0
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if np.mean(1 / (1 + np.exp(-logits - middle))) < share else (low, middle)
-    return (low + high) / 2
 
 
 def _best(history: Sequence[Epoch]) -> int:

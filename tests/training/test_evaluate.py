@@ -14,7 +14,8 @@ from sklearn.metrics import accuracy_score, log_loss, roc_auc_score
 
 from service.preprocessing import words
 from training import dataset, features
-from training.evaluate import METRICS, evaluate, intercept, table
+from training.calibration import intercept
+from training.evaluate import METRICS, evaluate, table
 from training.synthesize import synthesize
 
 REAL_DATA = Path(os.environ.get("HEADLINES_REAL_DATA", Path(__file__).parents[3] / "shared/data/headlines.csv.gz"))

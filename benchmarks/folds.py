@@ -54,14 +54,12 @@ def main() -> int:
     except HeadlinesError as error:
         print(error, file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
-    print(
-        f"{'':32}"
-        + "".join(f"{column.replace('_outlets', '').replace('_', ' '):>17}" for column in COLUMNS)
-        + "  epochs  s a fit"
-    )
+    width = max(map(len, rows))
+    heads = [column.replace("auc_within_outlets", "within").replace("_", " ") for column in COLUMNS]
+    print(" " * width + "".join(f"{head:>15}" for head in heads) + f"{'epochs':>9}{'s a fit':>9}")
     for name, figures in rows.items():
-        cells = "".join(f"{figures[column]:17.4f}" if column in figures else f"{'':17}" for column in COLUMNS)
-        print(f"{name:32}{cells}" + "".join(f"{figures[key]:8.1f}" for key in ("epochs", "seconds") if key in figures))
+        cells = "".join(f"{figures[column]:15.4f}" if column in figures else " " * 15 for column in COLUMNS)
+        print(f"{name:{width}}{cells}" + "".join(f"{figures[key]:9.1f}" for key in ("epochs", "seconds") if key in figures))
     return 0
 
 

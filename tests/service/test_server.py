@@ -191,12 +191,13 @@ async def test_without_a_version_predict_is_unavailable_and_get_model_says_why(m
         model = await stub.GetModel(pb.GetModelRequest())
         assert (model.version, model.engine, list(model.versions)) == (0, "litert", [])
         assert not model.HasField("trained_at")
-        shutil.copytree(models, settings.models)
-        (settings.models / "1" / artifact.CPU_MODEL).write_bytes(b"broken")
-        while not (model := await stub.GetModel(pb.GetModelRequest())).versions:
+        shutil.copytree(models, tmp_path / "broken")
+        (tmp_path / "broken" / "1" / artifact.CPU_MODEL).write_bytes(b"broken")
+        (tmp_path / "broken").rename(settings.models)
+        while not (model.versions and model.versions[0].state == pb.ModelVersion.STATE_FAILED):
             await asyncio.sleep(0.01)
+            model = await stub.GetModel(pb.GetModelRequest())
         assert model.version == 0
-        assert model.versions[0].state == pb.ModelVersion.STATE_FAILED
         assert "cpu.tflite" in model.versions[0].error
 
 

@@ -84,7 +84,7 @@ def measure(files: list[Path], variants: Mapping[str, Mapping[str, Any]], seeds:
             parts = {"training": made.training, "validation": made.validation, "evaluation": made.evaluation}
             for name, changed in variants.items():
                 began = time.monotonic()
-                fitted = fit(made, Settings(seed=seed, **changed))
+                fitted = fit(made, Settings(**{"seed": seed, **changed}))
                 seconds = time.monotonic() - began
                 predict = Network(fitted.model).predict
                 if len(found["logistic regression"]) <= FOLDS.index(share):

@@ -18,7 +18,11 @@ _COMMANDS = {"serve": "answer predictions over gRPC", "predict": "ask a server f
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; its exit code, which is 2 where a flag or variable is wrong."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    parser = argparse.ArgumentParser(prog="headlines", description="Predicts how popular news headlines will be.")
+    parser = argparse.ArgumentParser(
+        prog="headlines",
+        description="Predicts how popular news headlines will be.",
+        epilog="Exit codes: 0 done, 1 failed, 2 a wrong flag or variable. `headlines COMMAND --help` says more.",
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="|".join(_COMMANDS))
     parsers = {
         name: commands.add_parser(name, help=text, description=text, allow_abbrev=False) for name, text in _COMMANDS.items()

@@ -59,8 +59,7 @@ class HttpServer:
 
     def __init__(self, host: str, port: int, app: WSGIApplication) -> None:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        server_class = type("_Server", (_Server,), {"address_family": family})
-        self._server: _Server = server_class(address[:2], _Handler)
+        self._server = _Server(family, address[:2])
         self._server.set_app(app)
         self.port: int = self._server.server_address[1]
         self._thread = threading.Thread(target=self._server.serve_forever, args=(_POLL,), name="http", daemon=True)
@@ -84,6 +83,10 @@ class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
     block_on_close = False
     request_queue_size = 64
+
+    def __init__(self, family: socket.AddressFamily, address: Any) -> None:  # noqa: ANN401  (host and port)
+        self.address_family = family
+        super().__init__(address, _Handler)
 
     def server_bind(self) -> None:
         # The inherited one asks DNS for this machine's name, which can take seconds.

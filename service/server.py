@@ -247,12 +247,14 @@ class Server:
         if version:
             self.metrics.went_live(version.number, version.digest, self._engine.name, version.info.created_at)
             if first:
+                seconds = time.monotonic() - self._began
                 logger.info(
                     "serving version %d on %s, %.2f s after the start",
                     version.number,
                     self._engine.name,
-                    time.monotonic() - self._began,
+                    seconds,
                     extra={
+                        "seconds": seconds,
                         "version": version.number,
                         "engine": self._engine.name,
                         "port": self.port,

@@ -13,9 +13,10 @@ import numpy.typing as npt
 from service.preprocessing import SEQUENCE_LENGTH
 from training.features import Examples
 
-# Each width costs about a second of tracing, and each headline the padding up to the next one. Headlines have 10 words in
-# the median and 17 at the 99th percentile; a width that the data does not need is never traced.
-WIDTHS = (8, 10, 12, 14, 16, 20, 24, 32, 48, 64, SEQUENCE_LENGTH)
+# In words. A width costs a second of tracing where the data has it, and each step a fifth of a millisecond for every word of
+# padding. Of 82,618 real headlines 26 % have at most 8 words, 81 % at most 12 and 98.7 % at most 16: within five epochs 10
+# pays for itself, and a width between those from 12 on does not.
+WIDTHS = (8, 10, 12, 16, 24, 48, SEQUENCE_LENGTH)
 
 _AHEAD = 64  # batches, some tenth of a second of steps
 

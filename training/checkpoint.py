@@ -49,11 +49,15 @@ class Checkpoint:
     def save(self, state: State) -> None:
         """Replace the state by this one: it is written whole or, where that fails, not at all."""
         unfinished = self._path.with_suffix(".new")
-        with unfinished.open("wb") as file:
-            np.savez(file, allow_pickle=False, **state)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(self._path)
+        try:
+            with unfinished.open("wb") as file:
+                np.savez(file, allow_pickle=False, **state)
+                file.flush()
+                os.fsync(file.fileno())
+            unfinished.replace(self._path)
+        except OSError:  # a full disk, which this file shall not fill
+            unfinished.unlink(missing_ok=True)
+            raise
         directory = os.open(self._path.parent, os.O_RDONLY)
         try:
             os.fsync(directory)
@@ -73,12 +77,14 @@ def open_checkpoint(models: Path, digest: str) -> Iterator[Checkpoint]:
     directory = models / (_PREFIX + digest)
     for other in sorted(models.glob(_PREFIX + "*")):
         if other != directory:
-            _log.warning("%s is of an interrupted fit with other data or settings; this one starts afresh", other)
+            _log.warning("%s is of another fit, with other data or settings, that has not ended; this one starts afresh", other)
     lock = _lock(directory)
     try:
         yield Checkpoint(directory)
         # Renamed first, so that nobody meets half of it or puts a new lock into it.
-        removed = directory.rename(models / (".tmp" + directory.name))
+        removed = models / (".tmp-fit-" + digest)
+        shutil.rmtree(removed, ignore_errors=True)  # of a process that was killed at this very place
+        directory.rename(removed)
         shutil.rmtree(removed)
     finally:
         lock.close()

@@ -494,7 +494,9 @@ def _read_parquet(path: Path) -> _Rows:
         if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
             # A string in a Parquet file may be any bytes; a bad one must not take its neighbours along.
             binary = pa.large_binary() if pa.types.is_large_string(column.type) else pa.binary()
-            return [value and value.decode("utf-8", "surrogateescape") for value in column.cast(binary).to_pylist()]
+            return [
+                None if value is None else value.decode("utf-8", "surrogateescape") for value in column.cast(binary).to_pylist()
+            ]
         if pa.types.is_timestamp(column.type):
             second = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}[column.type.unit]
             zone = column.type.tz is not None

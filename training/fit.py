@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -27,6 +28,7 @@ import tensorflow as tf
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from service.errors import UsageError
 from training.batches import Batch, batches
 from training.checkpoint import Checkpoint, State
 from training.features import Examples, Features
@@ -35,7 +37,8 @@ from training.network import Network, by_width
 from training.optimizer import RowwiseRMSprop
 from training.settings import Settings
 
-_AVERAGED_EVERY = 16  # steps: to average five million weights takes as long as a few steps
+_MATHEMATICS = 1  # another number where the same settings no longer give the same weights, so that no state of the old is used
+_AVERAGES = 8  # within the span of the running average: to average five million weights takes as long as a few steps do
 
 # What tf.summary.scalar writes; that function itself comes with TensorBoard, which only the reader of the curves needs.
 _SCALAR = tf.compat.v1.SummaryMetadata(
@@ -71,7 +74,7 @@ class Fit:
 
 def digest(features: Features, settings: Settings) -> str:
     """Names the job: what of the data, the settings and the libraries decides a fit's result, as 16 hex digits."""
-    hashed = hashlib.sha256(json.dumps([asdict(settings), tf.__version__, keras.__version__]).encode())
+    hashed = hashlib.sha256(json.dumps([_MATHEMATICS, asdict(settings), tf.__version__, keras.__version__]).encode())
     for part in (features.training, features.validation):
         for array in (part.ids, part.offsets, part.aux, part.labels):
             hashed.update(array.tobytes())
@@ -91,22 +94,27 @@ def fit(
     operations are made deterministic, and TF32 is turned off, for the whole process.
 
     `tensorboard` is a directory for the learning curves, beside the progress bar and the log lines.
+
+    Raises UsageError where weights grow beyond all numbers.
     """
     tf.config.experimental.enable_tensor_float_32_execution(False)
     tf.config.experimental.enable_op_determinism()
     training, validation = features.training, features.validation
     sample = _thin(training, len(validation))
-    trainer = Trainer(build(settings.merge, seed=settings.seed), settings)
+    steps = -(-len(training) // settings.batch_size)
+    trainer = Trainer(build(settings.merge, seed=settings.seed), settings, steps)
     history: list[Epoch] = []
     if checkpoint and (state := checkpoint.load()):
         history = trainer.restore(state)
         _log.info("going on after epoch %d of the interrupted fit", len(history))
-    curves = _Curves(settings.epochs, -(-len(training) // settings.batch_size), tensorboard)
+    curves = _Curves(settings.epochs, steps, tensorboard)
     while not _is_over(history, settings):
         number = len(history)
         random = np.random.default_rng([settings.seed, number])
         for batch in curves.progress(batches(training, settings.batch_size, random), number):
             trainer.step(batch)
+        if not trainer.is_finite():
+            raise UsageError(f"epoch {number + 1} left weights that are no numbers: learning_rate is too high")
         with trainer.averaged():
             history.append(Epoch(trainer.losses(sample), trainer.losses(validation)))
             if _best(history) == number:
@@ -121,9 +129,10 @@ def fit(
 class Trainer:
     """A network in training: its steps, the running average of its weights, the best so far."""
 
-    def __init__(self, model: keras.Model, settings: Settings) -> None:
-        """`model` is of `training.model.build`; its own weights are trained."""
+    def __init__(self, model: keras.Model, settings: Settings, steps: int) -> None:
+        """`model` is of `training.model.build`; its own weights are trained. An epoch has `steps` steps."""
         self.network = Network(model)
+        self._averaged_every = max(1, round(settings.averaging * steps / _AVERAGES))  # steps
         self._settings = settings
         self._optimizer = RowwiseRMSprop(
             keras.optimizers.RMSprop(settings.learning_rate), self.network.table, self.network.others
@@ -131,13 +140,14 @@ class Trainer:
         self._average = [tf.Variable(weight, trainable=False) for weight in self.network.weights]
         self._best = [weight.numpy() for weight in self.network.weights]
         self._learn = by_width(self._update)
-        self._averaging = tf.function(self._update_average, autograph=False)
 
     def step(self, batch: Batch) -> None:
         """Learn from a batch."""
         self._learn(batch)
-        if self._settings.averaging and self._optimizer.step.numpy() % _AVERAGED_EVERY == 0:
-            self._averaging()
+
+    def is_finite(self) -> bool:
+        """Whether all weights are numbers. The loss cannot tell: ReLU makes 0 of NaN."""
+        return all(np.isfinite(weight.numpy()).all() for weight in self.network.weights)
 
     def losses(self, examples: Examples) -> Losses:
         """The mean losses on these rows."""
@@ -213,11 +223,13 @@ class Trainer:
     def _update(self, words: tf.Tensor, positions: tf.Tensor, aux: tf.Tensor, labels: tf.Tensor) -> None:
         seed = tf.stack([tf.constant(self._settings.seed, tf.int64), self._optimizer.step])
         self._optimizer.apply(words, *self.gradients(words, positions, aux, labels, seed))
+        if self._settings.averaging:
+            tf.cond(self._optimizer.step % self._averaged_every == 0, self._update_average, lambda: None)
 
     def _update_average(self) -> None:
-        # In the beginning a plain mean, as the first weights are no better than chance.
-        number = tf.cast(self._optimizer.step // _AVERAGED_EVERY, tf.float32)
-        share = tf.maximum(1 - self._settings.averaging**_AVERAGED_EVERY, 1 / number)
+        # In the beginning a plain mean, so that the first weights, which know nothing, are soon forgotten.
+        number = self._optimizer.step // self._averaged_every
+        share = tf.maximum(1 - math.exp(-1 / _AVERAGES), 1 / tf.cast(number, tf.float32))
         for average, weight in zip(self._average, self.network.weights, strict=True):
             average.assign_add(share * (weight - average))
 
@@ -287,11 +299,11 @@ class _Curves:
     def show(self, history: Sequence[Epoch]) -> None:
         """Tell the last epoch's losses."""
         number, epoch = len(history), history[-1]
-        parts = ", ".join(f"{part} {losses.main:.4f} and {losses.aux:.4f}" for part, losses in epoch._asdict().items())
-        best = "the best yet" if _best(history) == number - 1 else f"best was epoch {_best(history) + 1}"
-        line = f"epoch {number}, {time.monotonic() - self._began:.0f} s: losses of main_output and aux_output: {parts}; {best}"
+        parts = "; ".join(f"{part} {losses.main:.4f}, {losses.aux:.4f}" for part, losses in epoch._asdict().items())
+        took = time.monotonic() - self._began
+        line = f"epoch {number}, {took:.0f} s: loss of main, aux output: {parts} (best: epoch {_best(history) + 1})"
         if self._console.is_terminal:
-            self._console.print(line)
+            self._console.print(line, highlight=False, soft_wrap=True)
         else:
             _log.info("%s", line)
         for part, writer in self._writers.items():

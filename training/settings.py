@@ -43,11 +43,13 @@ class Settings:
         default=0.3, metadata={"help": "share of the LSTM's state hidden a step; more where words are learned by heart"}
     )
     embedding_decay: float = field(
-        default=1e-4, metadata={"help": "L2 penalty on the embeddings of a batch's words; more keeps rare words neutral"}
+        default=5e-3, metadata={"help": "L2 penalty on the embeddings of a batch's words; more keeps rare words neutral"}
     )
     averaging: float = field(
-        default=0.998,
-        metadata={"help": "what the average of the weights, which is the model, keeps a step; 0: the weights themselves"},
+        default=0.35,
+        metadata={
+            "help": "span, in epochs, of the running average of the weights, which is the model; 0: the weights themselves"
+        },
     )
 
     def __post_init__(self) -> None:
@@ -60,9 +62,9 @@ class Settings:
             raise UsageError(f"seed is {self.seed}; it must be from 0 to 2147483647")
         if not 0 < self.learning_rate < 1:
             raise UsageError(f"learning_rate is {self.learning_rate}; it must be above 0 and below 1")
-        for name in ("embedding_dropout", "state_dropout", "averaging"):
+        for name in ("embedding_dropout", "state_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise UsageError(f"{name} is {getattr(self, name)}; it must be at least 0 and below 1")
-        for name in ("aux_loss_weight", "embedding_decay"):
+        for name in ("aux_loss_weight", "embedding_decay", "averaging"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise UsageError(f"{name} is {getattr(self, name)}; it must be a number from 0 on")

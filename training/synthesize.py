@@ -30,10 +30,10 @@ _BEGIN = datetime(2024, 1, 1, tzinfo=UTC).timestamp()
 _DAYS = 90
 _WORDS = 3_000
 _ZIPF_OFFSET = 2.7
-_SHORT = 30  # the commonest words have one syllable
-_COMMON = 5  # the very commonest are always there and tell nothing, as "the" and "of"
+_SHORT = 30  # the commonest words have one syllable and are always there
+_COMMON = 5  # the very commonest tell nothing, as "the" and "of"
 _LATE = 10  # every tenth of the others is first seen later
-_TELLING = 100  # the words up to this rank carry an effect; rarer ones could not be learnt from 20,000 posts
+_TELLING = 60  # the words up to this rank carry an effect; rarer ones could not be learnt from 20,000 posts
 _SHORTEST, _LONGEST = 5, 15  # words a headline
 
 # Effects on log engagement: standard deviations, but for the hour, whose effect is this much between evening and morning.
@@ -114,7 +114,7 @@ def _draw_words(random: np.random.Generator, moment: npt.NDArray[np.float64]) ->
     """A word's rank for each place, where `moment` is the share of the period at which it is written."""
     chances = 1 / (np.arange(_WORDS) + _ZIPF_OFFSET)
     first_seen = np.zeros(_WORDS)
-    late = np.arange(_COMMON, _WORDS, _LATE)
+    late = np.arange(_SHORT, _WORDS, _LATE)
     first_seen[late] = random.random(len(late))
     word = random.choice(_WORDS, len(moment), p=chances / chances.sum())
     # The word before a late one is never late, and nearly as common.

@@ -606,6 +606,7 @@ class _Bulk:
         self._handed_out = 0
         self._last_id = 0
         self._failures = 0  # since the last answer
+        self._told: grpc.RpcError | None = None  # the latest of these
         self._ended = False  # the caller has no more headlines
 
     def fill(self, source: Iterator[str | Headline]) -> bool:
@@ -670,7 +671,7 @@ class _Bulk:
         else:
             self._answers.update(zip(part.indexes, part.predictions(response.response), strict=True))
         del self._unanswered[response.id]
-        self._failures = 0
+        self._failures, self._told = 0, None
 
     def _refuse(self, part: _Part, error: popularity_pb2.Error) -> None:
         """Take what the server finds wrong out of the part, and send the rest again."""
@@ -692,8 +693,10 @@ class _Bulk:
     def interrupted(self, error: grpc.RpcError) -> float:
         """How many seconds to wait before what has no answer is sent over a new stream. Raises ClientError: no use."""
         self._failures += 1
-        if error.details() == "Internal error from Core":  # grpc.aio's word for a write after the server's end; it hides why
-            error = _Broken(grpc.StatusCode.UNAVAILABLE, "the server ended the stream")  # grpc/grpc#36066
+        if error.details() == "Internal error from Core":
+            # What grpc.aio says of a write after the server's end; it hides why (grpc/grpc#36066). A further try may tell.
+            error = self._told or _Broken(grpc.StatusCode.UNAVAILABLE, "the server ended the stream")
+        self._told = error
         if self.time_left() == 0.0:
             raise DeadlineExceeded("the time was up before all was answered") from error
         if error.code() not in _RETRIED or self._failures == _ATTEMPTS:

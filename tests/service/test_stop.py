@@ -2,8 +2,12 @@
 
 import asyncio
 import json
+import os
+import re
 import signal
 import socket
+import subprocess
+import sys
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
@@ -12,7 +16,7 @@ import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from in_process import HeldEngine, connect, serving
-from server_process import ServerProcess
+from server_process import ServerProcess, environment
 
 from headlines.v1 import popularity_pb2 as pb
 from headlines.v1 import popularity_pb2_grpc
@@ -82,6 +86,40 @@ def test_a_taken_port_ends_it_with_a_sentence_and_exit_code_1(models, flag):
     assert f"cannot start: 127.0.0.1:{port} cannot be listened at" in server.output
     assert f"is {flag} taken" in server.output
     assert "Traceback" not in server.output
+
+
+def test_a_part_that_dies_ends_it_with_exit_code_1(models):
+    program = """
+import sys
+from service import __main__, repository
+async def scan(self):
+    raise ArithmeticError("secret words")
+repository.Repository.scan = scan
+sys.exit(__main__.main(sys.argv[1:]))
+"""
+    flags = ["--models", models, "--port", "0", "--http-port", "0", "--engine", "litert"]
+    ended = subprocess.run(
+        [sys.executable, "-c", program, "serve", *flags], env=environment(), capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 1
+    assert "the repository died" in ended.stderr
+    assert "ArithmeticError" in ended.stderr
+    assert "secret words" not in ended.stderr
+
+
+def test_on_a_terminal_the_log_is_for_people_and_a_stop_does_not_wait(models):
+    terminal, end = os.openpty()
+    flags = ["--models", models, "--port", "0", "--http-port", "0", "--engine", "litert"]
+    with subprocess.Popen([sys.executable, "-m", "service", "serve", *flags], env=environment(), stderr=end) as process:
+        os.close(end)
+        shown = ""
+        while "serving version 1" not in shown:
+            shown += os.read(terminal, 1000).decode()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0
+    os.close(terminal)
+    assert re.search(r"^\d\d:\d\d:\d\d INFO    service.server: listening at 127.0.0.1, gRPC port \d+", shown, re.MULTILINE)
+    assert "{" not in shown
 
 
 async def test_sigterm_answers_what_it_has_and_refuses_the_rest(models, serve):

@@ -51,7 +51,7 @@ def test_another_job_starts_afresh_says_so_and_touches_nothing(tmp_path, caplog)
     file = leave_state(tmp_path)
     with open_checkpoint(tmp_path, "0b") as checkpoint:
         assert checkpoint.load() is None
-    assert ".fit-0a is of an interrupted fit with other data or settings" in caplog.text
+    assert ".fit-0a is of another fit, with other data or settings," in caplog.text
     assert file.exists()
 
 

@@ -24,7 +24,7 @@ from training.settings import Settings
         {"embedding_dropout": 1.0},
         {"state_dropout": -0.1},
         {"embedding_decay": float("inf")},
-        {"averaging": 1.0},
+        {"averaging": -1.0},
     ],
     ids=str,
 )

@@ -1,0 +1,193 @@
+"""Words, ids and auxiliary features: pinned by golden pairs, and on whatever text an enemy may send."""
+
+import json
+import math
+from pathlib import Path
+from unicodedata import normalize
+
+import numpy as np
+import pytest
+import regex
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from service.preprocessing import (
+    SEQUENCE_LENGTH,
+    UNKNOWN,
+    VOCABULARY_HEAD,
+    Headline,
+    Preprocessor,
+    is_blank,
+    outlet_key,
+    time_features,
+    words,
+)
+
+GOLDEN = json.loads((Path(__file__).parent.parent / "golden" / "preprocessing.json").read_text("utf-8"))
+DAY = 86_400.0
+MONDAY = 1_704_067_200.0  # 2024-01-01T00:00Z
+
+PREPROCESSOR = Preprocessor([*VOCABULARY_HEAD, "the", "don't", "東", "café"], {"nytimes": 1.5, "café": -0.5})
+
+HOSTILE = st.lists(
+    st.one_of(
+        st.text(st.characters(exclude_categories=()), max_size=8),  # lone surrogates too
+        st.sampled_from(
+            [
+                "\0",
+                "\u0301",
+                "\u202e",
+                "\u2067",
+                "\u200d",
+                "\ufe0f",
+                "👩\u200d👩\u200d👧",
+                "🇬🇧",
+                "\ud800",
+                "\udfff",
+                "\ufdfa",
+                "'",
+                "\u2019",
+                "İ",
+                "ß",
+                "東",
+                "が",
+                "서울",
+                "\u1161",
+                "the",
+                " ",
+            ]
+        ),
+    ),
+    max_size=20,
+).map("".join)
+WORD = regex.compile(r"[\p{L}\p{N}][\p{L}\p{M}\p{N}]*(?:'[\p{L}\p{N}][\p{L}\p{M}\p{N}]*)*")
+
+
+@pytest.mark.parametrize("pair", GOLDEN, ids=lambda pair: ascii(pair["text"])[:30])
+def test_golden_pairs(pair):
+    assert words(pair["text"]) == pair["words"]
+
+
+@given(HOSTILE)
+def test_a_word_is_letters_digits_and_marks_joined_by_single_apostrophes(text):
+    assert all(WORD.fullmatch(word) for word in words(text))
+
+
+@given(HOSTILE)
+def test_compatible_forms_of_a_text_have_the_same_words(text):
+    assert words(normalize("NFKC", text)) == words(text)
+
+
+@given(st.text(st.characters(max_codepoint=127)))
+def test_ascii_takes_a_shorter_way_to_the_same_words(text):
+    # An ideograph of its own word sends the whole text the long way.
+    assert words(text + " 東") == [*words(text), "東"]
+
+
+@given(st.lists(st.tuples(HOSTILE, st.floats(-62_135_596_800, 253_402_300_799), HOSTILE), max_size=5))
+def test_whatever_comes_becomes_rows_that_the_network_can_take(headlines):
+    rows = PREPROCESSOR.encode([Headline(*fields) for fields in headlines])
+
+    assert rows.ids.dtype == rows.lengths.dtype == np.int32
+    assert rows.aux.dtype == np.float32
+    assert rows.aux.shape == (len(headlines), 5)
+    assert len(rows.ids) == rows.lengths.sum()
+    assert ((rows.lengths >= 1) & (rows.lengths <= SEQUENCE_LENGTH)).all()
+    assert ((rows.ids >= UNKNOWN) & (rows.ids < 6)).all()
+    assert np.isfinite(rows.aux).all()
+    assert all(0 <= unknown <= count for unknown, count in zip(rows.unknown_word_counts, rows.word_counts, strict=True))
+
+
+@given(HOSTILE, HOSTILE)
+def test_a_row_is_the_same_whatever_stands_beside_it(text, other):
+    alone = PREPROCESSOR.encode([Headline(text, 0.0)])
+    beside = PREPROCESSOR.encode([Headline(other, 5.0, "nytimes"), Headline(text, 0.0)])
+
+    assert beside.ids[beside.lengths[0] :].tolist() == alone.ids.tolist()
+    assert beside.aux[1].tolist() == alone.aux[0].tolist()
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a" * 2**20, "the " * 2**18, "東" * 2**18, "\u0301" * 2**19, "a'" * 2**19, "\0" * 2**20, "\ufdfa" * 2**15],
+    ids=ascii,
+)
+def test_a_megabyte_is_cut_to_the_first_hundred_words(text):
+    rows = PREPROCESSOR.encode([Headline(text, 0.0)])
+
+    assert 1 <= len(rows.ids) <= SEQUENCE_LENGTH
+    assert rows.word_counts == [len(words(text))]
+
+
+def test_a_headline_over_a_hundred_words_keeps_its_first_hundred_and_counts_all():
+    rows = PREPROCESSOR.encode([Headline("the " * 70 + "unheard " * 70, 0.0)])
+
+    assert rows.ids.tolist() == [2] * 70 + [UNKNOWN] * 30
+    assert (rows.word_counts, rows.unknown_word_counts) == ([140], [70])
+
+
+def test_a_headline_without_a_word_is_one_unknown_word_and_counts_none():
+    rows = PREPROCESSOR.encode([Headline("!!!", 0.0)])
+
+    assert rows.ids.tolist() == [UNKNOWN]
+    assert (rows.word_counts, rows.unknown_word_counts) == ([0], [0])
+    assert not is_blank("!!!")
+
+
+def test_no_headline_is_no_row():
+    rows = PREPROCESSOR.encode([])
+
+    assert rows.ids.shape == rows.lengths.shape == (0,)
+    assert rows.aux.shape == (0, 5)
+
+
+@pytest.mark.parametrize("text", ["", " ", "\t\r\n", "\u00a0\u3000\u2028"])
+def test_white_space_alone_is_blank(text):
+    assert is_blank(text)
+
+
+def test_outlets_are_compared_stripped_and_casefolded():
+    rows = PREPROCESSOR.encode([Headline("x", 0.0, name) for name in (" NYTimes\n", "CAFÉ", "The New York Times", "")])
+
+    assert rows.aux[:, 4].tolist() == [1.5, -0.5, 0.0, 0.0]
+    assert rows.outlets_known == [True, True, False, False]
+    assert outlet_key("STRASSE") == outlet_key("straße")
+
+
+def test_known_moments_stand_where_they_should_on_their_circles():
+    assert time_features(MONDAY) == pytest.approx((0, 1, 0, 1), abs=1e-9)
+    assert time_features(MONDAY + DAY / 4) == pytest.approx((1, 0, math.sin(math.tau / 28), math.cos(math.tau / 28)), abs=1e-9)
+    assert time_features(MONDAY + 3.5 * DAY) == pytest.approx((0, -1, 0, -1), abs=1e-9)
+
+
+@given(st.integers(-700_000, 2_900_000), st.floats(0, 60))
+def test_time_moves_without_a_step_over_midnight_and_monday(day, seconds):
+    midnight = day * DAY
+    before, after = time_features(midnight - seconds), time_features(midnight + seconds)
+
+    assert max(abs(a - b) for a, b in zip(before, after, strict=True)) <= math.tau * 2 * seconds / DAY + 1e-6
+
+
+@given(st.floats(-62_135_596_800, 253_402_300_799))
+def test_time_stands_on_two_circles_that_come_round_each_day_and_week(seconds):
+    a, b, c, d = time_features(seconds)
+
+    assert (a * a + b * b, c * c + d * d) == (pytest.approx(1), pytest.approx(1))
+    assert time_features(seconds + DAY)[:2] == pytest.approx((a, b), abs=1e-6)
+    assert time_features(seconds + 7 * DAY) == pytest.approx((a, b, c, d), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "sentence"),
+    [(["[UNK]", "", "a"], "begins otherwise"), ([], "begins otherwise"), (["", "[UNK]", "a", "a"], "a word twice")],
+)
+def test_a_wrong_vocabulary_is_refused(vocabulary, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        Preprocessor(vocabulary, {})
+
+
+@given(HOSTILE)
+def test_words_are_found_again_in_their_own_spelling(text):
+    found = words(text)
+    assume(found)
+    assert words(" ".join(found)) == found

@@ -1,0 +1,131 @@
+"""The commands, from a made-up data set to a version that is served."""
+
+import csv
+import gzip
+import json
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from service import artifact, engines
+from service.version import Version
+from training.__main__ import main
+
+PYTHON_TRAINING = (sys.executable, "-m", "training")
+
+
+def run(*arguments, **environment):
+    return subprocess.run(
+        [*PYTHON_TRAINING, *map(str, arguments)], env=os.environ | environment, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.fixture(scope="module")
+def made_up(tmp_path_factory):
+    """A made-up data set and the AUC of its true probabilities."""
+    path = tmp_path_factory.mktemp("data") / "made-up.csv.gz"
+    done = run("synthesize", "--out", path)
+    assert done.returncode == 0, done.stderr
+    assert "made-up" in done.stdout
+    return path, float(re.search(r"ROC-AUC of (0\.\d+)", done.stdout)[1])
+
+
+@pytest.fixture(scope="module")
+def fitted(made_up, tmp_path_factory):
+    """A directory with the version that the defaults make of it, and what the command printed."""
+    models = tmp_path_factory.mktemp("models")
+    done = run("fit", "--data", made_up[0], "--models", models)
+    assert done.returncode == 0, done.stderr
+    return models, done.stdout
+
+
+def test_a_fit_learns_nearly_all_that_is_there(made_up, fitted):
+    _, best = made_up
+    models, printed = fitted
+    info = artifact.read(models / "1").info
+    assert best - 0.03 < info.evaluation["main_auc"] < best + 0.01
+    assert f"{info.evaluation['main_auc']:.4f}" in printed
+
+
+def test_a_version_is_complete_and_says_that_its_data_are_made_up(fitted):
+    models, printed = fitted
+    read = artifact.read(models / "1")
+    assert read.info.synthetic
+    assert "made-up" in printed
+    assert "Made-up" in (models / "1" / "report" / "index.html").read_text("utf-8")
+    assert (
+        json.loads((models / "1" / "report" / "figures.json").read_text("utf-8"))["rows"] == read.info.parts["evaluation"].rows
+    )
+    assert len(read.examples) > 30
+    assert sorted(path.name for path in models.iterdir()) == [".last_version", ".lock", "1"]  # nothing is left of the job
+
+
+@pytest.mark.parametrize("engine", ["litert", "tensorflow"])
+def test_either_engine_takes_the_version(fitted, engine):
+    version = Version.load(artifact.read(fitted[0] / "1"), engines.choose(engine))
+    assert version.number == 1
+
+
+def test_evaluate_finds_what_fit_found(made_up, fitted):
+    models, _ = fitted
+    done = run("evaluate", HEADLINES_DATA=str(made_up[0]), HEADLINES_MODELS=str(models))
+    assert done.returncode == 0, done.stderr
+    assert f"{artifact.read(models / '1').info.evaluation['main_auc']:.4f}" in done.stdout
+
+
+def test_evaluate_refuses_data_that_count_something_else(made_up, fitted, tmp_path, capsys):
+    with gzip.open(made_up[0], "rt", newline="") as file, (tmp_path / "likes.csv").open("w", newline="") as likes_alone:
+        reader = csv.DictReader(file)
+        writer = csv.DictWriter(likes_alone, [name for name in reader.fieldnames if name != "retweets"], extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(reader)
+    assert main(["evaluate", "--data", str(tmp_path / "likes.csv"), "--models", str(fitted[0])]) == 1
+    assert "learned retweets + likes" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["fit", "--data", "missing.csv", "--models", "models"], 1, "missing.csv"),
+        (["fit", "--data", "few.csv", "--models", "models"], 1, "too few"),
+        (["fit", "--data", "few.csv", "--models", "models", "--averaging", "-1"], 2, "averaging"),
+        (["evaluate", "--data", "few.csv", "--models", "models"], 1, "holds no version"),
+        (["evaluate", "--data", "few.csv", "--models", "models", "--version", "7"], 1, "no version 7"),
+        (["synthesize", "--out", "no/such/directory/made-up.csv"], 2, "no/such/directory"),
+    ],
+)
+def test_what_is_wrong_is_one_sentence(tmp_path, monkeypatch, capsys, arguments, code, words):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "few.csv").write_text("headline,posted_at,likes\nCity votes,2016-01-01T00:00:00Z,3\n")
+    assert main(arguments) == code
+    captured = capsys.readouterr()
+    assert words in captured.err
+    assert captured.err.count("\n") == 1
+    assert not (tmp_path / "models").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["fit"],
+        ["fit", "--data", "x.csv", "--models", "m", "--seed", "one"],
+        ["fit", "--data", "x.csv", "--models", "m", "--min-age", "-1"],
+        ["fit", "--data", "x.csv", "--models", "m", "--collected-at", "2016-01-01T00:00:00"],
+        ["synthesize", "--out", "x.csv", "--posts", "0"],
+    ],
+)
+def test_a_wrong_flag_is_exit_code_2(arguments):
+    with pytest.raises(SystemExit) as exit_:
+        main(arguments)
+    assert exit_.value.code == 2
+
+
+def test_a_wrong_variable_is_exit_code_2(monkeypatch):
+    monkeypatch.setenv("HEADLINES_SEED", "one")
+    with pytest.raises(SystemExit) as exit_:
+        main(["fit", "--data", "x.csv", "--models", "m"])
+    assert exit_.value.code == 2

@@ -9,8 +9,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
@@ -45,11 +45,17 @@ class ServerProcess:
         return int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-@contextmanager
-def serving(models: Path, *flags: str) -> Iterator[ServerProcess]:
-    """Start `python -m service serve` on free ports, wait until a version is live, and stop it in the end."""
+def serving(models: Path, *flags: str) -> AbstractContextManager[ServerProcess]:
+    """`python -m service serve` on free ports, from when a version is live until it is stopped in the end."""
     command = [sys.executable, "-m", "service", "serve", "--models", str(models), "--port", "0", "--http-port", "0"]
-    process = subprocess.Popen([*command, "--drain-seconds", "0", *flags], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    return started([*command, "--drain-seconds", "0", *flags])
+
+
+@contextmanager
+def started(command: Sequence[str]) -> Iterator[ServerProcess]:
+    """Start a server, wait until its log tells of a version and its ports, and stop it in the end."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "protos")])}
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     try:
         for line in process.stderr:
@@ -68,6 +74,19 @@ def serving(models: Path, *flags: str) -> Iterator[ServerProcess]:
         process.send_signal(signal.SIGTERM)
         process.stderr.close()
         process.wait(30)
+
+
+def environment(name: str, requirements: Sequence[str]) -> str:
+    """The Python of a virtual environment with these packages, which is made where it is not there yet."""
+    directory = ROOT / ".benchmarks" / name
+    python = str(directory / "bin" / "python")
+    installed = directory / "requirements.txt"
+    wanted = "\n".join(requirements)
+    if not installed.exists() or installed.read_text() != wanted:
+        subprocess.run([sys.executable, "-m", "venv", "--clear", directory], check=True)
+        subprocess.run([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *requirements], check=True)
+        installed.write_text(wanted)
+    return python
 
 
 def real_headlines(rows: int | None = None) -> list[tuple[str, datetime, str]]:

@@ -1,0 +1,172 @@
+"""What serving costs: this server beside one that answers constants and one that calls the plain model.
+
+    python -m benchmarks.serving --models models [--runs 5] [--seconds 4]
+
+no-op     grpc.aio on asyncio's own loop with grpcio 1.81.1: parses the request, answers constants; the floor for gRPC in Python
+plain     grpc.aio that calls `serving_default` padded to 100 words for each request, without batching
+headlines this project
+
+The servers run at the same time and are measured in turn, each with the same load from a process of its own (this one). Every
+figure is the median over the runs; CPU is the server's own, user and system. With `h2load` (Debian's nghttp2-client) on the
+PATH there is a row with that client, which is written in C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import urllib.request
+from collections import defaultdict
+from contextlib import ExitStack
+from pathlib import Path
+
+from benchmarks import noop
+from benchmarks.load import closed_loop, open_loop
+from benchmarks.process import ServerProcess, environment, real_headlines, serving, started
+from headlines.v1.popularity_pb2 import PredictRequest
+
+CLOSED = ((1, 1), (8, 1), (64, 1), (4, 64))  # clients, headlines a request
+OPEN = (0.3, 0.6, 0.8)  # shares of the rate that 64 clients reached
+CONNECTIONS = 16  # of the open loop
+PLAIN = ((1, 1), (64, 1), (4, 64))  # what the plain server is asked; the rest says nothing new
+TARGETS = {
+    "64 clients x 1: CPU a request / no-op": ("at most", 1.05),
+    "h2load, 64 clients x 1: requests/s / no-op": ("at least", 0.95),
+    "1 client x 1: p50 / no-op": ("at most", 1.3),
+    "8 clients x 1: requests/s / no-op": ("at least", 0.85),
+    "4 clients x 64: headlines/s / plain": ("at least", 15),
+}
+
+
+def make_requests(headlines: int) -> list[bytes]:
+    """A thousand requests with real headlines."""
+    rows = real_headlines(1000 + headlines)
+    requests = []
+    for start in range(1000):
+        request = PredictRequest()
+        for text, posted_at, outlet in rows[start : start + headlines]:
+            request.headlines.add(text=text, outlet=outlet).posted_at.FromDatetime(posted_at)
+        requests.append(request.SerializeToString())
+    return requests
+
+
+def measure_closed(
+    server: ServerProcess, clients: int, headlines: int, requests: list[bytes], seconds: float
+) -> dict[str, float]:
+    """One run of a closed loop."""
+    began = server.cpu_seconds
+    load = closed_loop(server.target, requests, headlines, clients, seconds)
+    return {
+        "rate": load.rate,
+        "headlines": load.headlines / load.seconds,
+        "cpu": (server.cpu_seconds - began) / len(load.latencies) * 1e6,
+        **{f"p{q:g}": load.quantile(q / 100) * 1e3 for q in (50, 90, 99, 99.9)},
+    }
+
+
+def measure_h2load(server: ServerProcess, request: bytes, seconds: float) -> float:
+    """Requests a second with 64 clients of h2load."""
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(b"\x00" + len(request).to_bytes(4, "big") + request)
+        file.flush()
+        url = f"http://{server.target}/headlines.v1.PopularityService/Predict"
+        command = ["h2load", "--clients=64", f"--duration={seconds:g}", f"--data={file.name}"]
+        headers = ["--header=content-type: application/grpc", "--header=te: trailers"]
+        done = subprocess.run([*command, *headers, url], capture_output=True, text=True, check=True)
+    found = re.search(r"finished in .*?, ([\d.]+) req/s", done.stdout)
+    if not found or not re.search(r" 0 failed, 0 errored", done.stdout):
+        raise SystemExit(done.stdout)
+    return float(found[1])
+
+
+def read_metric(server: ServerProcess, name: str) -> float:
+    """One value of /metrics."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{server.http_port}/metrics") as answer:
+        found = re.search(rf"^{name} (\S+)$", answer.read().decode(), re.MULTILINE)
+    if not found:
+        raise SystemExit(f"no metric {name}")
+    return float(found[1])
+
+
+def main() -> None:
+    """Measure and print tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", type=Path, required=True)
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=4.0)
+    args = parser.parse_args()
+    noop_python = environment("noop", noop.REQUIREMENTS)
+    requests = {headlines: make_requests(headlines) for headlines in {headlines for _, headlines in CLOSED}}
+    runs: dict[tuple[str, object], list[dict[str, float]]] = defaultdict(list)
+    with ExitStack() as stack:
+        servers = {
+            "no-op": stack.enter_context(started([noop_python, "-m", "benchmarks.noop"])),
+            "plain": stack.enter_context(started([sys.executable, "-m", "benchmarks.plain", "--models", str(args.models)])),
+            "headlines": stack.enter_context(serving(args.models, "--engine", "litert")),
+        }
+        product = servers["headlines"]
+        for _ in range(args.runs):
+            for clients, headlines in CLOSED:
+                for name, server in servers.items():
+                    if name == "plain" and (clients, headlines) not in PLAIN:
+                        continue
+                    before = [read_metric(product, f"headlines_batch_size_{part}") for part in ("sum", "count")]
+                    figures = measure_closed(server, clients, headlines, requests[headlines], args.seconds)
+                    if name == "headlines":
+                        after = [read_metric(product, f"headlines_batch_size_{part}") for part in ("sum", "count")]
+                        figures["batch"] = (after[0] - before[0]) / (after[1] - before[1])
+                    runs[name, (clients, headlines)].append(figures)
+            if shutil.which("h2load"):
+                for name in ("no-op", "headlines"):
+                    runs[name, "h2load"].append({"rate": measure_h2load(servers[name], requests[1][0], args.seconds)})
+        peak = statistics.median(run["rate"] for run in runs["headlines", (64, 1)])
+        for _ in range(args.runs):
+            for share in OPEN:
+                load = open_loop(product.target, requests[1], 1, share * peak, CONNECTIONS, args.seconds)
+                quantiles = {f"p{q:g}": load.quantile(q / 100) * 1e3 for q in (50, 90, 99, 99.9)}
+                runs["headlines", share].append({"rate": load.rate, "late": load.late * 1e3, **quantiles})
+        padding = read_metric(product, "headlines_batch_padding_rows_total")
+    medians = {key: {name: statistics.median(run[name] for run in some) for name in some[0]} for key, some in runs.items()}
+    report(medians, padding)
+
+
+def report(medians: dict[tuple[str, object], dict[str, float]], padding: float) -> None:
+    """Print the tables and the ratios that matter."""
+    columns = ("rate", "headlines", "p50", "p90", "p99", "p99.9", "cpu", "batch")
+    heads = ("requests/s", "headlines/s", "p50 ms", "p90 ms", "p99 ms", "p99.9 ms", "CPU us/req", "mean batch")
+    print(f"{'closed loop':28}" + "".join(f"{head:>12}" for head in heads))
+    for clients, headlines in CLOSED:
+        for name in ("no-op", "plain", "headlines"):
+            if figures := medians.get((name, (clients, headlines))):
+                cells = "".join(f"{figures[column]:12,.2f}" if column in figures else f"{'':12}" for column in columns)
+                print(f"{f'{clients} x {headlines}':10}{name:18}{cells}")
+    print(f"rows computed for shape alone: {padding:g}")
+    print(f"\n{'open loop, Poisson':28}" + "".join(f"{head:>12}" for head in ("requests/s", *heads[2:6], "sent late ms")))
+    for share in OPEN:
+        figures = medians["headlines", share]
+        print(f"{f'{share:.0%} of the peak':28}" + "".join(f"{figures[c]:12,.2f}" for c in ("rate", *columns[2:6], "late")))
+
+    def of(figure: str, case: object, other: str) -> float:
+        return medians["headlines", case][figure] / medians[other, case][figure]
+
+    ratios = {
+        "64 clients x 1: CPU a request / no-op": of("cpu", (64, 1), "no-op"),
+        "1 client x 1: p50 / no-op": of("p50", (1, 1), "no-op"),
+        "8 clients x 1: requests/s / no-op": of("rate", (8, 1), "no-op"),
+        "4 clients x 64: headlines/s / plain": of("headlines", (4, 64), "plain"),
+    }
+    if ("no-op", "h2load") in medians:
+        ratios["h2load, 64 clients x 1: requests/s / no-op"] = of("rate", "h2load", "no-op")
+    print()
+    for name, (kind, target) in TARGETS.items():
+        if name in ratios:
+            print(f"{name:46}{ratios[name]:8.2f}   {kind} {target}")
+
+
+if __name__ == "__main__":
+    main()

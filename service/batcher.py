@@ -1,9 +1,10 @@
 """Many callers to one batch.
 
-The rule: a free engine takes what waits as soon as it is as many requests as in the batch before, at the latest 1 ms after
-the first of them came. A caller who is alone (the batch before held one request) therefore never waits for company: his batch
-leaves at the event loop's next turn. Under load batches grow by themselves, since answering many callers at once costs hardly
-more than answering one: what a small request costs is the event loop's waking up, not the arithmetic.
+The rule: a free engine takes what waits as soon as it is as many requests as were in the batch before and came right behind
+it, at the latest 1 ms after the first of them came. A caller who is alone (the batch before held one request, and none came
+behind it) therefore never waits for company: his batch leaves at the event loop's next turn. Under load batches grow by
+themselves, since answering many callers at once costs hardly more than answering one: what a small request costs is the event
+loop's waking up, not the arithmetic.
 
 Invariants, all on the event loop's thread:
 * The items that wait, those of admitted bulk requests included, are never more than `capacity`; bulk items that wait or are
@@ -85,12 +86,15 @@ class Batcher(Generic[Item, Result]):
         largest_batch: int,
         executor: Executor | None,
         observer: Observer,
+        return_turns: int = 0,
         loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         """Set up an empty queue.
 
         `capacity` bounds the items that wait, `largest_batch` the items of a batch. Without an `executor` batches run on the
-        event loop: right for what is short and would fight for the interpreter lock anyway.
+        event loop: right for what is short and would fight for the interpreter lock anyway. `return_turns` are the turns of the
+        loop within which no caller can have had his answer and be back with a request: so whoever comes within them, right
+        behind a batch, is another one. 0 for callers in this process.
         """
         self._capacity = capacity
         self._largest_batch = largest_batch
@@ -101,7 +105,9 @@ class Batcher(Generic[Item, Result]):
         self._queued = 0  # items
         self._bulk = 0  # items of bulk requests that are inside
         self._bulk_waiters: deque[tuple[int, asyncio.Future[None]]] = deque()
-        self._previous = 1  # requests in the batch before
+        self._previous = 1  # requests in the batch before, and right behind it
+        self._return_turns = return_turns
+        self._behind = 0  # batches that were answered within the last `return_turns`
         self._computing = False  # a batch is in the executor
         self._due: asyncio.Handle | None = None  # when the next batch leaves; None: not decided
         self._due_now = False  # at the loop's next turn
@@ -141,6 +147,8 @@ class Batcher(Generic[Item, Result]):
             raise self._death.exception() or AssertionError
         entry = _Entry(run, items, deadline, self._loop.create_future(), self._loop.time())
         self._queue.append(entry)
+        if self._behind:
+            self._previous += 1
         self._arrange()
         try:
             return await entry.future
@@ -240,7 +248,17 @@ class Batcher(Generic[Item, Result]):
             entry.results += outcome
             if len(entry.results) == len(entry.items):
                 entry.future.set_result(entry.results)
+        if self._return_turns:
+            self._behind += 1
+            self._loop.call_soon(self._turn, self._return_turns)
         self._arrange()
+
+    def _turn(self, left: int) -> None:
+        """Count the loop's turns after a batch."""
+        if left:
+            self._loop.call_soon(self._turn, left - 1)
+        else:
+            self._behind -= 1
 
     def _drop(self, entry: _Entry[Item, Result], reason: str) -> None:
         if left := self._withdraw(entry):

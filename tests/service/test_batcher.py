@@ -81,8 +81,10 @@ def run():
     return run
 
 
-def make(record, *, capacity=4096, largest_batch=256, executor=None):
-    return Batcher(capacity=capacity, largest_batch=largest_batch, executor=executor, observer=record)
+def make(record, *, capacity=4096, largest_batch=256, executor=None, return_turns=0):
+    return Batcher(
+        capacity=capacity, largest_batch=largest_batch, executor=executor, observer=record, return_turns=return_turns
+    )
 
 
 async def settle():
@@ -122,6 +124,27 @@ def test_a_batch_waits_to_be_as_large_as_the_one_before_but_no_longer_than_the_l
     run(main())
     assert record.batches == [8, 8, 1, 1]
     assert max(record.waits) == pytest.approx(MAX_WAIT)
+
+
+def test_who_comes_right_behind_a_batch_is_waited_for_from_then_on(run, record):
+    async def main():
+        loop = asyncio.get_running_loop()
+        batcher = make(record, return_turns=4)
+
+        async def call():
+            for _ in range(50):
+                await batcher.submit(double, [1])
+                await asyncio.sleep(MAX_WAIT / 4)  # the way to the caller and back
+
+        first = asyncio.ensure_future(call())
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # a turn too late for the first one's batch
+        await asyncio.gather(first, call())
+        return loop.time()
+
+    assert run(main()) < 50 * MAX_WAIT / 4 + 3 * MAX_WAIT  # they wait for each other at first, and never again
+    assert record.batches[0] == 1
+    assert record.batches[-41:-1] == [2] * 40
 
 
 def test_late_company_does_not_prolong_the_wait(run, record):

@@ -94,8 +94,10 @@ def measure(files: list[Path], variants: Mapping[str, Mapping[str, Any]], seeds:
                 else:
                     scored = {"evaluation": made.evaluation}
                     figures = dict(evaluate(scored, predict, posts, first_row=made.ends[1]).figures)
-                found[name].append({**figures, "epochs": fitted.best_epoch + 1.0, "seconds": seconds})
-                print(f"{share:.0%} seed {seed} {name}: {figures['main_auc']:.4f}", file=sys.stderr, flush=True)
+                kept = {column: figures[column] for column in COLUMNS}
+                found[name].append({**kept, "epochs": fitted.best_epoch + 1.0, "seconds": seconds})
+                auc, within = kept["main_auc"], kept["main_auc_within_outlets"]
+                print(f"{share:.0%} seed {seed} {name}: {auc:.4f}, within outlets {within:.4f}", file=sys.stderr, flush=True)
     return {name: {key: float(np.mean([run[key] for run in runs])) for key in runs[0]} for name, runs in found.items()}
 
 

@@ -19,7 +19,6 @@ from training.dataset import Dataset
 
 VOCABULARY_SIZE = 10_000
 SHARES = (0.8, 0.9, 1.0)  # where training, validation and evaluation end
-FOLDS = ((0.5, 0.6, 0.6), (0.6, 0.7, 0.7), (0.7, 0.8, 0.8))  # to choose by: the validation part is what is scored
 
 # Parts of a tenth are 50 rows then. The standard error of an AUC on them is .08: fewer rows cannot tell a signal from chance.
 MINIMUM_ROWS = 500
@@ -66,7 +65,7 @@ def make(dataset: Dataset, *, shares: tuple[float, float, float] = SHARES, seed:
     In the training part each row's outlet level is computed from the four fifths of the part without it (never from all
     rows but itself: the label could be read back from that), and a random tenth of the levels is 0. Both derive from `seed`.
 
-    With `shares=FOLDS[i]` the evaluation part is empty.
+    Where the last two shares are the same, as in a fold that is scored on its validation part, the evaluation part is empty.
 
     Raises DataError, with the counts, where the rows cannot be trained on.
     """

@@ -93,7 +93,9 @@ class Settings:
         metavar="N",
     )
     poll_seconds: float = _option(
-        _seconds(0.05), "seconds between two looks for new versions; more spares a network volume", default=2.0
+        _seconds(0.05),
+        "seconds between two looks for new versions, certificates and tokens; more spares a network volume",
+        default=2.0,
     )
     engine: Literal["auto", "litert", "tensorflow"] = _option(
         _one_of("auto", "litert", "tensorflow"),
@@ -102,7 +104,7 @@ class Settings:
     )
     host: str = _option(
         _text,
-        "the address that gRPC listens at; 0.0.0.0 opens it to the network, without encryption or tokens",
+        "the address that gRPC listens at; 0.0.0.0 opens it to the network, which wants --tls-certificate and --tokens",
         default="127.0.0.1",
     )
     port: int = _option(_whole(0, 65535), "gRPC's port; 0 takes a free one, which the log tells", default=50051)
@@ -111,6 +113,27 @@ class Settings:
     )
     http_port: int = _option(
         _whole(0, 65535), "their port; 0 takes a free one, which the log tells", default=8080, metavar="PORT"
+    )
+    tls_certificate: Path | None = _option(  # noqa: RUF009
+        _path,
+        "a PEM file with gRPC's certificate and those between it and its authority; encrypts; may be renewed in place",
+        default=None,
+        metavar="FILE",
+    )
+    tls_key: Path | None = _option(  # noqa: RUF009
+        _path, "a PEM file with its private key, unencrypted: RSA, or ECDSA on P-256 or P-384", default=None, metavar="FILE"
+    )
+    tls_client_ca: Path | None = _option(  # noqa: RUF009
+        _path,
+        "a PEM file with authorities; only callers with a certificate of theirs may then connect",
+        default=None,
+        metavar="FILE",
+    )
+    tokens: Path | None = _option(  # noqa: RUF009
+        _path,
+        "a file with a token a line, # begins a comment; every call but health must then bear one of them",
+        default=None,
+        metavar="FILE",
     )
     # Every server takes 128 headlines and 1 MiB, so that clients may split without asking.
     max_headlines: int = _option(
@@ -139,13 +162,21 @@ class Settings:
         "calls at once on one connection; the rest wait in the client: an overload is shed before it costs anything here",
         default=256,
     )
+    max_connection_age: float = _option(
+        _seconds(1),
+        "seconds, give or take a tenth, after which a connection or a stream ends in order and its caller comes back, "
+        "perhaps to a newer replica; less spreads callers sooner, more spares handshakes",
+        default=300.0,
+    )
     drain_seconds: float = _option(
         _seconds(0),
         "seconds of answering as before once told to stop, for load balancers to notice; on a terminal the default is 0",
         default=5.0,
     )
     grace_seconds: float = _option(
-        _seconds(0), "seconds after that for what is still being answered; raise it for long streams", default=20.0
+        _seconds(0),
+        "seconds after that, or after --max-connection-age, for what is still being answered; raise it for slow callers",
+        default=20.0,
     )
     reflection: bool = _option(
         _yes_or_no, "tell callers such as grpcurl which methods there are; turn it off to show strangers less", default=True
@@ -160,6 +191,11 @@ class Settings:
                 f"{_names('queue_headlines')}: must be at least twice --max-headlines, {2 * self.max_headlines}, "
                 f"since streams get half of the queue; it is {self.queue_headlines}"
             )
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            missing = "tls_key" if self.tls_key is None else "tls_certificate"
+            raise UsageError(f"{_names(missing)}: is missing; a certificate and its key go together")
+        if self.tls_client_ca and not self.tls_certificate:
+            raise UsageError(f"{_names('tls_client_ca')}: needs --tls-certificate and --tls-key beside it")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

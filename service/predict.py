@@ -24,6 +24,9 @@ _OPTIONS = {
     "target": ("HOST:PORT", "the server (default: 127.0.0.1:50051)"),
     "timeout": ("SECONDS", "how long all of it may take (default: 5; for standard input no limit)"),
     "tls_ca": ("FILE", "encrypt, and trust the authorities in this PEM file"),
+    "tls_client_certificate": ("FILE", "encrypt, and show the certificate in this PEM file, for a server that asks for one"),
+    "tls_client_key": ("FILE", "the PEM file with its private key"),
+    "tls_server_name": ("NAME", "the name in the server's certificate (default: the target's host)"),
     "token_file": ("FILE", "a file that holds the token which the server asks for"),
 }
 _SWITCHES = {
@@ -46,9 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace, environment: Mapping[str, str] = os.environ) -> int:
     """Print the predictions; 0, or 1 where one could not be had. Raises UsageError for a wrong flag or variable."""
     values = {name: getattr(arguments, name) or environment.get(_variable(name)) for name in _OPTIONS}
-    tls: bool | grpc.ChannelCredentials = _switch("tls", arguments, environment)
-    if values["tls_ca"]:
-        tls = grpc.ssl_channel_credentials(_read("tls_ca", values["tls_ca"]))
+    tls = _tls(values) or _switch("tls", arguments, environment)
     token = _token(values["token_file"]) if values["token_file"] else None
     posted_at = _moment(values["posted_at"]) if values["posted_at"] else None
     timeout = _seconds(values["timeout"]) if values["timeout"] else None if "-" in arguments.headlines else 5.0
@@ -59,7 +60,7 @@ def run(arguments: argparse.Namespace, environment: Mapping[str, str] = os.envir
     asked, shown = tee(headlines)
     failed = False
     try:
-        with Client(target, tls=tls, token=token) as client:
+        with Client(target, tls=tls, tls_server_name=values["tls_server_name"], token=token) as client:
             for headline, answer in zip(shown, client.predict_stream(asked, timeout=timeout), strict=True):
                 if isinstance(answer, Prediction):
                     show.prediction(headline, answer)
@@ -164,6 +165,15 @@ def _read(name: str, path: str) -> bytes:
         return Path(path).read_bytes()
     except OSError as error:
         raise UsageError(f"{_names(name)}: cannot read {path!r}: {error.strerror}") from None
+
+
+def _tls(values: Mapping[str, str | None]) -> grpc.ChannelCredentials | None:
+    names = ("tls_ca", "tls_client_key", "tls_client_certificate")
+    ca, key, certificate = (_read(name, path) if (path := values[name]) else None for name in names)
+    if (key is None) != (certificate is None):
+        missing = "tls_client_key" if key is None else "tls_client_certificate"
+        raise UsageError(f"{_names(missing)}: is missing; a certificate and its key go together")
+    return grpc.ssl_channel_credentials(ca, key, certificate) if ca or certificate else None
 
 
 def _token(path: str) -> str:

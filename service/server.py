@@ -17,10 +17,11 @@ import grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from headlines.v1 import popularity_pb2
-from service import engines, log
+from service import credentials, engines, log
 from service.api import health, interceptors, popularity
 from service.batcher import Batcher
 from service.config import Settings
+from service.credentials import Certificate, Tokens
 from service.engines import Engine
 from service.http import HttpServer, make_app
 from service.metrics import Metrics
@@ -41,6 +42,7 @@ RETURN_TURNS = 4
 _HEARTBEAT = 1.0  # seconds between two beats of the event loop
 _DEAD_AFTER = 10.0  # seconds without a beat
 _LAST_WORDS = 1.0  # seconds for what is already on its way into the network
+_INT_MAX = (1 << 31) - 1
 _REFLECTION = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]
 
 
@@ -109,13 +111,22 @@ class Server:
     """
 
     def __init__(self, settings: Settings, engine: Engine, began: float | None = None) -> None:
-        """Build all parts; `began` is when the start began, by time.monotonic()."""
+        """Build all parts; `began` is when the start began, by time.monotonic().
+
+        Raises UsageError where a certificate or the tokens cannot be used.
+        """
         self.port = settings.port  # the real ones from the start on
         self.http_port = settings.http_port
         self.metrics = Metrics(settings.queue_headlines)
         self._settings = settings
         self._engine = engine
         self._began = time.monotonic() if began is None else began
+        self._certificate = (
+            Certificate(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
+            if settings.tls_certificate and settings.tls_key
+            else None
+        )
+        self._tokens = Tokens(settings.tokens) if settings.tokens else None
         self._executor = None if engine.inline else ThreadPoolExecutor(1, "engine")
         self._batcher: Batcher[Headline, Prediction] = Batcher(
             capacity=settings.queue_headlines,
@@ -144,6 +155,7 @@ class Server:
                 max_text_bytes=settings.max_text_bytes,
                 max_message_bytes=settings.max_message_bytes,
             ),
+            stream_age=settings.max_connection_age,
         )
         self._health = health.Health([popularity.SERVICE.full_name])
         self._grpc = self._build_grpc()
@@ -168,11 +180,16 @@ class Server:
             ("grpc.max_concurrent_streams", settings.max_streams),
             # Only what is not compressed: a message is unpacked before its size is looked at.
             ("grpc.compression_enabled_algorithms_bitset", 1 << grpc.Compression.NoCompression.value),
+            # By default gRPC waits for ever for a connection's last stream. One that begins at the last moment ends by its
+            # own age, which may be a tenth longer, and then has its answers; what lasts longer is cut off.
+            ("grpc.max_connection_age_ms", _milliseconds(settings.max_connection_age)),
+            ("grpc.max_connection_age_grace_ms", _milliseconds(1.1 * settings.max_connection_age + settings.grace_seconds)),
             ("grpc.keepalive_time_ms", 60_000),
             ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
             ("grpc.keepalive_permit_without_calls", 1),
         ]
-        server = grpc.aio.server(interceptors=[interceptors.Interceptor(self.metrics, services)], options=options)
+        interceptor = interceptors.Interceptor(self.metrics, services, self._tokens, exempt=[health.SERVICE])
+        server = grpc.aio.server(interceptors=[interceptor], options=options)
         server.add_generic_rpc_handlers((self._popularity.handler(), self._health.handler()))
         if settings.reflection:
             reflection.enable_server_reflection([service.full_name for service in services], server)
@@ -181,13 +198,21 @@ class Server:
     async def start(self) -> None:
         """Open the ports and begin to look for versions. Raises OSError where a port is taken or a host unknown."""
         settings = self._settings
-        if not _is_loopback(settings.host):
-            logger.warning("%s is open to the network, with neither TLS nor tokens: anybody there may call", settings.host)
+        if not _is_loopback(settings.host) and not self._certificate:
+            lacks = (
+                "without TLS: whoever is on the way can read tokens and headlines"
+                if self._tokens
+                else "with neither TLS nor tokens: anybody there may call"
+            )
+            logger.warning("%s is open to the network, %s", settings.host, lacks)
         self._http = _open_http(settings, make_app(self.metrics.registry, self._is_alive, lambda: self._health.serving))
         self.http_port = self._http.port
         address = f"[{settings.host}]:{settings.port}" if ":" in settings.host else f"{settings.host}:{settings.port}"
         try:
-            self.port = self._grpc.add_insecure_port(address)
+            if self._certificate:
+                self.port = self._grpc.add_secure_port(address, self._certificate.for_server())
+            else:
+                self.port = self._grpc.add_insecure_port(address)
         except RuntimeError as error:
             self._http.close()
             raise OSError(f"{address} cannot be listened at; is --port taken, or --host not this machine's?") from error
@@ -206,6 +231,9 @@ class Server:
             asyncio.create_task(self._batcher.run(), name="batcher"),
             asyncio.create_task(self._repository.run(), name="repository"),
         ]
+        if watched := [it for it in (self._certificate, self._tokens) if it]:
+            watch = credentials.watch(watched, settings.poll_seconds)
+            self._tasks.append(asyncio.create_task(watch, name="watch over certificates and tokens"))
 
     async def wait(self, stop: asyncio.Event) -> bool:
         """Wait until `stop` is set or a part has died, and say whether one has."""
@@ -295,6 +323,10 @@ def _open_http(settings: Settings, app: WSGIApplication) -> HttpServer:
     except OSError as error:
         where = f"{settings.http_host}:{settings.http_port}"
         raise OSError(f"{where} cannot be listened at ({error.strerror}); is --http-port taken?") from error
+
+
+def _milliseconds(seconds: float) -> int:
+    return min(round(1000 * seconds), _INT_MAX)  # which means for ever to gRPC
 
 
 def _is_loopback(host: str) -> bool:

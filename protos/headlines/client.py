@@ -184,15 +184,17 @@ class _Caller:
         *,
         timeout: float = 5.0,
         tls: bool | grpc.ChannelCredentials = False,
+        tls_server_name: str | None = None,
         token: str | None = None,
     ) -> None:
         self._timeout = timeout
         self._metadata = (("authorization", f"Bearer {token}"),) if token else ()
+        options = (*_OPTIONS, ("grpc.ssl_target_name_override", tls_server_name)) if tls_server_name else _OPTIONS
         if tls:
             credentials = grpc.ssl_channel_credentials() if tls is True else tls
-            self._channel = self._library.secure_channel(target, credentials, _OPTIONS)
+            self._channel = self._library.secure_channel(target, credentials, options)
         else:
-            self._channel = self._library.insecure_channel(target, _OPTIONS)
+            self._channel = self._library.insecure_channel(target, options)
         self._stub = PopularityServiceStub(self._channel)
         # The base install lacks the messages of grpc.health.v1; a string and a number have the same bytes.
         self._check = self._channel.unary_unary(
@@ -215,8 +217,9 @@ class Client(_Caller):
     `target` is host:port, or any gRPC name: `dns:///host:port` calls all addresses of the host in turn.
 
     `timeout` is in seconds and holds for a whole call of a method, all tries included, unless that call names its own.
-    `tls` is true for the usual authorities, or `grpc.ssl_channel_credentials(...)` for others. `token` goes with every
-    call as `authorization: Bearer`; without TLS, whoever is on the way can read it.
+    `tls` is true for the usual authorities, or `grpc.ssl_channel_credentials(...)` for others and for a certificate of the
+    caller's own; `tls_server_name` is the name in the server's certificate, where that is not the target's host. `token`
+    goes with every call as `authorization: Bearer`; without TLS, whoever is on the way can read it.
     """
 
     _library: ClassVar[Any] = grpc

@@ -1,4 +1,4 @@
-"""What surrounds every call: errors become status codes, and calls are counted."""
+"""What surrounds every call: tokens are looked at, errors become status codes, and calls are counted."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ import grpc
 from google.protobuf.descriptor import ServiceDescriptor
 
 from service.api import status
+from service.credentials import Tokens
+from service.errors import Unauthenticated
 from service.metrics import Metrics
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
@@ -29,8 +31,14 @@ class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # gene
     answers must be asynchronous generators.
     """
 
-    def __init__(self, metrics: Metrics, services: Sequence[ServiceDescriptor]) -> None:
-        """Count the calls of these services by method; any other is `unknown`."""
+    def __init__(
+        self,
+        metrics: Metrics,
+        services: Sequence[ServiceDescriptor],
+        tokens: Tokens | None = None,
+        exempt: Sequence[ServiceDescriptor] = (),
+    ) -> None:
+        """Count the calls of these services by method; any other is `unknown`. All but those `exempt` need one of `tokens`."""
         self._handlers: dict[str, Handler] = {}
         self._methods = {
             f"/{service.full_name}/{method.name}": _Method(metrics, _type(method), service.full_name, method.name)
@@ -38,6 +46,8 @@ class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # gene
             for method in service.methods
         }
         self._unknown = _Method(metrics, "unknown", "unknown", "unknown")
+        self._tokens = tokens
+        self._exempt = {f"/{service.full_name}/{method.name}" for service in exempt for method in service.methods}
 
     async def intercept_service(
         self,
@@ -46,6 +56,8 @@ class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # gene
     ) -> Any:  # noqa: ANN401
         """The wrapped handler of a call's method; None where there is no such method, which gRPC answers itself."""
         path = handler_call_details.method
+        if self._tokens and path not in self._exempt and not self._tokens.admit(handler_call_details.invocation_metadata):
+            return self._methods.get(path, self._unknown).refusal
         wrapped = self._handlers.get(path)
         if wrapped is None:
             handler = await continuation(handler_call_details)
@@ -67,6 +79,8 @@ class _Method:
         self.received = metrics.grpc_server_msg_received_total.labels(*labels)
         self.sent = metrics.grpc_server_msg_sent_total.labels(*labels)
         self.seconds = metrics.grpc_server_handling_seconds.labels(*labels)
+        # As of a stream, whatever the method is: then gRPC reads no message before it refuses.
+        self.refusal: Handler = grpc.stream_stream_rpc_method_handler(self._streaming(_refuse, self._count))
 
     def wrap(self, handler: Any) -> Handler:  # noqa: ANN401  (the stubs know synchronous handlers alone)
         codecs = {"request_deserializer": handler.request_deserializer, "response_serializer": handler.response_serializer}
@@ -131,6 +145,11 @@ class _Method:
     def _count_one(self, request: Any) -> Any:  # noqa: ANN401
         self.received.inc()
         return request
+
+
+async def _refuse(requests: Any, context: Context) -> AsyncIterator[Any]:  # noqa: ANN401, ARG001
+    raise Unauthenticated("a valid token is missing; send one as the metadata `authorization: Bearer TOKEN`")
+    yield
 
 
 def _type(method: Any) -> str:  # noqa: ANN401

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import random
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any, TypeAlias, TypeVar
@@ -49,13 +50,18 @@ class Popularity:
         *,
         model_name: str,
         limits: popularity_pb2.Limits,
+        stream_age: float,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`model_name` and `limits` are what GetModel tells; `clock` is the time of headlines that name none."""
+        """`model_name` and `limits` are what GetModel tells; `clock` is the time of headlines that name none.
+
+        A stream ends in order after `stream_age` seconds: gRPC's own age of connections waits for streams, or cuts them off.
+        """
         self._predictor = predictor
         self._repository = repository
         self._model_name = model_name
         self._limits = limits
+        self._stream_age = stream_age
         self._clock = clock
         self._gate = _Gate()
         self._readers: set[asyncio.Task[None]] = set()
@@ -112,15 +118,20 @@ class Popularity:
 
             reader = asyncio.create_task(read())
             self._readers.add(reader)
+            # Scattered as gRPC scatters the ends of connections, so that those who came together do not come back together.
+            age = self._stream_age * random.uniform(0.9, 1.1)
+            expiry = asyncio.get_running_loop().call_later(age, reader.cancel)
             try:
                 while answer := await answers.get():
                     yield await answer
                     inside.remove(answer)
                     room.release()
                 if reader.cancelled():
-                    raise Unavailable("the server is stopping; send again what has no answer")
+                    why = "the server is stopping" if self._gate.closed else f"the stream has lasted {age:.0f} s"
+                    raise Unavailable(f"{why}; send again, on a new stream, what has no answer")
                 await reader
             finally:
+                expiry.cancel()
                 self._readers.remove(reader)
                 for task in (reader, *inside):
                     task.cancel()

@@ -53,6 +53,7 @@ def _serve(parser: argparse.ArgumentParser, command: argparse.ArgumentParser, ar
 
 
 def _predict(parser: argparse.ArgumentParser, command: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # else it writes of its own what the error says in a sentence
     from service import predict
 
     predict.add_arguments(command)

@@ -22,16 +22,28 @@ OTHER_VALUES = {
     "port": ("0", 0),
     "http_host": ("0.0.0.0", "0.0.0.0"),
     "http_port": ("65535", 65535),
+    "tls_certificate": ("c", Path("c")),
+    "tls_key": ("k", Path("k")),
+    "tls_client_ca": ("a", Path("a")),
+    "tokens": ("t", Path("t")),
     "max_headlines": ("128", 128),
     "max_text_bytes": ("100", 100),
     "max_message_bytes": ("1048576", 1 << 20),
     "max_metadata_bytes": ("8192", 8192),
     "queue_headlines": ("2048", 2048),
     "max_streams": ("10", 10),
+    "max_connection_age": ("60", 60.0),
     "drain_seconds": ("0", 0.0),
     "grace_seconds": ("1e1", 10.0),
     "reflection": ("no", False),
     "log_level": ("debug", "debug"),
+}
+
+# What cannot stand alone.
+COMPANIONS = {
+    "tls_certificate": ["--tls-key=k"],
+    "tls_key": ["--tls-certificate=c"],
+    "tls_client_ca": ["--tls-key=k", "--tls-certificate=c"],
 }
 
 
@@ -50,7 +62,7 @@ def flag(name, text):
 def test_every_setting_is_a_flag_and_a_variable_and_the_flag_goes_first():
     assert set(OTHER_VALUES) == {field.name for field in fields(Settings)}
     for name, (text, value) in OTHER_VALUES.items():
-        base = [] if name == "models" else ["--models=m"]
+        base = [*([] if name == "models" else ["--models=m"]), *COMPANIONS.get(name, [])]
         assert getattr(parse(*base, flag(name, text)), name) == value
         assert getattr(parse(*base, **{name: text}), name) == value
         assert getattr(parse(*base, flag(name, text), **{name: "not looked at"}), name) == value
@@ -62,6 +74,7 @@ def test_defaults_are_the_documented_ones():
     assert (settings.host, settings.port, settings.http_host, settings.http_port) == ("127.0.0.1", 50051, "127.0.0.1", 8080)
     assert (settings.max_headlines, settings.max_text_bytes, settings.max_message_bytes) == (1024, 4096, 4 << 20)
     assert (settings.queue_headlines, settings.drain_seconds, settings.grace_seconds) == (4096, 5.0, 20.0)
+    assert (settings.tls_certificate, settings.tokens, settings.max_connection_age) == (None, None, 300.0)
 
 
 def test_nobody_waits_for_a_load_balancer_on_a_terminal(monkeypatch):
@@ -85,6 +98,7 @@ def test_nobody_waits_for_a_load_balancer_on_a_terminal(monkeypatch):
         ("max_streams", "0", "1 or more"),
         ("queue_headlines", "2047", "twice --max-headlines, 2048"),
         ("poll_seconds", "0", "at least 0.05"),
+        ("max_connection_age", "0", "at least 1"),
         ("grace_seconds", "nan", "a number of seconds"),
         ("grace_seconds", "inf", "a number of seconds"),
         ("drain_seconds", "soon", "a number of seconds"),
@@ -110,6 +124,15 @@ def test_more_headlines_a_request_need_a_longer_queue():
     with pytest.raises(UsageError, match=r"--queue-headlines .* at least twice --max-headlines, 6000"):
         parse("--models=m", "--max-headlines=3000")
     assert parse("--models=m", "--max-headlines=3000", "--queue-headlines=6000").max_headlines == 3000
+
+
+def test_a_certificate_and_its_key_go_together():
+    with pytest.raises(UsageError, match=r"--tls-key \(HEADLINES_TLS_KEY\): is missing"):
+        parse("--models=m", tls_certificate="c")
+    with pytest.raises(UsageError, match=r"--tls-certificate \(HEADLINES_TLS_CERTIFICATE\): is missing"):
+        parse("--models=m", "--tls-key=k", "--tls-client-ca=a")
+    with pytest.raises(UsageError, match=r"--tls-client-ca .* needs --tls-certificate and --tls-key"):
+        parse("--models=m", "--tls-client-ca=a")
 
 
 @pytest.mark.parametrize("link", ["tcp://10.0.0.7:50051", "udp://10.0.0.7:50051", "sctp://10.0.0.7:50051"])

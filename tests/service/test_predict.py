@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from certificates import NAME, Authority
 
 ROOT = Path(__file__).parents[2]
 
@@ -78,6 +79,35 @@ def test_a_server_that_cannot_be_reached_is_told_in_a_sentence():
     assert len(done.stderr.splitlines()) == 1
 
 
+def test_it_shows_a_certificate_and_a_token_to_a_server_that_asks(serve, models, tmp_path):
+    authority = Authority()
+    for name in ("server", "caller"):
+        pair = authority.issue()
+        (tmp_path / f"{name}.pem").write_bytes(pair.certificate)
+        (tmp_path / f"{name}-key.pem").write_bytes(pair.key)
+    (tmp_path / "ca.pem").write_bytes(authority.certificate)
+    (tmp_path / "tokens").write_text("first\nsecond")
+    (tmp_path / "token").write_text("second\n")
+    own = ["--tls-certificate", tmp_path / "server.pem", "--tls-key", tmp_path / "server-key.pem"]
+    asked = ["--tls-client-ca", tmp_path / "ca.pem", "--tokens", tmp_path / "tokens"]
+    with serve(models, "--engine", "litert", *own, *asked) as server:
+        server.wait_for("serving version")
+        encrypted = ["--tls-ca", tmp_path / "ca.pem", "--tls-server-name", NAME]
+        shown = ["--tls-client-certificate", tmp_path / "caller.pem", "--tls-client-key", tmp_path / "caller-key.pem"]
+        token = {"HEADLINES_TOKEN_FILE": str(tmp_path / "token")}
+        ask = ["--target", server.target, "City votes on new park"]
+        assert predict(*encrypted, *shown, *ask, **token).returncode == 0
+        for flags, variables, words in (
+            ([*encrypted, *shown], {}, b"a valid token is missing"),
+            (encrypted, token, b"gives no answer"),
+            (shown, token, b"CERTIFICATE_VERIFY_FAILED"),
+        ):
+            done = predict(*flags, *ask, **variables)
+            assert done.returncode == 1
+            assert words in done.stderr
+            assert len(done.stderr.splitlines()) == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "variables", "words"),
     [
@@ -87,6 +117,11 @@ def test_a_server_that_cannot_be_reached_is_told_in_a_sentence():
         (["x", "--timeout", "0"], {}, b"--timeout (HEADLINES_TIMEOUT): must be a number of seconds"),
         (["x", "--tls-ca", "/no/such/file"], {}, b"--tls-ca (HEADLINES_TLS_CA): cannot read '/no/such/file'"),
         (["x", "--token-file", "/dev/null"], {}, b"--token-file (HEADLINES_TOKEN_FILE): '/dev/null' must hold one token"),
+        (
+            ["x", "--tls-client-key", "/dev/null"],
+            {},
+            b"--tls-client-certificate (HEADLINES_TLS_CLIENT_CERTIFICATE): is missing",
+        ),
         (["x"], {"HEADLINES_TLS": "maybe"}, b"--tls (HEADLINES_TLS): must be true or false"),
     ],
 )

@@ -39,6 +39,8 @@ class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # gene
         exempt: Sequence[ServiceDescriptor] = (),
     ) -> None:
         """Count the calls of these services by method; any other is `unknown`. All but those `exempt` need one of `tokens`."""
+        self._tokens = tokens
+        self._guarded = {f"/{it.full_name}/{method.name}" for it in services if it not in exempt for method in it.methods}
         self._handlers: dict[str, Handler] = {}
         self._methods = {
             f"/{service.full_name}/{method.name}": _Method(metrics, _type(method), service.full_name, method.name)
@@ -46,8 +48,6 @@ class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # gene
             for method in service.methods
         }
         self._unknown = _Method(metrics, "unknown", "unknown", "unknown")
-        self._tokens = tokens
-        self._exempt = {f"/{service.full_name}/{method.name}" for service in exempt for method in service.methods}
 
     async def intercept_service(
         self,
@@ -56,8 +56,8 @@ class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # gene
     ) -> Any:  # noqa: ANN401
         """The wrapped handler of a call's method; None where there is no such method, which gRPC answers itself."""
         path = handler_call_details.method
-        if self._tokens and path not in self._exempt and not self._tokens.admit(handler_call_details.invocation_metadata):
-            return self._methods.get(path, self._unknown).refusal
+        if self._tokens and path in self._guarded and not self._tokens.admit(handler_call_details.invocation_metadata):
+            return self._methods[path].refusal()
         wrapped = self._handlers.get(path)
         if wrapped is None:
             handler = await continuation(handler_call_details)
@@ -79,8 +79,6 @@ class _Method:
         self.received = metrics.grpc_server_msg_received_total.labels(*labels)
         self.sent = metrics.grpc_server_msg_sent_total.labels(*labels)
         self.seconds = metrics.grpc_server_handling_seconds.labels(*labels)
-        # As of a stream, whatever the method is: then gRPC reads no message before it refuses.
-        self.refusal: Handler = grpc.stream_stream_rpc_method_handler(self._streaming(_refuse, self._count))
 
     def wrap(self, handler: Any) -> Handler:  # noqa: ANN401  (the stubs know synchronous handlers alone)
         codecs = {"request_deserializer": handler.request_deserializer, "response_serializer": handler.response_serializer}
@@ -89,6 +87,10 @@ class _Method:
         if handler.response_streaming:
             return grpc.unary_stream_rpc_method_handler(self._streaming(handler.unary_stream, self._count_one), **codecs)
         return grpc.unary_unary_rpc_method_handler(self._unary(handler.unary_unary), **codecs)
+
+    def refusal(self) -> Handler:
+        """A handler for who bears no token: as of a stream, whatever the method is, for which gRPC reads no message first."""
+        return grpc.stream_stream_rpc_method_handler(self._streaming(_refuse, self._count))
 
     def _unary(self, behaviour: Callable[..., Any]) -> Any:  # noqa: ANN401
         async def unary(request: Any, context: Context) -> Any:  # noqa: ANN401

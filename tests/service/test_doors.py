@@ -11,7 +11,7 @@ import pytest
 from certificates import NAME, Authority
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from in_process import connect, running
+from in_process import running
 from server_process import environment
 
 from headlines.client import AsyncClient, Client, Unauthenticated, Unavailable
@@ -202,6 +202,9 @@ def test_every_call_but_health_needs_one_of_the_tokens(start, files):
         with pytest.raises(grpc.RpcError) as error:  # before it has said a word
             next(stub.PredictStream(iter(()), metadata=[("authorization", f"Bearer {wrong}")]))
         assert error.value.code() is grpc.StatusCode.UNAUTHENTICATED
+        with pytest.raises(grpc.RpcError) as error:
+            channel.unary_unary("/headlines.v1.PopularityService/Guess")(b"")
+        assert error.value.code() is grpc.StatusCode.UNIMPLEMENTED
         too_large = pb.PredictRequest(headlines=[pb.Headline(text="x" * (5 << 20))])
         with pytest.raises(grpc.RpcError) as error:  # and before what it says is read
             stub.Predict(too_large)
@@ -268,7 +271,9 @@ async def test_it_warns_where_strangers_may_call_or_listen(make_settings, files,
 
 
 async def test_a_connection_that_ends_by_its_age_fails_no_call(make_settings):
-    async with running(make_settings(max_connection_age=1)) as (server, _), connect(server) as channel, asyncio.timeout(60):
+    async with running(make_settings(max_connection_age=1)) as (server, _), asyncio.timeout(60):
+        # gRPC itself tries again what was under way to a connection that ends; the service's config asks for no more.
+        channel = grpc.aio.insecure_channel(f"127.0.0.1:{server.port}")
         stub = popularity_pb2_grpc.PopularityServiceStub(channel)
         ends = 0
 
@@ -284,6 +289,7 @@ async def test_a_connection_that_ends_by_its_age_fails_no_call(make_settings):
         while ends < 2:
             assert all(len(it.predictions) == 1 for it in await asyncio.gather(*(stub.Predict(REQUEST) for _ in range(8))))
         watching.cancel()
+        await channel.close()
 
 
 async def test_a_stream_that_ends_by_its_age_has_answered_what_it_read_and_the_client_goes_on(make_settings):

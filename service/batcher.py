@@ -40,8 +40,8 @@ class Observer(Protocol):
     def queued(self, items: int) -> None:
         """The queue has now this many items."""
 
-    def waited(self, seconds: float) -> None:
-        """An entry's first items left the queue after so long."""
+    def waited(self, seconds: Sequence[float]) -> None:
+        """Entries' first items left the queue after so long."""
 
     def computed(self, items: int, seconds: float) -> None:
         """A batch of so many items was computed, and how long that took."""
@@ -193,6 +193,7 @@ class Batcher(Generic[Item, Result]):
         """The next batch: entries with how many of their items are in it, and those items."""
         batch: list[tuple[_Entry[Item, Result], int]] = []
         items: list[Item] = []
+        waits: list[float] = []
         now = self._loop.time()
         while self._queue and len(items) < self._largest_batch:
             entry = self._queue[0]
@@ -208,13 +209,14 @@ class Batcher(Generic[Item, Result]):
                 break
             self._queue.popleft()
             if not entry.taken:
-                self._observer.waited(now - entry.came)
+                waits.append(now - entry.came)
             part = entry.items[entry.taken : entry.taken + min(SLICE, self._largest_batch - len(items))]
             entry.taken += len(part)
             items += part
             batch.append((entry, len(part)))
             if entry.taken < len(entry.items):
                 self._queue.append(entry)
+        self._observer.waited(waits)
         self._change_queued(-len(items))
         return batch, items
 

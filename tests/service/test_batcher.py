@@ -49,7 +49,7 @@ class Record:
         self.longest_queue = max(self.longest_queue, items)
 
     def waited(self, seconds):
-        self.waits.append(seconds)
+        self.waits += seconds
 
     def computed(self, items, seconds):  # noqa: ARG002
         self.batches.append(items)

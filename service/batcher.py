@@ -1,10 +1,10 @@
 """Many callers to one batch.
 
-The rule: a free engine takes what waits as soon as it is as many requests as were in the batch before and came right behind
-it, at the latest 1 ms after the first of them came. A caller who is alone (the batch before held one request, and none came
-behind it) therefore never waits for company: his batch leaves at the event loop's next turn. Under load batches grow by
-themselves, since answering many callers at once costs hardly more than answering one: what a small request costs is the event
-loop's waking up, not the arithmetic.
+The rule: a free engine takes what waits as soon as it is as many requests as were in the largest of the recent batches and
+came right behind the one before, at the latest 1 ms after the first of them came. A caller who is alone (the batch before held
+one request, and none came behind it) never waits for company: batches before his own are no longer recent, and his leaves at
+the event loop's next turn. Under load batches grow by themselves, since answering many callers at once costs hardly more than
+answering one: what a small request costs is the event loop's waking up, not the arithmetic.
 
 Invariants, all on the event loop's thread:
 * The items that wait, those of admitted bulk requests included, are never more than `capacity`; bulk items that wait or are
@@ -27,6 +27,7 @@ from typing import Generic, NoReturn, Protocol, TypeVar
 from service.errors import DeadlineExceeded, Overloaded
 
 MAX_WAIT = 0.001  # seconds; the longest that an idle engine waits for a batch to grow
+RECENT = 16  # batches; by the largest of fewer, many callers at once would soon be answered in smaller groups than they come in
 SLICE = 64  # items; larger and a big request holds the others up, smaller and its own overhead shows
 
 Item = TypeVar("Item")
@@ -105,7 +106,8 @@ class Batcher(Generic[Item, Result]):
         self._queued = 0  # items
         self._bulk = 0  # items of bulk requests that are inside
         self._bulk_waiters: deque[tuple[int, asyncio.Future[None]]] = deque()
-        self._previous = 1  # requests in the batch before, and right behind it
+        self._recent: deque[int] = deque(maxlen=RECENT)  # requests in each batch, back to the last that held one
+        self._company = 1  # requests for which a batch waits
         self._return_turns = return_turns
         self._behind = 0  # batches that were answered within the last `return_turns`
         self._computing = False  # a batch is in the executor
@@ -148,7 +150,7 @@ class Batcher(Generic[Item, Result]):
         entry = _Entry(run, items, deadline, self._loop.create_future(), self._loop.time())
         self._queue.append(entry)
         if self._behind:
-            self._previous += 1
+            self._company += 1
         self._arrange()
         try:
             return await entry.future
@@ -162,7 +164,7 @@ class Batcher(Generic[Item, Result]):
         if self._computing or self._due_now or not self._queue:
             return
         when = self._queue[0].came + MAX_WAIT
-        if len(self._queue) >= self._previous or when <= self._loop.time():
+        if len(self._queue) >= self._company or when <= self._loop.time():
             if self._due:
                 self._due.cancel()
             self._due = self._loop.call_soon(self._leave)
@@ -177,7 +179,7 @@ class Batcher(Generic[Item, Result]):
             return
         try:
             run = batch[0][0].run
-            self._previous = len({id(entry) for entry, _ in batch})
+            self._note(len({id(entry) for entry, _ in batch}))
             began = self._loop.time()
             if self._executor is None:
                 self._finish(batch, began, _attempt(run, items, [n for _, n in batch]))
@@ -188,6 +190,13 @@ class Batcher(Generic[Item, Result]):
         except BaseException as error:
             self._die(error, batch)
             raise
+
+    def _note(self, requests: int) -> None:
+        """A batch of so many requests leaves."""
+        if requests == 1:
+            self._recent.clear()
+        self._recent.append(requests)
+        self._company = max(self._recent)
 
     def _take(self) -> tuple[list[tuple[_Entry[Item, Result], int]], list[Item]]:
         """The next batch: entries with how many of their items are in it, and those items."""

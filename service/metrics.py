@@ -52,16 +52,10 @@ class Metrics:
         self._aux_output = Distribution(PROBABILITIES)
         registry.register(_Collector(self._collect))
 
-        self.predictions_total = Counter(
-            "headlines_predictions", "Headlines predicted, by model version", ("version",), registry=registry
-        )
         self.queue_headlines = Gauge("headlines_queue_headlines", "Headlines that wait", registry=registry)
         self.queue_capacity = Gauge("headlines_queue_capacity", "Headlines that may wait", registry=registry)
         self.dropped_total = Counter(
             "headlines_dropped", "Headlines that were not computed, by reason", ("reason",), registry=registry
-        )
-        self.words_total = Counter(
-            "headlines_words", "Words read, by whether the model knows them", ("known",), registry=registry
         )
         self.model_info = Gauge("headlines_model_info", "The live version", ("version", "digest", "engine"), registry=registry)
         self.model_trained_timestamp_seconds = Gauge(
@@ -75,9 +69,9 @@ class Metrics:
         self._queued = 0
         self.queue_headlines.set_function(lambda: self._queued)
         self.queue_capacity.set(queue_capacity)
-        self._predictions: dict[int, Counter] = {}
+        self._predictions: dict[int, int] = {}  # by version
+        self._known_words = self._unknown_words = 0
         self._dropped = {reason: self.dropped_total.labels(reason) for reason in DROP_REASONS}
-        self._known, self._unknown = self.words_total.labels("true"), self.words_total.labels("false")
         self._loads = {True: self.model_loads_total.labels("success"), False: self.model_loads_total.labels("failure")}
 
     def calls(self, kind: str, service: str, method: str) -> Calls:
@@ -107,9 +101,9 @@ class Metrics:
         self, version: int, main_outputs: Sequence[float], aux_outputs: Sequence[float], words: int, unknown_words: int
     ) -> None:
         """A version predicted a batch with so many words in all; on the one thread that computes batches."""
-        self._predictions[version].inc(len(main_outputs))
-        self._known.inc(words - unknown_words)
-        self._unknown.inc(unknown_words)
+        self._predictions[version] += len(main_outputs)
+        self._known_words += words - unknown_words
+        self._unknown_words += unknown_words
         self._main_output.observe(main_outputs)
         self._aux_output.observe(aux_outputs)
 
@@ -123,7 +117,7 @@ class Metrics:
         self.went_away()
         self.model_info.labels(str(version), digest, engine).set(1)
         self.model_trained_timestamp_seconds.set(trained_at)
-        self._predictions[version] = self.predictions_total.labels(str(version))
+        self._predictions.setdefault(version, 0)
 
     def went_away(self) -> None:
         """The version that was live is so no longer."""
@@ -153,7 +147,13 @@ class Metrics:
             received.add_metric(calls.labels, calls.received)
             sent.add_metric(calls.labels, calls.sent)
             seconds.add_metric(calls.labels, *calls.seconds.buckets())
-        yield from (started, handled, received, sent, seconds)
+        predictions = CounterMetricFamily("headlines_predictions", "Headlines predicted, by model version", labels=("version",))
+        for version, count in list(self._predictions.items()):
+            predictions.add_metric((str(version),), count)
+        words = CounterMetricFamily("headlines_words", "Words read, by whether the model knows them", labels=("known",))
+        words.add_metric(("true",), self._known_words)
+        words.add_metric(("false",), self._unknown_words)
+        yield from (started, handled, received, sent, seconds, predictions, words)
         for name, documentation, distribution in (
             ("batch_size", "Headlines in a batch", self._batch_size),
             ("queue_wait_seconds", "Time that a request's first headline waited", self._queue_wait_seconds),

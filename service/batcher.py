@@ -18,6 +18,7 @@ Invariants, all on the event loop's thread:
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
@@ -76,7 +77,7 @@ class _Entry(Generic[Item, Result]):
 class Batcher(Generic[Item, Result]):
     """Collects the items of many callers and runs them as batches.
 
-    Knows nothing of what it runs. The event loop that is handed in is its clock: a loop with another idea of time tests it
+    Knows nothing of what it runs, and sleeps by the event loop alone: a loop and a clock with another idea of time test it
     without sleeping.
     """
 
@@ -88,20 +89,22 @@ class Batcher(Generic[Item, Result]):
         executor: Executor | None,
         observer: Observer,
         return_turns: int = 0,
-        loop: asyncio.AbstractEventLoop | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Set up an empty queue.
 
         `capacity` bounds the items that wait, `largest_batch` the items of a batch. Without an `executor` batches run on the
         event loop: right for what is short and would fight for the interpreter lock anyway. `return_turns` are the turns of the
         loop within which no caller can have had his answer and be back with a request: so whoever comes within them, right
-        behind a batch, is another one. 0 for callers in this process.
+        behind a batch, is another one. 0 for callers in this process. `clock` goes with the loop's time, but need not be as
+        coarse: uvloop counts milliseconds.
         """
         self._capacity = capacity
         self._largest_batch = largest_batch
         self._executor = executor
         self._observer = observer
-        self._loop = loop or asyncio.get_running_loop()
+        self._loop = asyncio.get_running_loop()
+        self._clock = clock
         self._queue: deque[_Entry[Item, Result]] = deque()
         self._queued = 0  # items
         self._bulk = 0  # items of bulk requests that are inside
@@ -126,8 +129,8 @@ class Batcher(Generic[Item, Result]):
     ) -> list[Result]:
         """Run `items` in some batch; the results in the same order.
 
-        `deadline` is in the loop's time. A `bulk` request waits for room, and all of them together hold at most half the queue;
-        any other is refused at once where there is none. Cancelling the caller takes the request out of the queue.
+        `deadline` is in the clock's time. A `bulk` request waits for room, and all of them together hold at most half the
+        queue; any other is refused at once where there is none. Cancelling the caller takes the request out of the queue.
 
         Raises Overloaded, DeadlineExceeded, or what `run` raised for these items.
         """
@@ -147,7 +150,7 @@ class Batcher(Generic[Item, Result]):
     async def _compute(self, run: Run[Item, Result], items: Sequence[Item], deadline: float | None) -> list[Result]:
         if self._death.done():
             raise self._death.exception() or AssertionError
-        entry = _Entry(run, items, deadline, self._loop.create_future(), self._loop.time())
+        entry = _Entry(run, items, deadline, self._loop.create_future(), self._clock())
         self._queue.append(entry)
         if self._behind:
             self._company += 1
@@ -155,7 +158,7 @@ class Batcher(Generic[Item, Result]):
         try:
             return await entry.future
         except asyncio.CancelledError:
-            expired = deadline is not None and self._loop.time() >= deadline
+            expired = deadline is not None and self._clock() >= deadline
             self._drop(entry, "expired" if expired else "cancelled")
             raise
 
@@ -163,14 +166,15 @@ class Batcher(Generic[Item, Result]):
         """Decide when the next batch leaves."""
         if self._computing or self._due_now or not self._queue:
             return
+        now = self._clock()
         when = self._queue[0].came + MAX_WAIT
-        if len(self._queue) >= self._company or when <= self._loop.time():
+        if len(self._queue) >= self._company or when <= now:
             if self._due:
                 self._due.cancel()
             self._due = self._loop.call_soon(self._leave)
             self._due_now = True
         elif not self._due:
-            self._due = self._loop.call_at(when, self._leave)
+            self._due = self._loop.call_later(when - now, self._leave)
 
     def _leave(self) -> None:
         self._due, self._due_now = None, False
@@ -180,7 +184,7 @@ class Batcher(Generic[Item, Result]):
         try:
             run = batch[0][0].run
             self._note(len({id(entry) for entry, _ in batch}))
-            began = self._loop.time()
+            began = self._clock()
             if self._executor is None:
                 self._finish(batch, began, _attempt(run, items, [n for _, n in batch]))
                 return
@@ -203,7 +207,7 @@ class Batcher(Generic[Item, Result]):
         batch: list[tuple[_Entry[Item, Result], int]] = []
         items: list[Item] = []
         waits: list[float] = []
-        now = self._loop.time()
+        now = self._clock()
         while self._queue and len(items) < self._largest_batch:
             entry = self._queue[0]
             if entry.future.done():  # its caller has gone
@@ -245,7 +249,7 @@ class Batcher(Generic[Item, Result]):
     def _finish(
         self, batch: list[tuple[_Entry[Item, Result], int]], began: float, outcomes: Sequence[Sequence[Result] | Exception]
     ) -> None:
-        seconds = self._loop.time() - began
+        seconds = self._clock() - began
         size = sum(n for _, n in batch)
         self._seconds_per_item += 0.1 * (seconds / size - self._seconds_per_item)
         self._observer.computed(size, seconds)

@@ -1,10 +1,10 @@
 """Many callers to one batch.
 
-The rule: a free engine takes what waits as soon as it is as many requests as were in the batch before and came right behind
-it, at the latest 1 ms after the first of them came. A caller who is alone (the batch before held one request, and none came
-behind it) therefore never waits for company: his batch leaves at the event loop's next turn. Under load batches grow by
-themselves, since answering many callers at once costs hardly more than answering one: what a small request costs is the event
-loop's waking up, not the arithmetic.
+The rule: a free engine takes what waits as soon as it is as many requests as were in the largest of the recent batches and
+came right behind the one before, at the latest 1 ms after the first of them came. A caller who is alone (the batch before held
+one request, and none came behind it) never waits for company: batches before his own are no longer recent, and his leaves at
+the event loop's next turn. Under load batches grow by themselves, since answering many callers at once costs hardly more than
+answering one: what a small request costs is the event loop's waking up, not the arithmetic.
 
 Invariants, all on the event loop's thread:
 * The items that wait, those of admitted bulk requests included, are never more than `capacity`; bulk items that wait or are
@@ -18,6 +18,7 @@ Invariants, all on the event loop's thread:
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
@@ -27,6 +28,7 @@ from typing import Generic, NoReturn, Protocol, TypeVar
 from service.errors import DeadlineExceeded, Overloaded
 
 MAX_WAIT = 0.001  # seconds; the longest that an idle engine waits for a batch to grow
+RECENT = 16  # batches; by the largest of fewer, many callers at once would soon be answered in smaller groups than they come in
 SLICE = 64  # items; larger and a big request holds the others up, smaller and its own overhead shows
 
 Item = TypeVar("Item")
@@ -40,8 +42,8 @@ class Observer(Protocol):
     def queued(self, items: int) -> None:
         """The queue has now this many items."""
 
-    def waited(self, seconds: float) -> None:
-        """An entry's first items left the queue after so long."""
+    def waited(self, seconds: Sequence[float]) -> None:
+        """Entries' first items left the queue after so long."""
 
     def computed(self, items: int, seconds: float) -> None:
         """A batch of so many items was computed, and how long that took."""
@@ -75,7 +77,7 @@ class _Entry(Generic[Item, Result]):
 class Batcher(Generic[Item, Result]):
     """Collects the items of many callers and runs them as batches.
 
-    Knows nothing of what it runs. The event loop that is handed in is its clock: a loop with another idea of time tests it
+    Knows nothing of what it runs, and sleeps by the event loop alone: a loop and a clock with another idea of time test it
     without sleeping.
     """
 
@@ -87,25 +89,28 @@ class Batcher(Generic[Item, Result]):
         executor: Executor | None,
         observer: Observer,
         return_turns: int = 0,
-        loop: asyncio.AbstractEventLoop | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Set up an empty queue.
 
         `capacity` bounds the items that wait, `largest_batch` the items of a batch. Without an `executor` batches run on the
         event loop: right for what is short and would fight for the interpreter lock anyway. `return_turns` are the turns of the
         loop within which no caller can have had his answer and be back with a request: so whoever comes within them, right
-        behind a batch, is another one. 0 for callers in this process.
+        behind a batch, is another one. 0 for callers in this process. `clock` goes with the loop's time, but need not be as
+        coarse: uvloop counts milliseconds.
         """
         self._capacity = capacity
         self._largest_batch = largest_batch
         self._executor = executor
         self._observer = observer
-        self._loop = loop or asyncio.get_running_loop()
+        self._loop = asyncio.get_running_loop()
+        self._clock = clock
         self._queue: deque[_Entry[Item, Result]] = deque()
         self._queued = 0  # items
         self._bulk = 0  # items of bulk requests that are inside
         self._bulk_waiters: deque[tuple[int, asyncio.Future[None]]] = deque()
-        self._previous = 1  # requests in the batch before, and right behind it
+        self._recent: deque[int] = deque(maxlen=RECENT)  # requests in each batch, back to the last that held one
+        self._company = 1  # requests for which a batch waits
         self._return_turns = return_turns
         self._behind = 0  # batches that were answered within the last `return_turns`
         self._computing = False  # a batch is in the executor
@@ -124,8 +129,8 @@ class Batcher(Generic[Item, Result]):
     ) -> list[Result]:
         """Run `items` in some batch; the results in the same order.
 
-        `deadline` is in the loop's time. A `bulk` request waits for room, and all of them together hold at most half the queue;
-        any other is refused at once where there is none. Cancelling the caller takes the request out of the queue.
+        `deadline` is in the clock's time. A `bulk` request waits for room, and all of them together hold at most half the
+        queue; any other is refused at once where there is none. Cancelling the caller takes the request out of the queue.
 
         Raises Overloaded, DeadlineExceeded, or what `run` raised for these items.
         """
@@ -145,15 +150,15 @@ class Batcher(Generic[Item, Result]):
     async def _compute(self, run: Run[Item, Result], items: Sequence[Item], deadline: float | None) -> list[Result]:
         if self._death.done():
             raise self._death.exception() or AssertionError
-        entry = _Entry(run, items, deadline, self._loop.create_future(), self._loop.time())
+        entry = _Entry(run, items, deadline, self._loop.create_future(), self._clock())
         self._queue.append(entry)
         if self._behind:
-            self._previous += 1
+            self._company += 1
         self._arrange()
         try:
             return await entry.future
         except asyncio.CancelledError:
-            expired = deadline is not None and self._loop.time() >= deadline
+            expired = deadline is not None and self._clock() >= deadline
             self._drop(entry, "expired" if expired else "cancelled")
             raise
 
@@ -161,14 +166,15 @@ class Batcher(Generic[Item, Result]):
         """Decide when the next batch leaves."""
         if self._computing or self._due_now or not self._queue:
             return
+        now = self._clock()
         when = self._queue[0].came + MAX_WAIT
-        if len(self._queue) >= self._previous or when <= self._loop.time():
+        if len(self._queue) >= self._company or when <= now:
             if self._due:
                 self._due.cancel()
             self._due = self._loop.call_soon(self._leave)
             self._due_now = True
         elif not self._due:
-            self._due = self._loop.call_at(when, self._leave)
+            self._due = self._loop.call_later(when - now, self._leave)
 
     def _leave(self) -> None:
         self._due, self._due_now = None, False
@@ -177,8 +183,8 @@ class Batcher(Generic[Item, Result]):
             return
         try:
             run = batch[0][0].run
-            self._previous = len({id(entry) for entry, _ in batch})
-            began = self._loop.time()
+            self._note(len({id(entry) for entry, _ in batch}))
+            began = self._clock()
             if self._executor is None:
                 self._finish(batch, began, _attempt(run, items, [n for _, n in batch]))
                 return
@@ -189,11 +195,19 @@ class Batcher(Generic[Item, Result]):
             self._die(error, batch)
             raise
 
+    def _note(self, requests: int) -> None:
+        """A batch of so many requests leaves."""
+        if requests == 1:
+            self._recent.clear()
+        self._recent.append(requests)
+        self._company = max(self._recent)
+
     def _take(self) -> tuple[list[tuple[_Entry[Item, Result], int]], list[Item]]:
         """The next batch: entries with how many of their items are in it, and those items."""
         batch: list[tuple[_Entry[Item, Result], int]] = []
         items: list[Item] = []
-        now = self._loop.time()
+        waits: list[float] = []
+        now = self._clock()
         while self._queue and len(items) < self._largest_batch:
             entry = self._queue[0]
             if entry.future.done():  # its caller has gone
@@ -208,13 +222,14 @@ class Batcher(Generic[Item, Result]):
                 break
             self._queue.popleft()
             if not entry.taken:
-                self._observer.waited(now - entry.came)
+                waits.append(now - entry.came)
             part = entry.items[entry.taken : entry.taken + min(SLICE, self._largest_batch - len(items))]
             entry.taken += len(part)
             items += part
             batch.append((entry, len(part)))
             if entry.taken < len(entry.items):
                 self._queue.append(entry)
+        self._observer.waited(waits)
         self._change_queued(-len(items))
         return batch, items
 
@@ -234,7 +249,7 @@ class Batcher(Generic[Item, Result]):
     def _finish(
         self, batch: list[tuple[_Entry[Item, Result], int]], began: float, outcomes: Sequence[Sequence[Result] | Exception]
     ) -> None:
-        seconds = self._loop.time() - began
+        seconds = self._clock() - began
         size = sum(n for _, n in batch)
         self._seconds_per_item += 0.1 * (seconds / size - self._seconds_per_item)
         self._observer.computed(size, seconds)

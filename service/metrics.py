@@ -4,24 +4,28 @@ metrics = Metrics()
 metrics.dropped("expired", 3)
 metrics.registry  # for Prometheus to collect
 
-Label values are known beforehand or come from the server itself, never from a caller. Children of labels are looked up once.
+Label values are known beforehand or come from the server itself, never from a caller. What is counted for each call or batch
+is a plain number until somebody collects it: prometheus-client's own counters take a lock each, and its histograms two.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from itertools import accumulate
 
 import prometheus_client
+from grpc import StatusCode
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 PROBABILITIES = tuple(n / 20 for n in range(1, 21))
 DROP_REASONS = ("overloaded", "expired", "cancelled")
+CODES = tuple(code.name for code in sorted(StatusCode, key=lambda code: int(code.value[0])))  # by number, 0 to 16
 
 prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]  # they double the series and tell what process_start_time_seconds tells
 
@@ -40,39 +44,19 @@ class Metrics:
         prometheus_client.PlatformCollector(registry=registry)
         prometheus_client.GCCollector(registry=registry)
 
-        method = ("grpc_type", "grpc_service", "grpc_method")
-        self.grpc_server_started_total = Counter("grpc_server_started", "Calls begun", method, registry=registry)
-        self.grpc_server_handled_total = Counter(
-            "grpc_server_handled", "Calls ended, by status", (*method, "grpc_code"), registry=registry
-        )
-        self.grpc_server_msg_received_total = Counter(
-            "grpc_server_msg_received", "Messages received", method, registry=registry
-        )
-        self.grpc_server_msg_sent_total = Counter("grpc_server_msg_sent", "Messages sent", method, registry=registry)
-        self.grpc_server_handling_seconds = Histogram(
-            "grpc_server_handling_seconds", "Time from a call's begin to its end", method, registry=registry, buckets=SECONDS
-        )
+        self._calls: list[Calls] = []
+        self._batch_size = Distribution(ROWS)
+        self._queue_wait_seconds = Distribution(SECONDS)
+        self._inference_seconds = Distribution(SECONDS)
+        self._main_output = Distribution(PROBABILITIES)
+        self._aux_output = Distribution(PROBABILITIES)
+        registry.register(_Collector(self._collect))
 
-        self.predictions_total = Counter(
-            "headlines_predictions", "Headlines predicted, by model version", ("version",), registry=registry
-        )
-        self.batch_size = Histogram("headlines_batch_size", "Headlines in a batch", registry=registry, buckets=ROWS)
         self.queue_headlines = Gauge("headlines_queue_headlines", "Headlines that wait", registry=registry)
         self.queue_capacity = Gauge("headlines_queue_capacity", "Headlines that may wait", registry=registry)
-        self.queue_wait_seconds = Histogram(
-            "headlines_queue_wait_seconds", "Time that a request's first headline waited", registry=registry, buckets=SECONDS
-        )
-        self.inference_seconds = Histogram(
-            "headlines_inference_seconds", "Time that a batch was computed", registry=registry, buckets=SECONDS
-        )
         self.dropped_total = Counter(
             "headlines_dropped", "Headlines that were not computed, by reason", ("reason",), registry=registry
         )
-        self.words_total = Counter(
-            "headlines_words", "Words read, by whether the model knows them", ("known",), registry=registry
-        )
-        self.main_output = _Distribution("headlines_main_output", "Predictions from words, time and outlet", registry)
-        self.aux_output = _Distribution("headlines_aux_output", "Predictions from words alone", registry)
         self.model_info = Gauge("headlines_model_info", "The live version", ("version", "digest", "engine"), registry=registry)
         self.model_trained_timestamp_seconds = Gauge(
             "headlines_model_trained_timestamp_seconds", "When the live version was made", registry=registry
@@ -85,23 +69,29 @@ class Metrics:
         self._queued = 0
         self.queue_headlines.set_function(lambda: self._queued)
         self.queue_capacity.set(queue_capacity)
-        self._predictions: dict[int, Counter] = {}
+        self._predictions: dict[int, int] = {}  # by version
+        self._known_words = self._unknown_words = 0
         self._dropped = {reason: self.dropped_total.labels(reason) for reason in DROP_REASONS}
-        self._known, self._unknown = self.words_total.labels("true"), self.words_total.labels("false")
         self._loads = {True: self.model_loads_total.labels("success"), False: self.model_loads_total.labels("failure")}
+
+    def calls(self, kind: str, service: str, method: str) -> Calls:
+        """Where the calls of one method are counted; `kind` is what gRPC calls its type."""
+        calls = Calls((kind, service, method))
+        self._calls.append(calls)
+        return calls
 
     def queued(self, items: int) -> None:
         """The queue has now this many headlines."""
         self._queued = items
 
-    def waited(self, seconds: float) -> None:
-        """A request's first headlines left the queue after so long."""
-        self.queue_wait_seconds.observe(seconds)
+    def waited(self, seconds: Sequence[float]) -> None:
+        """Requests' first headlines left the queue after so long."""
+        self._queue_wait_seconds.observe(seconds)
 
     def computed(self, items: int, seconds: float) -> None:
         """A batch of so many headlines was computed in this time."""
-        self.batch_size.observe(items)
-        self.inference_seconds.observe(seconds)
+        self._batch_size.observe((items,))
+        self._inference_seconds.observe((seconds,))
 
     def dropped(self, reason: str, items: int) -> None:
         """Headlines were not computed, for one of DROP_REASONS."""
@@ -111,11 +101,11 @@ class Metrics:
         self, version: int, main_outputs: Sequence[float], aux_outputs: Sequence[float], words: int, unknown_words: int
     ) -> None:
         """A version predicted a batch with so many words in all; on the one thread that computes batches."""
-        self._predictions[version].inc(len(main_outputs))
-        self._known.inc(words - unknown_words)
-        self._unknown.inc(unknown_words)
-        self.main_output.observe(main_outputs)
-        self.aux_output.observe(aux_outputs)
+        self._predictions[version] += len(main_outputs)
+        self._known_words += words - unknown_words
+        self._unknown_words += unknown_words
+        self._main_output.observe(main_outputs)
+        self._aux_output.observe(aux_outputs)
 
     def loaded(self, passed: bool, seconds: float) -> None:
         """A version was tried, for so long."""
@@ -127,7 +117,7 @@ class Metrics:
         self.went_away()
         self.model_info.labels(str(version), digest, engine).set(1)
         self.model_trained_timestamp_seconds.set(trained_at)
-        self._predictions[version] = self.predictions_total.labels(str(version))
+        self._predictions.setdefault(version, 0)
 
     def went_away(self) -> None:
         """The version that was live is so no longer."""
@@ -136,44 +126,83 @@ class Metrics:
 
     def count_padding(self, rows: Callable[[], int]) -> None:
         """Let batch_padding_rows_total tell what this function returns: rows computed for shape only, since the start."""
-        self.registry.register(_Reading("headlines_batch_padding_rows", "Rows computed to fill a shape", rows))
+        name, documentation = "headlines_batch_padding_rows", "Rows computed to fill a shape"
+        self.registry.register(_Collector(lambda: [CounterMetricFamily(name, documentation, value=rows())]))
 
     def watch_gpu_memory(self, used: Callable[[], float]) -> None:
         """Add gpu_memory_bytes, which tells what this function returns."""
         Gauge("headlines_gpu_memory_bytes", "Memory in use on the GPUs", registry=self.registry).set_function(used)
 
+    def _collect(self) -> Iterable[Metric]:
+        method = ("grpc_type", "grpc_service", "grpc_method")
+        started = CounterMetricFamily("grpc_server_started", "Calls begun", labels=method)
+        handled = CounterMetricFamily("grpc_server_handled", "Calls ended, by status", labels=(*method, "grpc_code"))
+        received = CounterMetricFamily("grpc_server_msg_received", "Messages received", labels=method)
+        sent = CounterMetricFamily("grpc_server_msg_sent", "Messages sent", labels=method)
+        seconds = HistogramMetricFamily("grpc_server_handling_seconds", "Time from a call's begin to its end", labels=method)
+        for calls in self._calls:
+            started.add_metric(calls.labels, calls.started)
+            for code, count in zip(CODES, calls.handled, strict=True):
+                handled.add_metric((*calls.labels, code), count)
+            received.add_metric(calls.labels, calls.received)
+            sent.add_metric(calls.labels, calls.sent)
+            seconds.add_metric(calls.labels, *calls.seconds.buckets())
+        predictions = CounterMetricFamily("headlines_predictions", "Headlines predicted, by model version", labels=("version",))
+        for version, count in list(self._predictions.items()):
+            predictions.add_metric((str(version),), count)
+        words = CounterMetricFamily("headlines_words", "Words read, by whether the model knows them", labels=("known",))
+        words.add_metric(("true",), self._known_words)
+        words.add_metric(("false",), self._unknown_words)
+        yield from (started, handled, received, sent, seconds, predictions, words)
+        for name, documentation, distribution in (
+            ("batch_size", "Headlines in a batch", self._batch_size),
+            ("queue_wait_seconds", "Time that a request's first headline waited", self._queue_wait_seconds),
+            ("inference_seconds", "Time that a batch was computed", self._inference_seconds),
+            ("main_output", "Predictions from words, time and outlet", self._main_output),
+            ("aux_output", "Predictions from words alone", self._aux_output),
+        ):
+            family = HistogramMetricFamily(f"headlines_{name}", documentation)
+            family.add_metric((), *distribution.buckets())
+            yield family
 
-class _Distribution(Collector):
-    """A histogram of probabilities that takes many at once: a tenth of Histogram's time for each.
 
-    One thread observes; any may collect.
-    """
+class Distribution:
+    """A histogram. One thread observes; any may collect."""
 
-    def __init__(self, name: str, documentation: str, registry: CollectorRegistry) -> None:
-        self._name = name
-        self._documentation = documentation
-        self._counts = [0] * (len(PROBABILITIES) + 1)  # the last is above all edges
+    def __init__(self, edges: Sequence[float]) -> None:
+        self._edges = edges
+        self._counts = [0] * (len(edges) + 1)  # the last is above all edges
         self._sum = 0.0
-        registry.register(self)
 
     def observe(self, values: Sequence[float]) -> None:
+        """Count these values."""
         for value in values:
-            self._counts[bisect_left(PROBABILITIES, value)] += 1
+            self._counts[bisect_left(self._edges, value)] += 1
         self._sum += sum(values)
 
-    def collect(self) -> Iterable[HistogramMetricFamily]:
-        edges = (*map(str, PROBABILITIES), "+Inf")
-        buckets = list(zip(edges, accumulate(list(self._counts)), strict=True))
-        yield HistogramMetricFamily(self._name, self._documentation, buckets=buckets, sum_value=self._sum)
+    def buckets(self) -> tuple[list[tuple[str, float]], float]:
+        """How many values are up to each edge, and the sum of all, as prometheus-client takes them."""
+        edges = (*(str(float(edge)) for edge in self._edges), "+Inf")
+        return list(zip(edges, accumulate(list(self._counts)), strict=True)), self._sum
 
 
-class _Reading(Collector):
-    """A counter that somebody else keeps."""
+@dataclass(slots=True)
+class Calls:
+    """How often a gRPC method was called and how that ended. To be changed on the event loop alone."""
 
-    def __init__(self, name: str, documentation: str, read: Callable[[], int]) -> None:
-        self._name = name
-        self._documentation = documentation
-        self._read = read
+    labels: tuple[str, str, str]  # grpc_type, grpc_service, grpc_method
+    started: int = 0
+    received: int = 0  # messages
+    sent: int = 0  # likewise
+    handled: list[int] = field(default_factory=lambda: [0] * len(CODES))  # by the number of the status
+    seconds: Distribution = field(default_factory=lambda: Distribution(SECONDS))  # from begin to end
 
-    def collect(self) -> Iterable[CounterMetricFamily]:
-        yield CounterMetricFamily(self._name, self._documentation, value=self._read())
+
+class _Collector(Collector):
+    """What a function tells."""
+
+    def __init__(self, collect: Callable[[], Iterable[Metric]]) -> None:
+        self._collect = collect
+
+    def collect(self) -> Iterable[Metric]:
+        return self._collect()

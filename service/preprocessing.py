@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 import re
-from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import repeat
 from typing import NamedTuple
@@ -118,9 +117,9 @@ class Preprocessor:
         """
         word_id = self._ids.get
         level_of = self._levels.get
-        ids = array("i")
-        lengths = array("i")
-        aux = array("f")
+        ids: list[int] = []
+        lengths: list[int] = []
+        aux: list[float] = []
         word_counts: list[int] = []
         unknown_word_counts: list[int] = []
         outlets_known: list[bool] = []
@@ -129,16 +128,16 @@ class Preprocessor:
             word_counts.append(len(row))
             unknown_word_counts.append(row.count(UNKNOWN))
             row = row[:SEQUENCE_LENGTH] or [UNKNOWN]
-            ids.extend(row)
+            ids += row
             lengths.append(len(row))
             level = level_of(outlet_key(outlet)) if outlet else None
             outlets_known.append(level is not None)
-            aux.extend(time_features(posted_at))
+            aux += time_features(posted_at)
             aux.append(level or 0.0)
         return Rows(
-            np.frombuffer(ids, np.int32) if ids else np.empty(0, np.int32),
-            np.frombuffer(lengths, np.int32) if lengths else np.empty(0, np.int32),
-            np.frombuffer(aux, np.float32).reshape(-1, len(AUX_FEATURES)) if aux else np.empty((0, 5), np.float32),
+            np.array(ids, np.int32),
+            np.array(lengths, np.int32),
+            np.array(aux, np.float32).reshape(-1, len(AUX_FEATURES)),
             word_counts,
             unknown_word_counts,
             outlets_known,

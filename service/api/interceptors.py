@@ -14,12 +14,11 @@ from google.protobuf.descriptor import ServiceDescriptor
 from service.api import status
 from service.credentials import Tokens
 from service.errors import Unauthenticated
-from service.metrics import Metrics
+from service.metrics import Calls, Metrics
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
-_CODES = sorted(grpc.StatusCode, key=lambda code: int(code.value[0]))  # by number, 0 to 16
 _OK, _CANCELLED, _DEADLINE_EXCEEDED, _UNIMPLEMENTED = 0, 1, 4, 12
 _TIMER_SLACK = 0.01  # seconds by which gRPC's clock may run before this one's
 
@@ -43,11 +42,11 @@ class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # gene
         self._guarded = {f"/{it.full_name}/{method.name}" for it in services if it not in exempt for method in it.methods}
         self._handlers: dict[str, Handler] = {}
         self._methods = {
-            f"/{service.full_name}/{method.name}": _Method(metrics, _type(method), service.full_name, method.name)
+            f"/{service.full_name}/{method.name}": _Method(metrics.calls(_type(method), service.full_name, method.name))
             for service in services
             for method in service.methods
         }
-        self._unknown = _Method(metrics, "unknown", "unknown", "unknown")
+        self._unknown = metrics.calls("unknown", "unknown", "unknown")
 
     async def intercept_service(
         self,
@@ -62,23 +61,18 @@ class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # gene
         if wrapped is None:
             handler = await continuation(handler_call_details)
             if handler is None:
-                self._unknown.started.inc()
-                self._unknown.handled[_UNIMPLEMENTED].inc()
+                self._unknown.started += 1
+                self._unknown.handled[_UNIMPLEMENTED] += 1
                 return None
             wrapped = self._handlers[path] = self._methods[path].wrap(handler)
         return wrapped
 
 
 class _Method:
-    """The metrics of one method, and its handler with them around it."""
+    """What surrounds the calls of one method."""
 
-    def __init__(self, metrics: Metrics, kind: str, service: str, name: str) -> None:
-        labels = (kind, service, name)
-        self.started = metrics.grpc_server_started_total.labels(*labels)
-        self.handled = [metrics.grpc_server_handled_total.labels(*labels, code.name) for code in _CODES]
-        self.received = metrics.grpc_server_msg_received_total.labels(*labels)
-        self.sent = metrics.grpc_server_msg_sent_total.labels(*labels)
-        self.seconds = metrics.grpc_server_handling_seconds.labels(*labels)
+    def __init__(self, calls: Calls) -> None:
+        self._calls = calls
 
     def wrap(self, handler: Any) -> Handler:  # noqa: ANN401  (the stubs know synchronous handlers alone)
         codecs = {"request_deserializer": handler.request_deserializer, "response_serializer": handler.response_serializer}
@@ -94,9 +88,9 @@ class _Method:
 
     def _unary(self, behaviour: Callable[..., Any]) -> Any:  # noqa: ANN401
         async def unary(request: Any, context: Context) -> Any:  # noqa: ANN401
-            self.received.inc()
+            self._calls.received += 1
             response = await self._observe(behaviour(request, context), context)
-            self.sent.inc()
+            self._calls.sent += 1
             return response
 
         return unary
@@ -112,10 +106,10 @@ class _Method:
         async with aclosing(responses):
             async for response in responses:
                 await context.write(response)
-                self.sent.inc()
+                self._calls.sent += 1
 
     async def _observe(self, answer: Awaitable[Any], context: Context) -> Any:  # noqa: ANN401, RET503
-        self.started.inc()
+        self._calls.started += 1
         began = perf_counter()
         code = _CANCELLED
         try:
@@ -134,18 +128,18 @@ class _Method:
             ending = status.of(error)
             code = ending.code.value[0]
         finally:
-            self.handled[code].inc()
-            self.seconds.observe(perf_counter() - began)
+            self._calls.handled[code] += 1
+            self._calls.seconds.observe((perf_counter() - began,))
         # Out here, lest an error while aborting have the handler's own, and its words, as its context.
         await status.abort(context, ending)
 
     async def _count(self, requests: AsyncIterable[Any]) -> AsyncIterator[Any]:
         async for request in requests:
-            self.received.inc()
+            self._calls.received += 1
             yield request
 
     def _count_one(self, request: Any) -> Any:  # noqa: ANN401
-        self.received.inc()
+        self._calls.received += 1
         return request
 
 

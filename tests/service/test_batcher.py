@@ -9,7 +9,7 @@ from contextlib import suppress
 
 import pytest
 
-from service.batcher import MAX_WAIT, Batcher
+from service.batcher import MAX_WAIT, RECENT, Batcher
 from service.errors import DeadlineExceeded, Overloaded
 
 
@@ -49,7 +49,7 @@ class Record:
         self.longest_queue = max(self.longest_queue, items)
 
     def waited(self, seconds):
-        self.waits.append(seconds)
+        self.waits += seconds
 
     def computed(self, items, seconds):  # noqa: ARG002
         self.batches.append(items)
@@ -83,7 +83,12 @@ def run():
 
 def make(record, *, capacity=4096, largest_batch=256, executor=None, return_turns=0):
     return Batcher(
-        capacity=capacity, largest_batch=largest_batch, executor=executor, observer=record, return_turns=return_turns
+        capacity=capacity,
+        largest_batch=largest_batch,
+        executor=executor,
+        observer=record,
+        return_turns=return_turns,
+        clock=asyncio.get_running_loop().time,
     )
 
 
@@ -124,6 +129,29 @@ def test_a_batch_waits_to_be_as_large_as_the_one_before_but_no_longer_than_the_l
     run(main())
     assert record.batches == [8, 8, 1, 1]
     assert max(record.waits) == pytest.approx(MAX_WAIT)
+
+
+def test_one_small_batch_does_not_make_the_next_ones_small(run, record):
+    async def main():
+        loop = asyncio.get_running_loop()
+        batcher = make(record)
+
+        async def call(callers):
+            began = loop.time()
+            await asyncio.gather(*(batcher.submit(double, [i]) for i in range(callers)))
+            return loop.time() - began
+
+        assert await call(8) == 0.0
+        for _ in range(RECENT - 1):
+            assert await call(3) == pytest.approx(MAX_WAIT)  # for eight
+        assert await call(8) == 0.0
+        for _ in range(RECENT):
+            await call(3)
+        assert await call(3) == 0.0  # eight are long ago
+        assert await call(1) == pytest.approx(MAX_WAIT)
+        assert await call(1) == 0.0
+
+    run(main())
 
 
 def test_who_comes_right_behind_a_batch_is_waited_for_from_then_on(run, record):

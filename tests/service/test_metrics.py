@@ -38,6 +38,7 @@ OWN = {
 def metrics():
     metrics = Metrics(queue_capacity=4096)
     metrics.count_padding(lambda: 7)
+    metrics.calls("unary", "headlines.v1.PopularityService", "Predict")
     return metrics
 
 
@@ -104,7 +105,7 @@ def test_predictions_are_counted_by_version_words_and_outputs(metrics):
 
 def test_the_queue_and_batches_are_observed(metrics):
     metrics.queued(5)
-    metrics.waited(0.0002)
+    metrics.waited([0.0002])
     metrics.computed(64, 0.0003)
     metrics.dropped("expired", 2)
     metrics.loaded(True, 0.5)

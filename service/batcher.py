@@ -26,9 +26,10 @@ from concurrent.futures import Future as ExecutorFuture
 from typing import Generic, NoReturn, Protocol, TypeVar
 
 from service.errors import DeadlineExceeded, Overloaded
+from service.timer import LoopTimer, Timer
 
 MAX_WAIT = 0.001  # seconds; the longest that an idle engine waits for a batch to grow
-RECENT = 16  # batches; by the largest of fewer, many callers at once would soon be answered in smaller groups than they come in
+RECENT = 4  # batches; by the last one alone, one that happened to be small would make the next ones small
 SLICE = 64  # items; larger and a big request holds the others up, smaller and its own overhead shows
 
 Item = TypeVar("Item")
@@ -77,8 +78,8 @@ class _Entry(Generic[Item, Result]):
 class Batcher(Generic[Item, Result]):
     """Collects the items of many callers and runs them as batches.
 
-    Knows nothing of what it runs, and sleeps by the event loop alone: a loop and a clock with another idea of time test it
-    without sleeping.
+    Knows nothing of what it runs. Its clock and its timer are handed in: a loop with another idea of time tests it without
+    sleeping.
     """
 
     def __init__(
@@ -90,14 +91,14 @@ class Batcher(Generic[Item, Result]):
         observer: Observer,
         return_turns: int = 0,
         clock: Callable[[], float] = time.monotonic,
+        timer: Callable[[Callable[[], None]], Timer] = LoopTimer,
     ) -> None:
         """Set up an empty queue.
 
         `capacity` bounds the items that wait, `largest_batch` the items of a batch. Without an `executor` batches run on the
         event loop: right for what is short and would fight for the interpreter lock anyway. `return_turns` are the turns of the
         loop within which no caller can have had his answer and be back with a request: so whoever comes within them, right
-        behind a batch, is another one. 0 for callers in this process. `clock` goes with the loop's time, but need not be as
-        coarse: uvloop counts milliseconds.
+        behind a batch, is another one. 0 for callers in this process.
         """
         self._capacity = capacity
         self._largest_batch = largest_batch
@@ -114,14 +115,18 @@ class Batcher(Generic[Item, Result]):
         self._return_turns = return_turns
         self._behind = 0  # batches that were answered within the last `return_turns`
         self._computing = False  # a batch is in the executor
-        self._due: asyncio.Handle | None = None  # when the next batch leaves; None: not decided
-        self._due_now = False  # at the loop's next turn
+        self._timer = timer(self._ring)
+        self._timer_set = False
+        self._leaving = False  # a batch leaves at the loop's next turn
         self._seconds_per_item = 0.0  # of recent batches
         self._death: asyncio.Future[NoReturn] = self._loop.create_future()
 
     async def run(self) -> NoReturn:
         """Wait until the batcher itself breaks; raises what broke it. Whoever starts a batcher must watch this."""
-        await asyncio.shield(self._death)
+        try:
+            await asyncio.shield(self._death)
+        finally:
+            self._timer.close()
         raise AssertionError  # a future that never has a result
 
     async def submit(
@@ -164,20 +169,23 @@ class Batcher(Generic[Item, Result]):
 
     def _arrange(self) -> None:
         """Decide when the next batch leaves."""
-        if self._computing or self._due_now or not self._queue:
+        if self._computing or self._leaving or not self._queue:
             return
-        now = self._clock()
-        when = self._queue[0].came + MAX_WAIT
-        if len(self._queue) >= self._company or when <= now:
-            if self._due:
-                self._due.cancel()
-            self._due = self._loop.call_soon(self._leave)
-            self._due_now = True
-        elif not self._due:
-            self._due = self._loop.call_later(when - now, self._leave)
+        left = self._queue[0].came + MAX_WAIT - self._clock()
+        if len(self._queue) >= self._company or left <= 0:
+            self._leaving = True
+            self._loop.call_soon(self._leave)
+        elif not self._timer_set:
+            self._timer_set = True
+            self._timer.set(left)
+
+    def _ring(self) -> None:
+        """It is time for the oldest entry, or for one that has left since."""
+        self._timer_set = False
+        self._arrange()
 
     def _leave(self) -> None:
-        self._due, self._due_now = None, False
+        self._leaving = self._timer_set = False
         batch, items = self._take()
         if not batch:
             return

@@ -45,13 +45,12 @@ class Health:
         self._ended = True
         self._tell()
 
-    def handler(self) -> grpc.GenericRpcHandler[Any, Any]:
-        """The service for a gRPC server; it takes and gives raw bytes."""
-        methods = {
+    def handlers(self) -> dict[str, grpc.RpcMethodHandler[Any, Any]]:
+        """The methods by name; they take and give raw bytes."""
+        return {
             "Check": grpc.unary_unary_rpc_method_handler(self._check),
             "Watch": grpc.unary_stream_rpc_method_handler(self._watch),
         }
-        return grpc.method_handlers_generic_handler(SERVICE.full_name, methods)
 
     async def _check(self, raw: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
         service = _parse(raw)

@@ -58,7 +58,8 @@ class KernelTimer:
 
     def set(self, seconds: float) -> None:
         """See Timer."""
-        self._settime(self._file, 0, ctypes.byref(_Setting(0, 0, 0, max(1, int(seconds * 1e9)))), None)
+        whole, nanoseconds = divmod(max(1, int(seconds * 1e9)), 1_000_000_000)  # 0 in all would stop it
+        self._settime(self._file, 0, ctypes.byref(_Setting(0, 0, whole, nanoseconds)), None)
 
     def close(self) -> None:
         """See Timer."""

@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import hashlib
+import os
 import random
 import shutil
 import signal
@@ -217,7 +218,7 @@ def look(models: Path) -> dict[str, str]:
 def bring(version: Path, models: Path) -> Path:
     """The same version again, under the next number."""
     coming = models / ".tmp-coming"
-    shutil.copytree(version, coming)
+    shutil.copytree(version, coming, copy_function=os.link)
     return coming.rename(models / str(int(version.name) + 1))
 
 

@@ -15,9 +15,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from service import artifact
+from service import artifact, pace
 from service.engines import Engine
 from service.errors import VersionError
+from service.pace import Parameters, Result
 from service.version import Version
 
 logger = logging.getLogger(__name__)
@@ -128,11 +129,11 @@ class Repository:
         began = time.monotonic()
         digest = ""
         try:
-            read = await asyncio.to_thread(artifact.read, self._models / str(number))
+            read = await self._aside(artifact.read, self._models / str(number))
             digest = read.digest
             if live and live.digest == digest:
                 return True
-            version = await asyncio.to_thread(Version.load, read, self.engine)
+            version = await self._aside(Version.load, read, self.engine)
         except Exception as error:
             if isinstance(error, VersionError):
                 problem = str(error)
@@ -153,6 +154,14 @@ class Repository:
         )
         self._set_live(version)
         return True
+
+    async def _aside(
+        self, function: Callable[Parameters, Result], *args: Parameters.args, **kwargs: Parameters.kwargs
+    ) -> Result:
+        """Call a function in a thread that gives way to callers, where there are any."""
+        if self.live:
+            return await asyncio.to_thread(pace.gently, function, *args, **kwargs)
+        return await asyncio.to_thread(function, *args, **kwargs)
 
     def _set_live(self, version: Version | None) -> None:
         old = self.live

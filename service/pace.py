@@ -1,6 +1,7 @@
 """How work that can wait gives way to callers: in small steps, with rests between them.
 
-    await asyncio.to_thread(pace.gently, load)  # which calls pace.rest() after each step
+    loader = ThreadPoolExecutor(1, initializer=pace.give_way)
+    loader.submit(load)  # which calls pace.rest() after each step
 
 A thread beside the event loop takes the interpreter lock and processor time from it, and requests pile up behind a tenth of a
 second of work. The same work in steps of a millisecond costs each request next to nothing.
@@ -8,32 +9,27 @@ second of work. The same work in steps of a millisecond costs each request next 
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 import time
-from collections.abc import Callable
-from typing import ParamSpec, TypeVar
 
-SHARE = 0.1  # of a processor, for gentle work; less and a version waits longer until it is live, more and callers notice it
+SHARE = 0.1  # of a processor; less and a version waits longer until it is live, more and callers notice it
 STEP = 0.0005  # seconds of work that are worth a rest
-LONGEST_REST = 0.05  # seconds; after a step that could not be a small one, what piled up behind it is answered by then
-
-Parameters = ParamSpec("Parameters")
-Result = TypeVar("Result")
+LONGEST_REST = 0.05  # seconds; what piled up behind a step that could not be a small one is answered by then
 
 _thread = threading.local()
 
 
-def gently(function: Callable[Parameters, Result], *args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
-    """Call a function in this thread; where it calls `rest`, it rests."""
+def give_way() -> None:
+    """Let the calling thread rest from now on wherever it calls `rest`, and run when others leave a processor idle."""
     _thread.worked = time.thread_time()
-    try:
-        return function(*args, **kwargs)
-    finally:
-        del _thread.worked
+    if sys.platform == "linux":  # elsewhere only whole processes have a priority
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
 
 
 def rest() -> None:
-    """Sleep as long as the work since the last rest makes it necessary; not at all outside of `gently`."""
+    """Sleep as long as the work since the last rest makes it necessary; not at all in a thread that gives no way."""
     if not hasattr(_thread, "worked"):
         return
     step = time.thread_time() - _thread.worked

@@ -84,3 +84,4 @@ def _reproduce(artifact: Artifact, preprocessor: Preprocessor, model: Model) -> 
             raise VersionError(
                 f"{EXAMPLES}: example {i}: the model answers {outputs[i].tolist()}, the exported one answered {list(expected)}"
             )
+        pace.rest()

@@ -128,6 +128,7 @@ def read(directory: Path) -> Artifact:
         if not match or Path(match[2]).is_absolute() or ".." in Path(match[2]).parts:
             raise VersionError(f"{CHECKSUMS}: a line is not a checksum and a path inside the version, as sha256sum writes them")
         data = _read_file(directory, match[2])
+        pace.rest()
         if _checksum(data) != match[1]:
             raise VersionError(f"{match[2]}: its SHA-256 is not the one in {CHECKSUMS}; the file is damaged or incomplete")
         files[match[2]] = data

@@ -240,6 +240,8 @@ async def swap(
         going = False
         outcome.tally = await watching[0]
         await watching[1]
+        if watching[2].done():
+            outcome.problems.append("the health watch ended")
         watching[2].cancel()
     outcome.problems += sorted(set(outcome.tally.errors))
     return outcome

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 
-SHARE = 0.1  # of a processor; less and a version waits longer until it is live, more and callers notice it
+SHARE = 0.05  # of a processor; less and a version waits longer until it is live, more and callers notice it
 STEP = 0.0005  # seconds of work that are worth a rest
 LONGEST_REST = 0.05  # seconds; what piled up behind a step that could not be a small one is answered by then
 

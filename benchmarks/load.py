@@ -35,7 +35,8 @@ class Load:
     seconds: float
     latencies: np.ndarray  # seconds, one a request
     headlines: int
-    late: float = 0.0  # seconds by which the generator itself sent its last request too late
+    late: float = 0.0  # seconds by which the generator itself sent a request too late, at most
+    due: np.ndarray | None = None  # of an open loop: when each request was, by time.perf_counter()
 
     @property
     def rate(self) -> float:
@@ -87,6 +88,7 @@ def open_loop(target: str, requests: Sequence[bytes], headlines: int, rate: floa
     sockets = list(by_socket)
     meant: dict[tuple[socket.socket, int], float] = {}
     latencies: list[float] = []
+    times: list[float] = []
     late = 0.0
     begin = time.perf_counter()
     while due or meant:
@@ -103,11 +105,13 @@ def open_loop(target: str, requests: Sequence[bytes], headlines: int, rate: floa
             raise SystemExit(f"{len(meant)} requests have no answer after 10 s")
         for key in ready:
             for stream in by_socket[key].answers():
-                latencies.append(time.perf_counter() - begin - meant.pop((key, stream)))  # noqa: PERF401  (reads the clock)
+                at = meant.pop((key, stream))
+                latencies.append(time.perf_counter() - begin - at)
+                times.append(begin + at)
     seconds = time.perf_counter() - begin
     for key in sockets:
         key.close()
-    return Load(seconds, np.array(latencies), len(latencies) * headlines, late)
+    return Load(seconds, np.array(latencies), len(latencies) * headlines, late, np.array(times))
 
 
 class _Connection:

@@ -10,11 +10,12 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 REAL_DATA = Path(os.environ.get("HEADLINES_REAL_DATA", ROOT.parent / "shared" / "data" / "headlines.csv.gz"))
@@ -47,22 +48,22 @@ class ServerProcess:
 
 def serving(models: Path, *flags: str) -> AbstractContextManager[ServerProcess]:
     """`python -m service serve` on free ports, from when a version is live until it is stopped in the end."""
+    return started(serve(models, *flags))
+
+
+def serve(models: Path, *flags: str) -> list[str]:
+    """The command for a server on free ports that stops without a drain; flags change that."""
     command = [sys.executable, "-m", "service", "serve", "--models", str(models), "--port", "0", "--http-port", "0"]
-    return started([*command, "--drain-seconds", "0", *flags])
+    return [*command, "--drain-seconds", "0", *flags]
 
 
 @contextmanager
 def started(command: Sequence[str]) -> Iterator[ServerProcess]:
     """Start a server, wait until its log tells of a version and its ports, and stop it in the end."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "protos")])}
-    process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+    process = spawn(command)
     assert process.stderr is not None
     try:
-        for line in process.stderr:
-            try:
-                record = json.loads(line)
-            except ValueError:  # libraries write in their own form
-                continue
+        for record in records(process):
             if "version" in record and "port" in record:
                 break
             if record["level"] != "info":
@@ -74,6 +75,20 @@ def started(command: Sequence[str]) -> Iterator[ServerProcess]:
         process.send_signal(signal.SIGTERM)
         process.stderr.close()
         process.wait(30)
+
+
+def spawn(command: Sequence[str]) -> subprocess.Popen[str]:
+    """Start a server and wait for nothing."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "protos")])}
+    return subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+def records(process: subprocess.Popen[str]) -> Iterator[dict[str, Any]]:
+    """What a server logs from now on, until it ends."""
+    assert process.stderr is not None
+    for line in process.stderr:
+        with suppress(ValueError):  # libraries write in their own form
+            yield json.loads(line)
 
 
 def environment(name: str, requirements: Sequence[str]) -> str:

@@ -2,8 +2,8 @@
 
     python -m benchmarks.soak --models models [--clients 200] [--seconds 60] [--engine litert]
 
-Each client has a connection of its own and asks for 1 to 64 real headlines at a time. What comes back is compared with what
-the same version answers to each headline alone, in this process and without a server.
+Each client has a connection of its own and asks for 1 to 64 real headlines at a time, now and then over a stream. What comes
+back is compared with what the same version answers to each headline alone, in this process and without a server.
 """
 
 from __future__ import annotations
@@ -12,67 +12,117 @@ import argparse
 import asyncio
 import random
 import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
+from typing import TypeAlias
 
 from benchmarks.process import real_headlines, serving
-from headlines.client import AsyncClient, Headline
+from headlines.client import AsyncClient, Headline, Prediction
 from service import artifact, engines
 from service import preprocessing as service_preprocessing
 from service.version import Version
 
 TOLERANCE = 1e-5
+SIZES = (1, 1, 1, 2, 8, 64)  # headlines in a call
+STREAMED = 0.1  # of the calls
+
+Question: TypeAlias = tuple[str, datetime, str]
+Answers: TypeAlias = Mapping[int, Sequence[tuple[float, float]]]  # both outputs for each question, by the version's number
 
 
-def expect(models: Path, questions: list[tuple]) -> list[tuple[float, float]]:
-    """What each headline's answer must be."""
-    version = Version.load(artifact.read(models / str(artifact.versions(models)[0])), engines.choose("litert"))
+@dataclass
+class Tally:
+    """What came of the calls of one or several clients."""
+
+    calls: int = 0  # that were answered
+    headlines: int = 0
+    wrong: int = 0  # answers that are not their question's
+    errors: list[str] = field(default_factory=list)
+    slowest: float = 0.0  # seconds that an answered call took
+
+    def add(self, other: Tally) -> None:
+        """Count also what another one counted."""
+        self.calls += other.calls
+        self.headlines += other.headlines
+        self.wrong += other.wrong
+        self.errors += other.errors
+        self.slowest = max(self.slowest, other.slowest)
+
+
+def expect(version: Path, questions: Sequence[Question]) -> list[tuple[float, float]]:
+    """What each headline's answer must be by the version in this directory."""
+    loaded = Version.load(artifact.read(version), engines.choose("litert"))
     return [
-        version.predict([service_preprocessing.Headline(text, posted_at.timestamp(), outlet)])[0][:2]
+        loaded.predict([service_preprocessing.Headline(text, posted_at.timestamp(), outlet)])[0][:2]
         for text, posted_at, outlet in questions
     ]
 
 
+def newest(models: Path) -> Path:
+    """The directory of the version with the highest number."""
+    return models / str(artifact.versions(models)[0])
+
+
+def count_wrong(answers: Answers, chosen: Sequence[int], predictions: Sequence[Prediction]) -> int:
+    """How many predictions are not what their version answers to these questions."""
+    return sum(
+        prediction.model_version not in answers
+        or max(abs(a - b) for a, b in zip(answers[prediction.model_version][i], prediction[:2], strict=True)) > TOLERANCE
+        for i, prediction in zip(chosen, predictions, strict=True)
+    )
+
+
 async def ask(
-    client: AsyncClient, questions: list[tuple], answers: list[tuple[float, float]], until: float, rng: random.Random
-):
-    """One client's life: calls, headlines, errors, wrong answers, worst latency."""
-    calls = asked = wrong = 0
-    errors: list[str] = []
-    worst = 0.0
-    while time.monotonic() < until:
-        chosen = [rng.randrange(len(questions)) for _ in range(rng.choice((1, 1, 1, 2, 8, 64)))]
+    client: AsyncClient,
+    questions: Sequence[Question],
+    answers: Answers,
+    going: Callable[[], bool],
+    rng: random.Random,
+    pause: float = 0.0,
+) -> Tally:
+    """One client's life while it is `going`, with a pause in seconds after each call."""
+    tally = Tally()
+    while going():
+        chosen = [rng.randrange(len(questions)) for _ in range(rng.choice(SIZES))]
+        headlines = [Headline(*questions[i]) for i in chosen]
         began = time.monotonic()
         try:
-            predictions = await client.predict([Headline(*questions[i]) for i in chosen], timeout=30)
+            if rng.random() < STREAMED:
+                predictions = [prediction async for prediction in client.predict_stream(headlines)]
+            else:
+                predictions = await client.predict(headlines)
         except Exception as error:
-            errors.append(f"{type(error).__name__}: {error}")
+            tally.errors.append(f"{type(error).__name__}: {error}")
             continue
-        worst = max(worst, time.monotonic() - began)
-        calls += 1
-        asked += len(chosen)
-        for i, prediction in zip(chosen, predictions, strict=True):
-            wrong += max(abs(a - b) for a, b in zip(answers[i], prediction[:2], strict=True)) > TOLERANCE
-    return calls, asked, errors, wrong, worst
+        tally.add(Tally(1, len(chosen), count_wrong(answers, chosen, predictions), [], time.monotonic() - began))
+        await asyncio.sleep(pause)
+    return tally
 
 
-async def run(target: str, questions: list[tuple], answers: list[tuple[float, float]], clients: int, seconds: float) -> None:
-    """Let all clients ask, and print what came of it."""
-    connections = [AsyncClient(target) for _ in range(clients)]
-    until = time.monotonic() + seconds
-    lives = await asyncio.gather(
-        *(ask(client, questions, answers, until, random.Random(i)) for i, client in enumerate(connections))
-    )
-    for client in connections:
-        await client.close()
-    calls, asked, errors, wrong, worst = zip(*lives, strict=True)
-    failed = [error for some in errors for error in some]
-    print(f"clients {clients}, seconds {seconds:g}")
-    print(f"calls {sum(calls)}, headlines {sum(asked)}, slowest call {max(worst):.3f} s")
-    print(f"errors {len(failed)}, wrong answers {sum(wrong)}")
-    for error in sorted(set(failed))[:10]:
-        print("  ", error)
-    if failed or any(wrong) or not all(calls):
-        raise SystemExit(1)
+async def ask_all(
+    target: str,
+    questions: Sequence[Question],
+    answers: Answers,
+    going: Callable[[], bool],
+    clients: int,
+    pause: float = 0.0,
+    **options: float,
+) -> Tally:
+    """Clients that ask at the same time, each over a connection of its own; `options` are AsyncClient's."""
+    tally = Tally()
+    async with AsyncExitStack() as stack:
+        # Channels that differ in no option would share a connection. This one means nothing without TLS.
+        connections = [
+            await stack.enter_async_context(AsyncClient(target, tls_server_name=f"client-{i}", **options))
+            for i in range(clients)
+        ]
+        lives = [ask(client, questions, answers, going, random.Random(i), pause) for i, client in enumerate(connections)]
+        for life in await asyncio.gather(*lives):
+            tally.add(life)
+    return tally
 
 
 def main() -> None:
@@ -84,9 +134,19 @@ def main() -> None:
     parser.add_argument("--engine", default="litert")
     args = parser.parse_args()
     questions = real_headlines(5000)
-    answers = expect(args.models, questions)
+    version = newest(args.models)
+    answers = {int(version.name): expect(version, questions)}
     with serving(args.models, "--engine", args.engine) as server:
-        asyncio.run(run(server.target, questions, answers, args.clients, args.seconds))
+        until = time.monotonic() + args.seconds
+        going = lambda: time.monotonic() < until  # noqa: E731
+        tally = asyncio.run(ask_all(server.target, questions, answers, going, args.clients, timeout=30))
+    print(f"clients {args.clients}, seconds {args.seconds:g}")
+    print(f"calls {tally.calls}, headlines {tally.headlines}, slowest call {tally.slowest:.3f} s")
+    print(f"errors {len(tally.errors)}, wrong answers {tally.wrong}")
+    for error in sorted(set(tally.errors))[:10]:
+        print("  ", error)
+    if tally.errors or tally.wrong or not tally.calls:
+        raise SystemExit(1)
 
 
 if __name__ == "__main__":

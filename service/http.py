@@ -5,10 +5,11 @@ It runs in threads of its own, so that it answers also when the event loop does 
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import socket
-import threading
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
 from socketserver import ThreadingMixIn
 from typing import TYPE_CHECKING, Any
@@ -62,16 +63,20 @@ class HttpServer:
         self._server = _Server(family, address[:2])
         self._server.set_app(app)
         self.port: int = self._server.server_address[1]
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(_POLL,), name="http", daemon=True)
+        self._executor = ThreadPoolExecutor(1, "http")
 
     def start(self) -> None:
         """Begin to answer."""
-        self._thread.start()
+        self._served = self._executor.submit(self._server.serve_forever, _POLL)
+
+    async def run(self) -> None:
+        """Wait until what was started has ended; raises what ended it. Whoever starts a server must watch this."""
+        await asyncio.wrap_future(self._served)
 
     def stop(self) -> None:
         """Stop what was started, without waiting for answers that are on their way."""
         self._server.shutdown()
-        self._thread.join()
+        self._executor.shutdown()
         self.close()
 
     def close(self) -> None:

@@ -80,6 +80,11 @@ class Metrics:
         self._calls.append(calls)
         return calls
 
+    def ended(self) -> dict[str, int]:
+        """How many calls of all methods have ended with each status; what no scrape may have seen when the server stops."""
+        totals = (sum(counts) for counts in zip(*(calls.handled for calls in self._calls), strict=True))
+        return {code: total for code, total in zip(CODES, totals, strict=True) if total}
+
     def queued(self, items: int) -> None:
         """The queue has now this many headlines."""
         self._queued = items

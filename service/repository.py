@@ -11,16 +11,20 @@ import enum
 import logging
 import time
 from collections.abc import Callable, Container
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
-from service import artifact
+from service import artifact, pace
 from service.engines import Engine
 from service.errors import VersionError
 from service.version import Version
 
 logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
 
 Fingerprint = tuple[tuple[str, int, int], ...]  # path, size and time of each file
 
@@ -75,6 +79,7 @@ class Repository:
         self._states: dict[int, VersionState] = {}
         self._tried: dict[int, Fingerprint] = {}
         self._unreadable = False
+        self._loader = ThreadPoolExecutor(1, "loader", initializer=pace.give_way)
 
     @property
     def states(self) -> list[VersionState]:
@@ -90,7 +95,7 @@ class Repository:
     async def scan(self) -> None:
         """Look once, and make the best version live."""
         try:
-            found = await asyncio.to_thread(_look, self._models)
+            found = await self._aside(_look, self._models)
         except OSError as error:
             # A volume that is away for a while is no reason to stop answering.
             if not self._unreadable:
@@ -128,11 +133,11 @@ class Repository:
         began = time.monotonic()
         digest = ""
         try:
-            read = await asyncio.to_thread(artifact.read, self._models / str(number))
+            read = await self._aside(artifact.read, self._models / str(number))
             digest = read.digest
             if live and live.digest == digest:
                 return True
-            version = await asyncio.to_thread(Version.load, read, self.engine)
+            version = await self._aside(Version.load, read, self.engine)
         except Exception as error:
             if isinstance(error, VersionError):
                 problem = str(error)
@@ -154,6 +159,10 @@ class Repository:
         self._set_live(version)
         return True
 
+    async def _aside(self, function: Callable[..., Result], *args: object) -> Result:
+        """Call a function in another thread, which gives way to callers where there are any."""
+        return await asyncio.get_running_loop().run_in_executor(self._loader if self.live else None, function, *args)
+
     def _set_live(self, version: Version | None) -> None:
         old = self.live
         if old and old.number in self._states:
@@ -174,5 +183,6 @@ def _look(models: Path) -> dict[int, Fingerprint]:
             with suppress(FileNotFoundError):  # it was moved just now; the next scan sees it
                 status = path.stat()
                 entries.append((str(path), status.st_size, status.st_mtime_ns))
+        pace.rest()
         found[number] = tuple(entries)
     return found

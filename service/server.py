@@ -10,6 +10,7 @@ import signal
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
@@ -229,6 +230,7 @@ class Server:
         self._tasks = [
             asyncio.create_task(self._batcher.run(), name="batcher"),
             asyncio.create_task(self._repository.run(), name="repository"),
+            asyncio.create_task(self._http.run(), name="HTTP port"),
         ]
         if watched := [it for it in (self._certificate, self._tokens) if it]:
             watch = credentials.watch(watched, settings.poll_seconds)
@@ -251,10 +253,10 @@ class Server:
         self._health.set_serving(False)
         await asyncio.sleep(drain_seconds)
         self._popularity.close()
-        try:
+        with suppress(TimeoutError):  # which a grace time of 0 raises though nobody be inside
             await asyncio.wait_for(self._popularity.wait_until_empty(), self._settings.grace_seconds)
-        except TimeoutError:
-            logger.warning("%d calls are cut off after the grace time", self._popularity.calls)
+        if calls := self._popularity.calls:
+            logger.warning("%d calls are cut off after the grace time", calls)
         self._health.end()
         await self._grpc.stop(_LAST_WORDS)
         for task in self._tasks:
@@ -263,7 +265,8 @@ class Server:
             self._executor.shutdown(wait=False, cancel_futures=True)
         if self._http:
             await asyncio.to_thread(self._http.stop)
-        logger.info("stopped")
+        ended = self.metrics.ended()
+        logger.info("stopped after %d calls", sum(ended.values()), extra={"calls": ended})
 
     async def __aenter__(self) -> Self:
         await self.start()

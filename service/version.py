@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from service import pace
 from service.artifact import EXAMPLES, VOCABULARY, Artifact, ModelInfo
 from service.engines import Engine, Model
 from service.errors import VersionError
@@ -53,8 +54,10 @@ class Version:
             preprocessor = Preprocessor(artifact.vocabulary, artifact.info.outlet_levels)
         except ValueError as error:
             raise VersionError(f"{VOCABULARY}: {error}") from error
+        pace.rest()
         model = engine.load(artifact)
         model.warm()
+        pace.rest()
         _reproduce(artifact, preprocessor, model)
         return cls(artifact.number, artifact.digest, artifact.info, preprocessor, model, time.time())
 
@@ -81,3 +84,4 @@ def _reproduce(artifact: Artifact, preprocessor: Preprocessor, model: Model) -> 
             raise VersionError(
                 f"{EXAMPLES}: example {i}: the model answers {outputs[i].tolist()}, the exported one answered {list(expected)}"
             )
+        pace.rest()

@@ -15,6 +15,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 
+from service import pace
 from service.artifact import Artifact
 from service.engines.layout import Floats, Ids
 from service.errors import UsageError
@@ -22,6 +23,8 @@ from service.preprocessing import AUX_FEATURES, UNKNOWN
 
 # A GPU's device node: of NVIDIA's driver, and of Windows' for Linux.
 GPU_DEVICES = ("/dev/nvidia[0-9]*", "/dev/dxg")
+
+_PROBED = 256  # words at a time
 
 logger = logging.getLogger(__name__)
 
@@ -86,11 +89,13 @@ def probe(model: Model, vocabulary_size: int) -> None:
 
     That the table has a row for every word and that its numbers are finite shows here, not in a caller's request.
     """
-    ids = np.full((vocabulary_size - UNKNOWN, 2), UNKNOWN, np.int32)
-    ids[:, 0] = np.arange(UNKNOWN, vocabulary_size)
-    answer = model.predict(ids.ravel(), np.full(len(ids), 2, np.int32), np.zeros((len(ids), len(AUX_FEATURES)), np.float32))
-    wrong = np.flatnonzero(~((answer >= 0) & (answer <= 1)).all(axis=1))
-    if len(wrong):
-        raise ValueError(
-            f"its answer to the word with id {wrong[0] + UNKNOWN} is not a probability: {answer[wrong[0]].tolist()}"
-        )
+    for start in range(UNKNOWN, vocabulary_size, _PROBED):
+        ids = np.full((min(_PROBED, vocabulary_size - start), 2), UNKNOWN, np.int32)
+        ids[:, 0] += np.arange(start - UNKNOWN, start - UNKNOWN + len(ids), dtype=np.int32)
+        answer = model.predict(ids.ravel(), np.full(len(ids), 2, np.int32), np.zeros((len(ids), len(AUX_FEATURES)), np.float32))
+        wrong = np.flatnonzero(~((answer >= 0) & (answer <= 1)).all(axis=1))
+        if len(wrong):
+            raise ValueError(
+                f"its answer to the word with id {start + wrong[0]} is not a probability: {answer[wrong[0]].tolist()}"
+            )
+        pace.rest()

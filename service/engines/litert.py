@@ -7,6 +7,7 @@ import re
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
+from service import pace
 from service.artifact import CPU_MODEL, Artifact
 from service.engines import probe
 from service.engines.layout import Cost, Floats, Ids
@@ -31,6 +32,7 @@ class Engine:
         """Open the version's cpu.tflite; raises VersionError where LiteRT cannot run it."""
         try:
             model = Model(artifact.files[CPU_MODEL])
+            pace.rest()
             probe(model, len(artifact.vocabulary))
         except (ValueError, RuntimeError) as error:
             raise VersionError(f"{CPU_MODEL}: LiteRT cannot run it: {error}") from error
@@ -73,3 +75,4 @@ class Model:
                     np.full(rows, width, np.int32),
                     np.zeros((rows, len(AUX_FEATURES)), np.float32),
                 )
+                pace.rest()

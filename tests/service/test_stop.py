@@ -20,7 +20,7 @@ from server_process import ServerProcess, environment
 
 from headlines.v1 import popularity_pb2 as pb
 from headlines.v1 import popularity_pb2_grpc
-from service import engines
+from service import engines, http
 from service.server import Server
 
 NO_RETRIES = [("grpc.enable_retries", 0)]
@@ -50,7 +50,7 @@ def test_it_says_where_it_listens_and_what_it_serves(models, serve):
         server.process.send_signal(signal.SIGTERM)
         assert server.wait() == 0
         records = [json.loads(line) for line in server.lines if line.startswith("{")]
-        assert records[-1]["message"] == "stopped"
+        assert (records[-1]["message"], records[-1]["calls"]) == ("stopped after 1 calls", {"OK": 1})
         assert all({"time", "level", "logger", "message"} <= set(record) for record in records)
         assert "Traceback" not in server.output
 
@@ -236,6 +236,13 @@ async def test_a_stuck_call_cannot_hold_the_stop_beyond_the_grace_time(make_sett
         engine.go.set()
 
 
+async def test_without_grace_and_with_nobody_inside_none_is_cut_off(make_settings, caplog):
+    server = Server(make_settings(grace_seconds=0), engines.choose("litert"))
+    await server.start()
+    await server.stop()
+    assert "cut off" not in caplog.text
+
+
 @pytest.mark.parametrize("part", ["repository", "batcher"])
 async def test_a_part_that_dies_is_seen_at_once(make_settings, caplog, part, monkeypatch):
     server = Server(make_settings(), engines.choose("litert"))
@@ -249,5 +256,38 @@ async def test_a_part_that_dies_is_seen_at_once(make_settings, caplog, part, mon
         assert await server.wait(asyncio.Event())
     await server.stop()
     assert f"the {part} died" in caplog.text
+    assert "ArithmeticError" in caplog.records[-1].places
+    assert SECRET not in str([vars(record) for record in caplog.records])
+
+
+async def test_the_death_of_the_engines_thread_is_seen_at_once_and_an_error_for_who_waits(make_settings, caplog):
+    server = Server(make_settings(), HeldEngine())
+    await server.start()
+    await serving(server)
+    async with connect(server) as channel, asyncio.timeout(60):
+        server._executor.shutdown()
+        call = popularity_pb2_grpc.PopularityServiceStub(channel).Predict(request())
+        assert await server.wait(asyncio.Event())
+        assert await call.code() is grpc.StatusCode.INTERNAL
+        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+        assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
+        stopping = asyncio.create_task(server.stop())
+        assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        await stopping
+    assert "the batcher died" in caplog.text
+
+
+async def test_the_death_of_the_http_thread_is_seen_at_once(make_settings, caplog, monkeypatch):
+    server = Server(make_settings(), engines.choose("litert"))
+    await server.start()
+
+    def die(_):
+        raise ArithmeticError(SECRET)
+
+    monkeypatch.setattr(http._Server, "service_actions", die)  # which the thread calls each time it has looked for callers
+    async with asyncio.timeout(60):
+        assert await server.wait(asyncio.Event())
+    await server.stop()
+    assert "the HTTP port died" in caplog.text
     assert "ArithmeticError" in caplog.records[-1].places
     assert SECRET not in str([vars(record) for record in caplog.records])

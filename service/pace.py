@@ -1,0 +1,38 @@
+"""How work that can wait gives way to callers: in small steps, with rests between them.
+
+    loader = ThreadPoolExecutor(1, initializer=pace.give_way)
+    loader.submit(load)  # which calls pace.rest() after each step
+
+A thread beside the event loop takes the interpreter lock and processor time from it, and requests pile up behind a tenth of a
+second of work. The same work in steps of a millisecond costs each request next to nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+
+SHARE = 0.05  # of a processor; less and a version waits longer until it is live, more and callers notice it
+STEP = 0.0005  # seconds of work that are worth a rest
+LONGEST_REST = 0.05  # seconds; what piled up behind a step that could not be a small one is answered by then
+
+_thread = threading.local()
+
+
+def give_way() -> None:
+    """Let the calling thread rest from now on wherever it calls `rest`, and run when others leave a processor idle."""
+    _thread.worked = time.thread_time()
+    if sys.platform == "linux":  # elsewhere only whole processes have a priority
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
+
+
+def rest() -> None:
+    """Sleep as long as the work since the last rest makes it necessary; not at all in a thread that gives no way."""
+    if not hasattr(_thread, "worked"):
+        return
+    step = time.thread_time() - _thread.worked
+    if step >= STEP:
+        time.sleep(min(step * (1 / SHARE - 1), LONGEST_REST))
+        _thread.worked = time.thread_time()

@@ -16,6 +16,7 @@ import socket
 import time
 from collections import Counter, deque
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import cycle
 
@@ -25,6 +26,7 @@ import numpy as np
 PREDICT = b"/headlines.v1.PopularityService/Predict"
 PREDICT_STREAM = b"/headlines.v1.PopularityService/PredictStream"
 OK, CANCELLED, DEADLINE_EXCEEDED = "OK", "CANCELLED", "DEADLINE_EXCEEDED"
+UNAVAILABLE = "UNAVAILABLE"  # also how a gRPC client tells of a call that the server refused before it looked at it
 PATIENCE = 10.0  # seconds without an answer, after which a server counts as dead
 
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -36,7 +38,7 @@ _FRAME_BYTES = 16_384  # of a frame's payload, at most
 _WINDOW = (1 << 31) - 1  # bytes that a server may send before it is told to go on; no run comes near it
 _TIMEOUT = b"5S"  # the client's default deadline
 _STATUSES = {b"%d" % code.value[0]: code.name for code in grpc.StatusCode}
-_RESETS = {7: "UNAVAILABLE", 8: CANCELLED, 11: "RESOURCE_EXHAUSTED"}  # HTTP/2's codes as gRPC's; any other is INTERNAL
+_RESETS = {7: UNAVAILABLE, 8: CANCELLED, 11: "RESOURCE_EXHAUSTED"}  # HTTP/2's codes as gRPC's; any other is INTERNAL
 
 
 @dataclass(frozen=True)
@@ -59,27 +61,34 @@ class Load:
         return float(np.quantile(self.latencies, share))
 
 
-def closed_loop(target: str, requests: Sequence[bytes], headlines: int, clients: int, seconds: float) -> Load:
+def closed_loop(
+    target: str, requests: Sequence[bytes], headlines: int, clients: int, seconds: float, connections: int | None = None
+) -> Load:
     """Clients of which each sends its next request as soon as it has the answer; `headlines` are in every request.
 
-    Each is a connection. A call that fails ends the program.
+    They share `connections`, on which the server may refuse what is beyond its limit; each has its own where that is none. A
+    call that ends otherwise than answered or UNAVAILABLE ends the program.
     """
     messages = cycle([framed(request) for request in requests])
-    connections = [Connection(target) for _ in range(clients)]
+    shared = [Connection(target) for _ in range(connections or clients)]
     latencies: list[float] = []
+    statuses: Counter[str] = Counter()
     begin = now = time.perf_counter()
-    for client in connections:
+    for _, client in zip(range(clients), cycle(shared)):
         client.begin(Call(next(messages), time.perf_counter()))
     while now < begin + seconds:
-        for client in wait(connections, PATIENCE):
+        for client in wait(shared, PATIENCE):
             for call in client.answers():
-                _require_ok(call)
                 now = time.perf_counter()
-                latencies.append(now - call.due)
+                statuses[call.status] += 1
+                if call.status == OK:
+                    latencies.append(now - call.due)
+                elif call.status != UNAVAILABLE or not connections:
+                    raise SystemExit(f"a call ended as {call.status}")
                 client.begin(Call(next(messages), now))
-    for client in connections:
+    for client in shared:
         client.close()
-    return Load(now - begin, np.array(latencies), len(latencies) * headlines)
+    return Load(now - begin, np.array(latencies), len(latencies) * headlines, statuses=statuses)
 
 
 def open_loop(
@@ -120,6 +129,13 @@ def open_loop(
                 latencies.append(now - call.due)
 
     while due or inside:
+        next_due = begin + due[0] if due else np.inf
+        next_end = expiring[0][1].deadline if expiring else np.inf
+        pause = min(next_due, next_end, time.perf_counter() + PATIENCE) - time.perf_counter()
+        for client in wait(clients, pause, required=not (due or expiring)):
+            for call in client.answers():
+                inside -= 1
+                end(call, time.perf_counter())
         now = time.perf_counter()
         while due and begin + due[0] <= now:
             at = begin + due.popleft()
@@ -136,11 +152,6 @@ def open_loop(
                 client.cancel(call, DEADLINE_EXCEEDED)
                 inside -= 1
                 end(call, now)
-        pause = min(begin + due[0] if due else np.inf, expiring[0][1].deadline if expiring else np.inf, now + PATIENCE)
-        for client in wait(clients, pause - time.perf_counter(), required=not (due or expiring)):
-            for call in client.answers():
-                inside -= 1
-                end(call, time.perf_counter())
     for client in clients:
         client.close()
     return Load(seconds, np.array(latencies), len(latencies) * headlines, late, statuses)
@@ -348,8 +359,10 @@ class Connection:
             self._windows[stream] += by
 
     def _set(self, settings: bytes) -> None:
-        values = {int.from_bytes(settings[i : i + 2], "big"): int.from_bytes(settings[i + 2 : i + 6], "big")
-                  for i in range(0, len(settings), 6)}
+        values = {
+            int.from_bytes(settings[i : i + 2], "big"): int.from_bytes(settings[i + 2 : i + 6], "big")
+            for i in range(0, len(settings), 6)
+        }
         self._limit = values.get(_MAX_CONCURRENT_STREAMS, self._limit or _WINDOW)
         first_window = values.get(_INITIAL_WINDOW_SIZE, self._first_window)
         for stream in self._windows:
@@ -358,10 +371,8 @@ class Connection:
 
     def _flush(self) -> None:
         if self._unsent:
-            try:
+            with suppress(BlockingIOError):
                 del self._unsent[: self.socket.send(self._unsent)]
-            except BlockingIOError:
-                pass
 
 
 def wait(connections: Collection[Connection], seconds: float, *, required: bool = True) -> list[Connection]:

@@ -167,7 +167,16 @@ class Call:
     streaming: bool = False  # more messages may follow, in both directions
     stream: int = 0  # HTTP/2's number; 0: it has not been sent
     status: str = ""  # gRPC's; empty: it has not ended
-    received: bytes = b""  # of its answers, those that were not taken
+    received: bytes = b""  # of its answers, what was not taken
+
+    def take(self) -> Iterator[bytes]:
+        """The messages that are complete, each once."""
+        while len(self.received) >= 5:
+            end = 5 + int.from_bytes(self.received[1:5], "big")
+            if end > len(self.received):
+                return
+            message, self.received = self.received[5:end], self.received[end:]
+            yield message
 
 
 class Connection:
@@ -251,7 +260,7 @@ class Connection:
             self._flush()
 
     def answers(self) -> Iterator[Call]:
-        """What the server has sent: each call that has ended, and each streaming one for a message, which is in `received`."""
+        """What the server has sent: each call that has ended, and each streaming one that has received something."""
         self._flush()
         try:
             received = self.socket.recv(1 << 18)

@@ -8,6 +8,8 @@ import pytest
 from benchmarks import bulk, cancels, overload
 from benchmarks.load import OK, open_loop
 from headlines.v1 import popularity_pb2 as pb
+from service.api import status
+from service.errors import Overloaded
 
 
 def request(headlines):
@@ -55,3 +57,10 @@ def test_bulk_streams_refuse_no_interactive_call(serving):
     assert outcome.latencies
     assert outcome.streamed
     assert not outcome.problems
+
+
+@pytest.mark.parametrize(("seconds", "least", "most"), [(1.0, 500, 1500), (0.0, 20, 20), (60.0, 2000, 2000)])
+def test_who_is_refused_is_told_when_to_come_back_and_not_everybody_the_same(seconds, least, most):
+    pushbacks = {status.of(Overloaded("the queue is full", seconds)).pushback for _ in range(1000)}
+    assert least <= min(pushbacks) <= max(pushbacks) <= most
+    assert len(pushbacks) > (most - least) / 4

@@ -12,6 +12,7 @@ Invariants, all on the event loop's thread:
 * At most one batch is being computed. All its items go through the same `run`.
 * An entry takes at most SLICE items of a batch before others had their turn, then goes to the back of the queue: a request of
   thousands never makes one of a single item wait for more than one slice of each request before it.
+* Between two long batches on the event loop there are BREATHS turns of it, in which new calls come in and are refused.
 * Every admitted entry's future is resolved: with results, with the error of its own run, or by its caller's cancellation.
 """
 
@@ -31,6 +32,11 @@ from service.timer import LoopTimer, Timer
 MAX_WAIT = 0.001  # seconds; the longest that an idle engine waits for a batch to grow
 RECENT = 4  # batches; by the last one alone, one that happened to be small would make the next ones small
 SLICE = 64  # items; larger and a big request holds the others up, smaller and its own overhead shows
+LONG = 0.001  # seconds of computing on the event loop, after which others get their turns
+# Turns of the loop, of which gRPC needs about two to take in a call. Without them five times as many requests of 1,024 as can
+# be answered waited in its core, unseen, until their time was up: none was answered, and health took a second. With them nine
+# tenths of the best is kept and health takes 14 ms; 32 turns do no better (benchmarks/overload.py).
+BREATHS = 8
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -117,7 +123,8 @@ class Batcher(Generic[Item, Result]):
         self._computing = False  # a batch is in the executor
         self._timer = timer(self._ring)
         self._timer_set = False
-        self._leaving = False  # a batch leaves at the loop's next turn
+        self._leaving = False  # a batch leaves in the loop's next turns
+        self._breaths = 0  # turns until then
         self._seconds_per_item = 0.0  # of recent batches
         self._death: asyncio.Future[NoReturn] = self._loop.create_future()
 
@@ -146,11 +153,15 @@ class Batcher(Generic[Item, Result]):
             finally:
                 self._bulk -= len(items)
                 self._admit_bulk()
-        if self._queued + len(items) > self._capacity:
-            self._observer.dropped("overloaded", len(items))
-            raise Overloaded("the queue is full", self._queued * self._seconds_per_item)
+        self.require_room(len(items))
         self._change_queued(len(items))
         return await self._compute(run, items, deadline)
+
+    def require_room(self, items: int) -> None:
+        """Refuse so many items if `submit` would; for who can tell their number before their making. Raises Overloaded."""
+        if self._queued + items > self._capacity:
+            self._observer.dropped("overloaded", items)
+            raise Overloaded("the queue is full", self._queued * self._seconds_per_item)
 
     async def _compute(self, run: Run[Item, Result], items: Sequence[Item], deadline: float | None) -> list[Result]:
         if self._death.done():
@@ -174,7 +185,7 @@ class Batcher(Generic[Item, Result]):
         left = self._queue[0].came + MAX_WAIT - self._clock()
         if len(self._queue) >= self._company or left <= 0:
             self._leaving = True
-            self._loop.call_soon(self._leave)
+            self._loop.call_soon(self._leave_after, self._breaths)
         elif not self._timer_set:
             self._timer_set = True
             self._timer.set(left)
@@ -183,6 +194,12 @@ class Batcher(Generic[Item, Result]):
         """It is time for the oldest entry, or for one that has left since."""
         self._timer_set = False
         self._arrange()
+
+    def _leave_after(self, turns: int) -> None:
+        if turns:
+            self._loop.call_soon(self._leave_after, turns - 1)
+        else:
+            self._leave()
 
     def _leave(self) -> None:
         self._leaving = self._timer_set = False
@@ -261,6 +278,7 @@ class Batcher(Generic[Item, Result]):
         size = sum(n for _, n in batch)
         self._seconds_per_item += 0.1 * (seconds / size - self._seconds_per_item)
         self._observer.computed(size, seconds)
+        self._breaths = BREATHS if self._executor is None and seconds > LONG else 0
         for (entry, _), outcome in zip(batch, outcomes, strict=True):
             if entry.future.done():
                 continue

@@ -92,6 +92,7 @@ class Popularity:
     async def _predict(self, raw: bytes, context: _Context) -> bytes:
         with self._gate:
             request = _parse(popularity_pb2.PredictRequest, raw)
+            self._predictor.require_room(len(request.headlines))
             answer = await self._predictor.predict(self._headlines(request.headlines), deadline=_deadline(context))
             response = popularity_pb2.PredictResponse()
             _fill(response, answer)

@@ -14,9 +14,9 @@ import gzip
 import hashlib
 import io
 import json
-import logging
 import math
 import os
+import random
 import shutil
 import struct
 from collections.abc import Callable, Sequence
@@ -30,7 +30,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from benchmarks.mutation import twisted
+from benchmarks.mutation import mutate, twisted
 from headlines.v1 import popularity_pb2 as pb
 from service import artifact, engines
 from service.api import popularity, status
@@ -62,7 +62,6 @@ class Target:
 
 def make(name: str, models: Path, directory: Path) -> Target:
     """Make a target ready; it may write into `directory`, and reads the highest version in `models`."""
-    logging.disable(logging.ERROR)  # what is wrong with each input; a fault of its own would be raised
     return _MAKERS[name](models / str(artifact.versions(models)[0]), directory)
 
 
@@ -142,10 +141,23 @@ def _request(version: Path, directory: Path) -> Target:  # noqa: ARG001
         assert code in _CODES, f"status {code}"
         return f"status {code}"
 
-    seeds = messages()
-    good = seeds[1:4] * (len(seeds) // 3)
-    streams = (MESSAGE_END.join(some) for some in zip(seeds, good, reversed(seeds), strict=False))
-    return Target([b"G", *(b"P" + it for it in (*seeds, *good)), *(b"S" + it for it in streams)], run, whole=0.1)
+    bad = messages()
+    good = [message(random.Random(number)) for number in range(2 * len(bad))]
+    streams = (MESSAGE_END.join(some) for some in zip(good, bad, good[len(bad) :], strict=False))
+    return Target([b"G", *(b"P" + it for it in (*good, *bad)), *(b"S" + it for it in streams)], run, whole=0.1)
+
+
+def message(rng: random.Random) -> bytes:
+    """A request that keeps all rules, with hostile text."""
+    headlines = [
+        pb.Headline(
+            text=mutate([text.encode() for text in TEXTS], rng)[:4000].decode(errors="replace") + rng.choice(TEXTS),
+            posted_at=Timestamp(seconds=rng.randrange(-62_135_596_800, 253_402_300_800), nanos=rng.randrange(10**9)),
+            outlet=rng.choice(("gazette", " HERALD\u00a0", "\ufdfa" * rng.randrange(50), "")),
+        )
+        for _ in range(rng.choice((1, 1, 2, 9)))
+    ]
+    return pb.PredictRequest(headlines=headlines).SerializeToString()
 
 
 def messages() -> list[bytes]:

@@ -14,11 +14,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 import grpc
-from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from headlines.v1 import popularity_pb2
 from service import credentials, engines, log
-from service.api import health, interceptors, popularity
+from service.api import health, interceptors, popularity, reflection
 from service.batcher import Batcher
 from service.config import Settings
 from service.credentials import Certificate, Tokens
@@ -43,7 +42,6 @@ _HEARTBEAT = 1.0  # seconds between two beats of the event loop
 _DEAD_AFTER = 10.0  # seconds without a beat
 _LAST_WORDS = 1.0  # seconds for what is already on its way into the network
 _INT_MAX = (1 << 31) - 1
-_REFLECTION = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]
 
 
 def run(settings: Settings) -> NoReturn:
@@ -171,7 +169,7 @@ class Server:
 
     def _build_grpc(self) -> grpc.aio.Server:
         settings = self._settings
-        services = [popularity.SERVICE, health.SERVICE, *([_REFLECTION] if settings.reflection else [])]
+        services = [popularity.SERVICE, health.SERVICE, *([reflection.SERVICE] if settings.reflection else [])]
         options = [
             ("grpc.so_reuseport", 0),  # a taken port is an error, not two servers that share callers
             ("grpc.max_receive_message_length", settings.max_message_bytes),
@@ -192,7 +190,7 @@ class Server:
         server = grpc.aio.server(interceptors=[interceptor], options=options)
         server.add_generic_rpc_handlers((self._popularity.handler(), self._health.handler()))
         if settings.reflection:
-            reflection.enable_server_reflection([service.full_name for service in services], server)
+            server.add_generic_rpc_handlers((reflection.handler([service.full_name for service in services]),))
         return server
 
     async def start(self) -> None:

@@ -1,8 +1,4 @@
-"""headlines.v1.PopularityService: protos to headlines, predictions to protos.
-
-Handlers take raw bytes and parse them here: gRPC would end a call whose bytes do not parse as UNKNOWN, with the exception's
-words and a traceback in the log.
-"""
+"""headlines.v1.PopularityService: protos to headlines, predictions to protos."""
 
 from __future__ import annotations
 
@@ -11,15 +7,15 @@ import math
 import random
 import time
 from collections.abc import AsyncIterator, Callable
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
 import grpc
-from google.protobuf.message import DecodeError, Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from headlines.v1 import popularity_pb2
 from service.api import status
-from service.errors import InvalidRequest, Unavailable
+from service.api.messages import parse
+from service.errors import Unavailable
 from service.predictor import Answer, Predictor
 from service.preprocessing import Headline
 from service.repository import Repository, State
@@ -37,7 +33,6 @@ _STATES = {
 }
 
 _Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
-_Message = TypeVar("_Message", bound=Message)
 
 
 class Popularity:
@@ -92,7 +87,7 @@ class Popularity:
 
     async def _predict(self, raw: bytes, context: _Context) -> bytes:
         with self._gate:
-            request = _parse(popularity_pb2.PredictRequest, raw)
+            request = parse(popularity_pb2.PredictRequest, raw)
             answer = await self._predictor.predict(self._headlines(request.headlines), deadline=_deadline(context))
             response = popularity_pb2.PredictResponse()
             _fill(response, answer)
@@ -140,7 +135,7 @@ class Popularity:
         """The answer to one request of a stream, whatever becomes of it."""
         response = popularity_pb2.PredictStreamResponse()
         try:
-            request = _parse(popularity_pb2.PredictStreamRequest, raw)
+            request = parse(popularity_pb2.PredictStreamRequest, raw)
             response.id = request.id
             headlines = self._headlines(request.headlines)
             _fill(response.response, await self._predictor.predict(headlines, deadline=deadline, bulk=True))
@@ -150,7 +145,7 @@ class Popularity:
 
     async def _get_model(self, raw: bytes, context: _Context) -> bytes:  # noqa: ARG002
         with self._gate:
-            _parse(popularity_pb2.GetModelRequest, raw)
+            parse(popularity_pb2.GetModelRequest, raw)
             response = popularity_pb2.GetModelResponse(
                 name=self._model_name,
                 engine=self._repository.engine.name,
@@ -208,13 +203,6 @@ class _Gate:
     def _look(self) -> None:
         if self.closed and not self.inside:
             self.empty.set()
-
-
-def _parse(message: type[_Message], raw: bytes) -> _Message:
-    try:
-        return message.FromString(raw)
-    except DecodeError:
-        raise InvalidRequest(f"these bytes are no {message.DESCRIPTOR.full_name}") from None
 
 
 def _deadline(context: _Context) -> float | None:

@@ -409,6 +409,13 @@ async def test_a_stream_that_is_dropped_leaves_nothing_behind(make_settings):
 # The rest of a server
 
 
+async def test_bytes_that_are_no_question_to_reflection_are_the_caller_s_error(channel):
+    ask = channel.stream_stream("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo")
+    code, details, _ = await failure(anext(aiter(ask(iter([b"\xff\xff"])))))
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    assert details == "these bytes are no grpc.reflection.v1alpha.ServerReflectionRequest"
+
+
 async def test_reflection_tells_the_methods_and_can_be_turned_off(server, make_settings):
     def describe(port):
         with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:

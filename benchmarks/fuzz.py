@@ -54,7 +54,7 @@ class Result:
     """What came of a target's inputs."""
 
     inputs: int = 0
-    outcomes: Counter[str] = field(default_factory=Counter)
+    outcomes: Counter[str] = field(default_factory=Counter)  # how they ended
     failures: dict[str, str] = field(default_factory=dict)  # by place, one input each
     early: int = 0  # bytes held after a fifth of the inputs
     late: int = 0
@@ -90,7 +90,7 @@ class _Run:
         result.inputs += 1
         if result.inputs == max(self._inputs // 5, 1):
             result.early = resident_bytes()
-        if result.inputs % 1000 == 0 or result.inputs == self._inputs:
+        if result.inputs % (1000 if self._inputs > 1000 else 1) == 0 or result.inputs == self._inputs:
             result.late = resident_bytes()
             result.peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
             (self._directory / "result").write_text(json.dumps(vars(result)))
@@ -123,7 +123,14 @@ def guided_inputs(name: str, models: Path, directory: Path, seed: int, corpus: P
             return atheris.Mutate(data, most)
         return mutation.mutate([data, run.target.seeds[number % len(run.target.seeds)]], random.Random(number))[:most]
 
-    flags = [f"-seed={seed or 1}", "-max_len=200000", "-len_control=0", "-rss_limit_mb=0", f"-artifact_prefix={directory}/"]
+    flags = [
+        f"-seed={seed or 1}",
+        "-max_len=200000",
+        "-len_control=0",
+        "-rss_limit_mb=0",
+        "-verbosity=0",
+        f"-artifact_prefix={directory}/",
+    ]
     atheris.Setup(["fuzz", *flags, str(corpus)], lambda data: run.try_(data, "by coverage"), custom_mutator=mutate)
     atheris.Fuzz()
 
@@ -135,6 +142,36 @@ def resident_bytes() -> int:
 
 def fuzz(name: str, inputs: int, args: argparse.Namespace) -> bool:
     """Fuzz one target and print its row; whether all was as it should be."""
+    began = time.monotonic()
+    total = Result()
+    failures: list[str] = []
+    done = 0
+    while done < inputs and len(failures) < _NAMED:  # a process that dies is followed by another
+        repeat = f'--only "{name}" --seed {args.seed} --first'
+        result, at, ending = _try_process(name, args, args.first + done, inputs - done)
+        total.inputs += result.inputs
+        total.outcomes = Counter(total.outcomes) + Counter(result.outcomes)
+        total.early, total.late = total.early or result.early, result.late or total.late
+        total.peak = max(total.peak, result.peak)
+        failures += result.failures.values()
+        if not ending:
+            break
+        total.outcomes[ending] += 1
+        if name not in UNPROMISED:
+            failures.append(f"{ending}: {repeat} {args.first + done + at} --inputs 1")
+        done += at + 1
+    if total.late > total.early + GROWTH and name not in UNPROMISED:
+        failures.append(f"memory grew by {(total.late - total.early) / 1e6:.0f} MB")
+    outcomes = ", ".join(f"{outcome} {number}" for outcome, number in sorted(total.outcomes.items()))
+    memory = "".join(f"{it / 1e6:>8.0f}" for it in (total.early, total.late, total.peak))
+    print(f"{name:20}{total.inputs:>9}{time.monotonic() - began:>7.0f}{memory}  {outcomes}", flush=True)
+    for failure in failures[:_NAMED]:
+        print(failure, flush=True)
+    return not failures
+
+
+def _try_process(name: str, args: argparse.Namespace, first: int, inputs: int) -> tuple[Result, int, str]:
+    """One process: what it noted, the input at which it was last, and how it died, if it did."""
     with tempfile.TemporaryDirectory() as temporary:
         directory = Path(temporary)
         (directory / "at").write_bytes(struct.pack("<q", -1))
@@ -142,11 +179,10 @@ def fuzz(name: str, inputs: int, args: argparse.Namespace) -> bool:
             corpus = (args.corpus or directory) / name.replace(" ", "-")
             target, arguments = guided_inputs, (name, args.models, directory, args.seed, corpus, inputs)
         else:
-            target, arguments = random_inputs, (name, args.models, directory, args.seed, args.first, inputs)
+            target, arguments = random_inputs, (name, args.models, directory, args.seed, first, inputs)
         process = multiprocessing.get_context("spawn").Process(target=target, args=arguments)
-        began = time.monotonic()
         process.start()
-        at, since = -1, began
+        at, since, ending = -1, time.monotonic(), ""
         while process.is_alive():
             process.join(1)
             now = struct.unpack("<q", (directory / "at").read_bytes())[0]
@@ -154,21 +190,13 @@ def fuzz(name: str, inputs: int, args: argparse.Namespace) -> bool:
                 at, since = now, time.monotonic()
             elif time.monotonic() - since > PATIENCE:
                 process.kill()
-        seconds = time.monotonic() - began
+                process.join()
+                ending = "HANGS"
+        if process.exitcode and not ending:
+            ending = f"DIED: {signal.Signals(-process.exitcode).name if process.exitcode < 0 else process.exitcode}"
         written = directory / "result"
         result = Result(**json.loads(written.read_text())) if written.exists() else Result()
-    failures = list(result.failures.values())
-    if process.exitcode:
-        how = "hung" if seconds > PATIENCE and process.exitcode == -signal.SIGKILL else f"ended with {process.exitcode}"
-        failures.append(f'input {at} {how}: --only "{name}" --seed {args.seed} --first {args.first + at} --inputs 1')
-    if result.late > result.early + GROWTH:
-        failures.append(f"memory grew by {(result.late - result.early) / 1e6:.0f} MB")
-    outcomes = ", ".join(f"{outcome} {number}" for outcome, number in sorted(Counter(result.outcomes).items()))
-    memory = f"{result.early / 1e6:>8.0f}{result.late / 1e6:>8.0f}{result.peak / 1e6:>8.0f}"
-    print(f"{name:20}{result.inputs:>9}{seconds:>7.0f}{memory}  {outcomes}", flush=True)
-    for failure in failures[:_NAMED]:
-        print(failure, flush=True)
-    return not failures or name in UNPROMISED
+        return result, struct.unpack("<q", (directory / "at").read_bytes())[0], ending
 
 
 def main() -> None:

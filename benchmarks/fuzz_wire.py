@@ -15,7 +15,6 @@ import select
 import socket
 import struct
 import time
-from contextlib import suppress
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 DATA, HEADERS, PRIORITY, RESET, SETTINGS, PUSH, PING, GOAWAY, WINDOW, CONTINUATION = range(10)
@@ -65,7 +64,7 @@ def head(path: bytes = PREDICT, timeout: bytes = b"2S", **more: bytes) -> Head:
         b"grpc-timeout": timeout,
         b"authorization": b"Bearer " + TOKEN,
     }
-    return [*fields.items(), *((name.replace("_", "-").encode(), value) for name, value in more.items())]
+    return list((fields | {name.replace("_", "-").encode(): value for name, value in more.items()}).items())
 
 
 def begin(stream: int, fields: Head, flags: int = END_HEADERS) -> bytes:
@@ -103,29 +102,31 @@ class Connection:
         self.windows = {0: 65_535}  # bytes that may be sent: on the connection and on streams
         self.first_window = 65_535
         self._received = b""
+        self._replies = b""  # not sent yet, lest they stand in the middle of something
 
     def send(self, data: bytes) -> None:
-        """Send, and read meanwhile, unless the server has ended the connection."""
+        """Send; read only where the server takes nothing more for want of a reader."""
         self.socket.setblocking(False)
         left = memoryview(data)
         while left and not self.ended:
             readable, writable, _ = select.select([self.socket], [self.socket], (), PATIENCE)
-            if readable:
-                self._read()
-            elif not writable:
-                self.ended = "reads no further"
-            if writable and not self.ended:
+            if writable:
                 try:
                     left = left[self.socket.send(left) :]
                 except OSError:
                     self._read()
                     self.ended = self.ended or "cut off"
+            elif readable:
+                self._read()
+            else:
+                self.ended = "reads no further"
 
     def send_flowing(self, stream: int, data: bytes, ends: bool = True) -> None:
         """Send a call's messages as fast as the server lets, until all is sent or the call has ended."""
         at = 0
         until = time.monotonic() + PATIENCE
         while at < len(data) and not self.ended and stream not in self.endings and time.monotonic() < until:
+            self.wait(0)
             room = min(self.windows[0], self.windows.setdefault(stream, self.first_window), 16384, len(data) - at)
             if room <= 0:
                 self.wait(0.05)
@@ -140,6 +141,8 @@ class Connection:
         """Read what comes, for so long at most."""
         if not self.ended and select.select([self.socket], (), (), seconds)[0]:
             self._read()
+            replies, self._replies = self._replies, b""
+            self.send(replies)
 
     def _read(self) -> None:
         try:
@@ -174,8 +177,7 @@ class Connection:
                 if name == 4:  # SETTINGS_INITIAL_WINDOW_SIZE, also of streams that are open
                     self.windows = {it: left + (value - self.first_window if it else 0) for it, left in self.windows.items()}
                     self.first_window = value
-            with suppress(OSError):
-                self.socket.send(frame(SETTINGS, ACK, 0))
+            self._replies += frame(SETTINGS, ACK, 0)
 
 
 def _ending(trailers: bytes) -> str:

@@ -7,15 +7,15 @@ import math
 import random
 import time
 from collections.abc import AsyncIterator, Callable
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from headlines.v1 import popularity_pb2
 from service.api import status
-from service.api.messages import parse
-from service.errors import Unavailable
+from service.api.messages import has_more_fields, parse
+from service.errors import FieldViolation, InvalidRequest, Unavailable
 from service.predictor import Answer, Predictor
 from service.preprocessing import Headline
 from service.repository import Repository, State
@@ -25,6 +25,8 @@ SERVICE = popularity_pb2.DESCRIPTOR.services_by_name["PopularityService"]
 # One is computed while the next is read and the one before is written. More would only hold more of the queue.
 _INSIDE = 2
 
+_LARGE = 256 << 10  # bytes of a message that may hold so many empty headlines that parsing it takes memory that shows
+
 _STATES = {
     State.LOADING: popularity_pb2.ModelVersion.STATE_LOADING,
     State.LIVE: popularity_pb2.ModelVersion.STATE_LIVE,
@@ -32,6 +34,7 @@ _STATES = {
     State.RETIRED: popularity_pb2.ModelVersion.STATE_RETIRED,
 }
 
+_Request = TypeVar("_Request", popularity_pb2.PredictRequest, popularity_pb2.PredictStreamRequest)
 _Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 
@@ -87,7 +90,7 @@ class Popularity:
 
     async def _predict(self, raw: bytes, context: _Context) -> bytes:
         with self._gate:
-            request = parse(popularity_pb2.PredictRequest, raw)
+            request = self._parse(popularity_pb2.PredictRequest, raw)
             answer = await self._predictor.predict(self._headlines(request.headlines), deadline=_deadline(context))
             response = popularity_pb2.PredictResponse()
             _fill(response, answer)
@@ -135,7 +138,7 @@ class Popularity:
         """The answer to one request of a stream, whatever becomes of it."""
         response = popularity_pb2.PredictStreamResponse()
         try:
-            request = parse(popularity_pb2.PredictStreamRequest, raw)
+            request = self._parse(popularity_pb2.PredictStreamRequest, raw)
             response.id = request.id
             headlines = self._headlines(request.headlines)
             _fill(response.response, await self._predictor.predict(headlines, deadline=deadline, bulk=True))
@@ -170,11 +173,18 @@ class Popularity:
                 response.evaluation.update(live.info.evaluation)
             return response.SerializeToString()
 
+    def _parse(self, message: type[_Request], raw: bytes) -> _Request:
+        most = self._limits.max_headlines
+        if len(raw) > _LARGE and has_more_fields(raw, 4 * most):
+            problem = f"holds far more than {most}; send at most {most} in a request"
+            raise InvalidRequest("too many headlines", [FieldViolation("headlines", problem)])
+        return parse(message, raw)
+
     def _headlines(self, headlines: Any) -> list[Headline]:  # noqa: ANN401
         now = self._clock()
         return [
             Headline(it.text, _seconds(it.posted_at) if it.HasField("posted_at") else now, it.outlet)
-            # One more than may be shows that there are too many; a hostile message holds two million of them.
+            # One more than may be shows that there are too many.
             for it in headlines[: self._limits.max_headlines + 1]
         ]
 

@@ -22,6 +22,8 @@ END_STREAM, END_HEADERS, ACK = 1, 4, 1
 WIDE = (1 << 31) - 1
 PREDICT = b"/headlines.v1.PopularityService/Predict"
 TOKEN = b"token-of-the-fuzzer"
+BY_HANDLER = "INTERNAL BY A HANDLER"
+_INTERNAL = b"internal error "  # of the text that a handler's own INTERNAL has
 PATIENCE = 5.0  # seconds for what takes moments
 
 Head = list[tuple[bytes, bytes]]
@@ -164,6 +166,8 @@ class Connection:
     def _take(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
         if kind == HEADERS and flags & END_STREAM:
             self.endings.setdefault(stream, _ending(payload))
+        elif kind == DATA and _INTERNAL in payload:  # in the answer to one message of a stream
+            self.endings.setdefault(stream, BY_HANDLER)
         elif kind == RESET:
             self.endings.setdefault(stream, f"reset {int.from_bytes(payload, 'big')}")
         elif kind == GOAWAY and int.from_bytes(payload[4:8], "big"):
@@ -181,6 +185,8 @@ class Connection:
 
 
 def _ending(trailers: bytes) -> str:
+    if _INTERNAL in trailers:
+        return BY_HANDLER
     status = re.search(rb"grpc-status[\x01\x02]([0-9]+)", trailers)
     http = re.search(rb":status\x03([0-9]+)", trailers)
     return f"status {status[1].decode()}" if status else f"HTTP {http[1].decode()}" if http else "no status"

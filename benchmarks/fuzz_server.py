@@ -166,20 +166,23 @@ def handled(server: ServerProcess) -> Counter[tuple[str, str]]:
     return +found
 
 
-def fuzz(models: Path, inputs: int, seed: int, bomb: int = 400 << 20) -> bool:
-    """Fuzz a server and print tables; whether it kept its promises. `bomb` is in bytes, unpacked."""
+def fuzz(models: Path, inputs: int, seed: int, *, rounds: int = 5, bomb: int = 400 << 20) -> bool:
+    """Fuzz a server and print tables; whether it kept its promises. `bomb` is in bytes, unpacked.
+
+    Each of the `rounds` has its share of every kind, and the memory held is looked at after each.
+    """
     with tempfile.NamedTemporaryFile() as tokens:
         tokens.write(TOKEN)
         tokens.flush()
         with serving(models, "--engine", "litert", "--tokens", tokens.name) as server:
-            return _fuzz(server, inputs, seed, bomb)
+            return _fuzz(server, inputs, seed, rounds, bomb)
 
 
-def _fuzz(server: ServerProcess, inputs: int, seed: int, bomb: int) -> bool:
+def _fuzz(server: ServerProcess, inputs: int, seed: int, rounds: int, bomb: int) -> bool:
     assert server.process.stderr
     log = _Log(server.process.stderr)
     began = time.monotonic()
-    outcomes, memory, broken = _attack(server, inputs, seed)
+    outcomes, memory, broken = _attack(server, inputs, seed, rounds)
     for kind, found in outcomes.items():
         shown = ", ".join(f"{outcome} {number}" for outcome, number in found.most_common(8))
         print(f"  {kind:28}{found.total():>9}  {shown}")
@@ -199,20 +202,20 @@ def _fuzz(server: ServerProcess, inputs: int, seed: int, bomb: int) -> bool:
     return not broken
 
 
-def _attack(server: ServerProcess, inputs: int, seed: int) -> tuple[dict[str, Counter[str]], list[int], list[str]]:
-    """How calls and connections of each kind ended, the memory held after each fifth of them, and promises that were broken."""
+def _attack(server: ServerProcess, inputs: int, seed: int, rounds: int) -> tuple[dict[str, Counter[str]], list[int], list[str]]:
+    """How calls and connections of each kind ended, the memory held after each round, and promises that were broken."""
     outcomes = {kind: Counter[str]() for kind in (*CALLS, *CONNECTIONS)}
     memory, broken = [], []
     kind = next(iter(CALLS))
     try:
         try_calls(server.port, kind, 500, seed=-1)  # so that it has taken the memory that it works with
-        for turn in range(5):
+        for turn in range(rounds):
             for kind, (_, share, _) in CALLS.items():
-                number = round(inputs * share * (1 - CONNECTIONS_SHARE) / 5)
-                outcomes[kind] += try_calls(server.port, kind, number, seed * 5 + turn)
+                number = round(inputs * share * (1 - CONNECTIONS_SHARE) / rounds)
+                outcomes[kind] += try_calls(server.port, kind, number, seed * rounds + turn)
             for kind in CONNECTIONS:
-                number = round(inputs * CONNECTIONS_SHARE / len(CONNECTIONS) / 5)
-                outcomes[kind] += try_connections(server.port, kind, number, seed * 5 + turn)
+                number = round(inputs * CONNECTIONS_SHARE / len(CONNECTIONS) / rounds)
+                outcomes[kind] += try_connections(server.port, kind, number, seed * rounds + turn)
             memory.append(server.resident_bytes)
             if (ending := try_one(server.port)) != "status 0":
                 broken.append(f"a good call fails: {ending}")

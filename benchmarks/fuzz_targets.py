@@ -58,6 +58,7 @@ class Target:
     seeds: Sequence[bytes]
     run: Callable[[bytes], str]
     whole: float = 0.01  # share of the seeds that are tried as they are
+    close: Callable[[], None] = lambda: None
 
 
 def make(name: str, models: Path, directory: Path) -> Target:
@@ -144,7 +145,9 @@ def _request(version: Path, directory: Path) -> Target:  # noqa: ARG001
     bad = messages()
     good = [message(random.Random(number)) for number in range(2 * len(bad))]
     streams = (MESSAGE_END.join(some) for some in zip(good, bad, good[len(bad) :], strict=False))
-    return Target([b"G", *(b"P" + it for it in (*good, *bad)), *(b"S" + it for it in streams)], run, whole=0.1)
+    return Target(
+        [b"G", *(b"P" + it for it in (*good, *bad)), *(b"S" + it for it in streams)], run, whole=0.1, close=loop.close
+    )
 
 
 def message(rng: random.Random) -> bytes:
@@ -279,7 +282,7 @@ def _consistent_version(version: Path, directory: Path) -> Target:
     seeds = [bytes([i]) + files[name] for i, name in enumerate(names)]
     for i, name in enumerate((artifact.INFO, artifact.EXAMPLES)):
         seeds += [bytes([i]) + it for it in twisted(json.loads(files[name]))]
-    return Target(seeds, run, whole=0.6)
+    return Target(seeds, run, whole=0.6, close=loop.close)
 
 
 def _cpu_model(version: Path, directory: Path) -> Target:

@@ -35,6 +35,8 @@ EPOCHS = 4
 # The time; a random number; the graph's functions, whose names number all that was traced before. What the graph answers is
 # in the examples.
 VARYING = {artifact.INFO, "fingerprint.pb", "saved_model.pb"}
+# Beside versions, a few bytes in MODELS; and in TMPDIR a few kilobytes of code that TensorFlow removes where it is not killed.
+KEPT = re.compile(r"\d+|\.lock|\.last_version|__autograph_generated_file.*\.py|__pycache__")
 
 Result = tuple[dict[str, str], artifact.ModelInfo]
 
@@ -109,9 +111,8 @@ class Job:
         results = self.results()
         if not results or any(result != reference for result in results):
             raise BrokenError(f"{self.models}: not what the undisturbed job made")
-        kept = re.compile(r"\d+|\.lock|\.last_version")
-        left = [path for path in self.models.iterdir() if not kept.fullmatch(path.name)] + list(self._temporary.iterdir())
-        if left:
+        left = [*self.models.iterdir(), *self._temporary.iterdir()]
+        if left := [path for path in left if not KEPT.fullmatch(path.name)]:
             raise BrokenError(f"the job left {', '.join(map(str, left))}")
         return len(results)
 

@@ -7,7 +7,7 @@ MODELS/
 │   ├── assets.extra/{model.json, examples.json, cpu.tflite, SHA256SUMS}
 │   └── report/                         for people; not covered by SHA256SUMS
 ├── .last_version                       the highest number ever given
-├── .lock                               held while a number is given
+├── .lock                               held while a version is begun or given its number
 └── .tmp-*/                             versions in the making
 
 A file is read once; those bytes are checked, and those bytes are what is loaded.
@@ -23,7 +23,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -225,25 +225,25 @@ def publish(models: Path) -> Iterator[Staging]:
     and is removed when it does not. A number is never given twice. What a killed process left behind is removed first.
     """
     models.mkdir(parents=True, exist_ok=True)
-    _remove_abandoned(models)
-    work = Path(tempfile.mkdtemp(prefix=".tmp-", dir=models))
-    try:
-        with _lock(work / "lock"):
-            staging = Staging(work / "version")
-            staging.path.mkdir()
-            yield staging
-            _write_checksums(staging.path)
-            for root, _, names in os.walk(staging.path):
-                for name in [*names, "."]:
-                    _fsync(Path(root) / name)
-            with _lock(models / ".lock"):
-                number = max([_last_version(models), *versions(models)]) + 1
-                replace_file(models / ".last_version", f"{number}\n".encode())
-                staging.path.rename(models / str(number))
-                _fsync(models)
-            staging.version = number
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+    with ExitStack() as work:
+        with _lock(models / ".lock"):
+            _remove_abandoned(models)
+            directory = Path(tempfile.mkdtemp(prefix=".tmp-", dir=models))
+            work.callback(shutil.rmtree, directory, ignore_errors=True)
+            work.enter_context(_lock(directory / "lock"))
+        staging = Staging(directory / "version")
+        staging.path.mkdir()
+        yield staging
+        _write_checksums(staging.path)
+        for root, _, names in os.walk(staging.path):
+            for name in [*names, "."]:
+                _fsync(Path(root) / name)
+        with _lock(models / ".lock"):
+            number = max([_last_version(models), *versions(models)]) + 1
+            replace_file(models / ".last_version", f"{number}\n".encode())
+            staging.path.rename(models / str(number))
+            _fsync(models)
+        staging.version = number
 
 
 def replace_file(path: Path, data: bytes) -> None:
@@ -279,11 +279,23 @@ def _last_version(models: Path) -> int:
 
 
 def _remove_abandoned(models: Path) -> None:
+    """Remove what killed processes left. For the holder of MODELS/.lock: nobody else is just beginning something."""
+    for file in models.glob(".last_version.*.new"):
+        file.unlink(missing_ok=True)
     for work in models.glob(".tmp-*"):
-        # Whoever makes a version holds its lock as long as the process lives; a directory without a lock is just being made.
-        with suppress(OSError), (work / "lock").open("r+b") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not _is_locked(work / "lock"):  # whoever makes a version holds its lock as long as the process lives
             shutil.rmtree(work, ignore_errors=True)
+
+
+def _is_locked(path: Path) -> bool:
+    try:
+        with path.open("r+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:  # held, or somebody else's
+        return True
+    return False
 
 
 @contextmanager

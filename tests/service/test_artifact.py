@@ -79,7 +79,7 @@ def test_an_error_leaves_nothing_behind(tmp_path):
     with pytest.raises(OSError, match="disk"), artifact.publish(tmp_path) as staging:
         (staging.path / "saved_model.pb").write_bytes(b"half")
         raise OSError("disk full")
-    assert [path.name for path in tmp_path.iterdir()] == []
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
 
 
 def test_what_a_killed_process_left_is_removed_and_what_a_living_one_makes_is_kept(tmp_path):
@@ -106,6 +106,14 @@ def test_what_a_killed_process_left_is_removed_and_what_a_living_one_makes_is_ke
     assert artifact.versions(tmp_path) == [1]
     publish(tmp_path)
     assert list(tmp_path.glob(".tmp-*")) == []
+
+
+def test_what_was_killed_while_it_began_or_was_removed_is_removed_too(tmp_path):
+    (tmp_path / ".tmp-begun").mkdir()
+    (tmp_path / ".tmp-half-removed" / "version").mkdir(parents=True)
+    (tmp_path / ".last_version.4711.new").write_text("1")
+    publish(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".last_version", ".lock", "1"]
 
 
 def test_two_jobs_at_once_get_two_numbers(tmp_path):

@@ -205,9 +205,8 @@ def _save(
     saved.weights = dict(weights)
     try:
         tf.saved_model.save(saved, str(directory), signatures=dict(signatures))
-    except (
-        tf.errors.OpError
-    ) as error:  # TensorFlow's own file system ends its messages so: "PATH; No space left on device [Op:...]"
+    except tf.errors.OpError as error:
+        # TensorFlow's own file system ends its messages so: "PATH; No space left on device [Op:...]".
         raise OSError(errno.EIO, error.message.rpartition("; ")[2].partition(" [")[0], str(directory)) from error
 
 

@@ -114,10 +114,7 @@ def _request(version: Path, directory: Path) -> Target:  # noqa: ARG001
     repository, service = loop.run_until_complete(build())
     repository.live = Version.load(artifact.read(version), engine)
     context = SimpleNamespace(time_remaining=lambda: 5.0)
-    predict, predict_stream, get_model = (
-        service.handler().service(SimpleNamespace(method=f"/{popularity.SERVICE.full_name}/{name}"))
-        for name in ("Predict", "PredictStream", "GetModel")
-    )
+    predict, predict_stream, get_model = (service.handlers()[name] for name in ("Predict", "PredictStream", "GetModel"))
 
     async def call(data: bytes) -> int:
         kind, body = data[:1], data[1:]
@@ -250,7 +247,7 @@ def _consistent_version(version: Path, directory: Path) -> Target:
     litert = SimpleNamespace(name="litert", inline=True, load=lambda read: loaded, gpu_memory=lambda: None)  # noqa: ARG005
     repository = Repository(directory, litert)
     service = popularity.Popularity(None, repository, model_name="m", limits=pb.Limits(), stream_age=1.0)
-    get_model = service.handler().service(SimpleNamespace(method=f"/{popularity.SERVICE.full_name}/GetModel"))
+    get_model = service.handlers()["GetModel"]
     names = (artifact.INFO, artifact.EXAMPLES, artifact.VOCABULARY)
     sums = files[artifact.CHECKSUMS].decode()
     lines = dict(zip([line[66:] for line in sums.splitlines()], sums.splitlines(), strict=True))

@@ -84,7 +84,7 @@ class Network:
         return inputs @ layer.kernel.value + layer.bias.value
 
 
-@tf.custom_gradient
+@tf.custom_gradient  # type: ignore[untyped-decorator]
 def _read(inputs: tf.Tensor, recurrent: tf.Tensor) -> tuple[tf.Tensor, Callable[..., tuple[tf.Tensor, tf.Tensor]]]:
     """The LSTM's last state [batch, units] for its words' `inputs` [width, batch, 4 x units], and how to differentiate it.
 

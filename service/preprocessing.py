@@ -32,7 +32,7 @@ _DAY = 86_400.0
 _WEEK = 7 * _DAY
 _MONDAY = 3 * _DAY  # 1970-01-01, where seconds count from, was a Thursday
 
-_APOSTROPHES = str.maketrans("\u2018\u2019\u02bc", "'''")
+_APOSTROPHES = ("\u2018", "\u2019", "\u02bc")
 _ALONE = r"\p{Han}\p{Hiragana}\p{Katakana}"
 _START = rf"[[\p{{L}}\p{{N}}]--[{_ALONE}]]"
 _REST = rf"[[\p{{L}}\p{{M}}\p{{N}}]--[{_ALONE}]]"
@@ -79,7 +79,9 @@ def words(text: str) -> list[str]:
         if "'" in spaced and (" '" in spaced or "' " in spaced or "''" in spaced):
             return _ASCII_WORDS.findall(spaced)
         return spaced.split()
-    text = _normalize("NFKC", _normalize("NFKC", text).casefold()).translate(_APOSTROPHES)
+    text = _normalize("NFKC", _normalize("NFKC", text).casefold())
+    for apostrophe in _APOSTROPHES:
+        text = text.replace(apostrophe, "'")
     found: list[str] = _WORDS.findall(text)
     return found
 

@@ -1,0 +1,122 @@
+"""Where a request's time goes inside the service: each stage alone, in this process, without gRPC.
+
+    python -m benchmarks.stages --models models
+
+Microseconds a headline, the least of several passes over 200 requests with real headlines. `whole handler` is Predict's handler
+with all of its stages, the queue, the event loop's turns and the metrics around it; what a server costs beyond it is gRPC's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from pathlib import Path
+from types import SimpleNamespace
+
+import uvloop
+
+from benchmarks.serving import make_requests
+from headlines.v1 import popularity_pb2
+from service import artifact, engines
+from service.api import methods, popularity
+from service.batcher import Batcher
+from service.metrics import Metrics
+from service.predictor import Answer, Predictor
+from service.preprocessing import words
+from service.version import Version
+
+PASSES = 7
+REQUESTS = 200
+SIZES = (1, 64)  # headlines a request
+
+
+def main() -> None:
+    """Measure and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", type=Path, required=True)
+    args = parser.parse_args()
+    version = Version.load(artifact.read(args.models / str(artifact.versions(args.models)[0])), engines.choose("litert"))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        tables = [runner.run(measure(version, size)) for size in SIZES]
+    print(f"{'us a headline; headlines a request:':38}" + "".join(f"{size:>10}" for size in SIZES))
+    for name in tables[0]:
+        print(f"{name:38}" + "".join(f"{table[name] / size:10.2f}" for table, size in zip(tables, SIZES, strict=True)))
+
+
+async def measure(version: Version, size: int) -> dict[str, float]:
+    """Microseconds a request, by stage."""
+    metrics = Metrics(4096)
+    metrics.went_live(version.number, version.digest, "litert", 0.0)
+    batcher = Batcher(capacity=4096, largest_batch=256, executor=None, observer=metrics)
+
+    def observe(number: int, predictions: Iterable[tuple[float, float, int, int, bool]]) -> None:
+        main_outputs, aux_outputs, counts, unknown, _ = zip(*predictions, strict=True)
+        metrics.predicted(number, main_outputs, aux_outputs, sum(counts), sum(unknown))
+
+    repository = SimpleNamespace(live=version)
+    predictor = Predictor(repository, batcher, observer=observe)
+    limits = popularity_pb2.Limits(max_headlines=1024)
+    service = popularity.Popularity(predictor, repository, model_name="", limits=limits, stream_age=1.0)
+    handlers = methods.Methods(metrics, {popularity.SERVICE: service.handlers()})
+    predict = handlers.service(SimpleNamespace(method=f"/{popularity.SERVICE.full_name}/Predict")).unary_unary
+    context = SimpleNamespace(time_remaining=lambda: 5.0, code=lambda: None)
+
+    raw = make_requests(size)[:REQUESTS]
+    requests = [popularity_pb2.PredictRequest.FromString(it) for it in raw]
+    headlines = [service._headlines(it.headlines) for it in requests]
+    rows = [version.preprocessor.encode(it) for it in headlines]
+    answers = [version.predict(it) for it in headlines]
+
+    def encode(predictions: list) -> bytes:
+        response = popularity_pb2.PredictResponse()
+        popularity._fill(response, Answer(predictions, 1))
+        return response.SerializeToString()
+
+    async def call(request: bytes) -> None:
+        await predict(request, context)
+
+    stages = {
+        "parse the message": time_stage(popularity_pb2.PredictRequest.FromString, raw),
+        "decode headlines": time_stage(lambda it: service._headlines(it.headlines), requests),
+        "validate": time_stage(predictor._check, headlines),
+        "words": time_stage(lambda some: [words(it.text) for it in some], headlines),
+        "ids, time, outlet, arrays": time_stage(version.preprocessor.encode, headlines),
+        "engine": time_stage(lambda it: version.model.predict(it.ids, it.lengths, it.aux), rows),
+        "predictions from its arrays": time_stage(version.predict, headlines),
+        "metrics of the predictions": time_stage(lambda it: observe(version.number, it), answers),
+        "encode the answer": time_stage(encode, answers),
+        "whole handler": await time_calls(call, raw),
+    }
+    # What holds another stage was timed with it.
+    stages["predictions from its arrays"] -= stages["ids, time, outlet, arrays"] + stages["engine"]
+    stages["ids, time, outlet, arrays"] -= stages["words"]
+    rest = stages["whole handler"] - sum(value for name, value in stages.items() if name != "whole handler")
+    return {**stages, "of it queue, turns, tasks, counting calls": rest}
+
+
+def time_stage(stage: Callable, inputs: list) -> float:
+    """Microseconds a call."""
+    passes = []
+    for _ in range(PASSES):
+        began = time.perf_counter()
+        for it in inputs:
+            stage(it)
+        passes.append(time.perf_counter() - began)
+    return min(passes) / len(inputs) * 1e6
+
+
+async def time_calls(call: Callable[[bytes], Awaitable[None]], inputs: list[bytes]) -> float:
+    """Microseconds a call, one after another."""
+    passes = []
+    for _ in range(PASSES):
+        began = time.perf_counter()
+        for it in inputs:
+            await call(it)
+        passes.append(time.perf_counter() - began)
+    return min(passes) / len(inputs) * 1e6
+
+
+if __name__ == "__main__":
+    main()

@@ -24,7 +24,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -185,10 +185,8 @@ class Trial:
     answers: dict[int, list[tuple[float, float]]]  # of the others
 
     @classmethod
-    def prepare(
-        cls, directory: Path, models: Path, questions: Sequence[Question], swaps: int, broken_every: int = BROKEN_EVERY
-    ) -> Trial:
-        """Version 1, which is there from the start, and `swaps` more, from those in `models`; every so many are broken."""
+    def prepare(cls, directory: Path, models: Path, questions: Sequence[Question], swaps: int, broken: Container[int]) -> Trial:
+        """Version 1, which is there from the start, and `swaps` more, from those in `models`; `broken` are numbers."""
         trial = cls(directory / "models", directory / "coming", {}, {})
         sources = [directory / "sources" / str(number) for number in artifact.versions(models)]
         for source in sources:
@@ -201,7 +199,7 @@ class Trial:
             shutil.copytree(sources[source], version, copy_function=os.link)
             change(version / INFO, lambda it, number=number: it["settings"].update(number=number))  # so that digests differ
             sign(version)
-            if number % broken_every:
+            if number not in broken:
                 trial.answers[number] = answers[source]
                 continue
             trial.breakages[number] = next(breakages)
@@ -305,7 +303,8 @@ def main() -> None:
     args = parser.parse_args()
     questions = real_headlines(1000)
     with tempfile.TemporaryDirectory() as temporary:
-        trial = Trial.prepare(Path(temporary), args.models, questions, args.swaps)
+        broken = range(BROKEN_EVERY, args.swaps + 2, BROKEN_EVERY)
+        trial = Trial.prepare(Path(temporary), args.models, questions, args.swaps, broken)
         outcome = asyncio.run(swap(trial, questions, make_requests(1), engine=args.engine, every=args.every, rate=None))
     assert outcome.load
     inside = np.zeros(len(outcome.load.latencies), bool)

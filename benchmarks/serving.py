@@ -43,11 +43,11 @@ TARGETS = {
 }
 
 
-def make_requests(headlines: int) -> list[bytes]:
-    """A thousand requests with real headlines."""
-    rows = real_headlines(1000 + headlines)
+def make_requests(headlines: int, count: int = 1000) -> list[bytes]:
+    """So many requests with real headlines."""
+    rows = real_headlines(count + headlines)
     requests = []
-    for start in range(1000):
+    for start in range(count):
         request = PredictRequest()
         for text, posted_at, outlet in rows[start : start + headlines]:
             request.headlines.add(text=text, outlet=outlet).posted_at.FromDatetime(posted_at)

@@ -7,7 +7,7 @@ MODELS/
 │   ├── assets.extra/{model.json, examples.json, cpu.tflite, SHA256SUMS}
 │   └── report/                         for people; not covered by SHA256SUMS
 ├── .last_version                       the highest number ever given
-├── .lock                               held while a number is given
+├── .lock                               held while a version is begun or given its number
 └── .tmp-*/                             versions in the making
 
 A file is read once; those bytes are checked, and those bytes are what is loaded.
@@ -23,11 +23,11 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, NamedTuple, TypeVar
 
 from service import pace
 from service.errors import VersionError
@@ -42,7 +42,12 @@ CHECKSUMS = "assets.extra/SHA256SUMS"
 REPORT = "report"
 
 _STEP = 1 << 20  # bytes whose checksum is taken at a time: less than a millisecond
+_LONGEST_PROBLEM = 500  # characters of what is wrong inside a file, which may quote it
+_HIGHEST_LEVEL = 1e6  # in deviations: n posts allow the square root of n, and float32 holds what the network makes of this
+
 _CHECKSUM_LINE = re.compile(r"([0-9a-f]{64})  ([^\\]+)")
+
+_Kind = TypeVar("_Kind")
 
 
 @dataclass(frozen=True)
@@ -220,25 +225,25 @@ def publish(models: Path) -> Iterator[Staging]:
     and is removed when it does not. A number is never given twice. What a killed process left behind is removed first.
     """
     models.mkdir(parents=True, exist_ok=True)
-    _remove_abandoned(models)
-    work = Path(tempfile.mkdtemp(prefix=".tmp-", dir=models))
-    try:
-        with _lock(work / "lock"):
-            staging = Staging(work / "version")
-            staging.path.mkdir()
-            yield staging
-            _write_checksums(staging.path)
-            for root, _, names in os.walk(staging.path):
-                for name in [*names, "."]:
-                    _fsync(Path(root) / name)
-            with _lock(models / ".lock"):
-                number = max([_last_version(models), *versions(models)]) + 1
-                replace_file(models / ".last_version", f"{number}\n".encode())
-                staging.path.rename(models / str(number))
-                _fsync(models)
-            staging.version = number
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+    with ExitStack() as work:
+        with _lock(models / ".lock"):
+            _remove_abandoned(models)
+            directory = Path(tempfile.mkdtemp(prefix=".tmp-", dir=models))
+            work.callback(shutil.rmtree, directory, ignore_errors=True)
+            work.enter_context(_lock(directory / "lock"))
+        staging = Staging(directory / "version")
+        staging.path.mkdir()
+        yield staging
+        _write_checksums(staging.path)
+        for root, _, names in os.walk(staging.path):
+            for name in [*names, "."]:
+                _fsync(Path(root) / name)
+        with _lock(models / ".lock"):
+            number = max([_last_version(models), *versions(models)]) + 1
+            replace_file(models / ".last_version", f"{number}\n".encode())
+            staging.path.rename(models / str(number))
+            _fsync(models)
+        staging.version = number
 
 
 def replace_file(path: Path, data: bytes) -> None:
@@ -274,11 +279,23 @@ def _last_version(models: Path) -> int:
 
 
 def _remove_abandoned(models: Path) -> None:
+    """Remove what killed processes left. For the holder of MODELS/.lock: nobody else is just beginning something."""
+    for file in models.glob(".last_version.*.new"):
+        file.unlink(missing_ok=True)
     for work in models.glob(".tmp-*"):
-        # Whoever makes a version holds its lock as long as the process lives; a directory without a lock is just being made.
-        with suppress(OSError), (work / "lock").open("r+b") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not _is_locked(work / "lock"):  # whoever makes a version holds its lock as long as the process lives
             shutil.rmtree(work, ignore_errors=True)
+
+
+def _is_locked(path: Path) -> bool:
+    try:
+        with path.open("r+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:  # held, or somebody else's
+        return True
+    return False
 
 
 @contextmanager
@@ -307,6 +324,8 @@ def _iso(seconds: float) -> str:
 
 def _read_file(directory: Path, name: str) -> bytes:
     try:
+        if not (directory / name).is_file():  # a pipe would be waited for, a device read for ever
+            raise VersionError(f"{name}: is missing, or no regular file")
         return (directory / name).read_bytes()
     except OSError as error:
         raise VersionError(f"{name}: cannot be read: {error.strerror}") from error
@@ -320,13 +339,13 @@ def _text(data: bytes, name: str) -> str:
 
 
 def _json(data: bytes, name: str) -> Any:  # noqa: ANN401
-    def refuse(constant: str) -> None:
-        raise ValueError(f"{constant} is not JSON")
-
     try:
-        return json.loads(_text(data, name), parse_constant=refuse)
+        fields = json.loads(_text(data, name))
+        # NaN, numbers that become infinite, and halves of surrogates, which no answer could tell.
+        json.dumps(fields, ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, RecursionError) as error:
         raise VersionError(f"{name}: is not JSON: {error}") from error
+    return fields
 
 
 def _parse_info(data: bytes) -> ModelInfo:
@@ -339,22 +358,34 @@ def _parse_info(data: bytes) -> ModelInfo:
             ("aux_features", list(AUX_FEATURES)),
         ):
             if fields[key] != known:
-                raise ValueError(f"'{key}' is {fields[key]!r}, and this program knows {known!r} alone")
+                raise ValueError(f"{key!r} is {fields[key]!r}, and this program knows {known!r} alone")
         label = fields["label"]
+        levels = {name: _number(fields["outlet_levels"], name) for name in _field(fields, "outlet_levels", dict)}
+        if any(abs(level) > _HIGHEST_LEVEL for level in levels.values()):
+            raise ValueError(f"'outlet_levels' holds one beyond {_HIGHEST_LEVEL:g}, so it is not standardised")
         return ModelInfo(
             created_at=_seconds(fields["created_at"]),
-            synthetic=fields["synthetic"] is True,
-            vocabulary_size=int(fields["vocabulary_size"]),
-            outlet_levels=_numbers(fields["outlet_levels"]),
-            label=Label(str(label["rule"]), float(label["threshold"]), tuple(map(str, label["counts"]))),
+            synthetic=_field(fields, "synthetic", bool),
+            vocabulary_size=_field(fields, "vocabulary_size", int),
+            outlet_levels=levels,
+            label=Label(
+                _field(label, "rule", str),
+                _number(label, "threshold"),
+                tuple(_each(label, "counts", str)),
+            ),
             parts={
-                name: Part(int(part["rows"]), float(part["positive_share"]), _seconds(part["first"]), _seconds(part["last"]))
+                name: Part(
+                    _field(part, "rows", int),
+                    _number(part, "positive_share"),
+                    _seconds(part["first"]),
+                    _seconds(part["last"]),
+                )
                 for name, part in fields["parts"].items()
             },
-            settings=dict(fields["settings"]),
-            evaluation=_numbers(fields["evaluation"]),
-            libraries={name: str(version) for name, version in fields["libraries"].items()},
-            data_checksum=str(fields["data_checksum"]),
+            settings=_field(fields, "settings", dict),
+            evaluation={name: _number(fields["evaluation"], name) for name in _field(fields, "evaluation", dict)},
+            libraries={name: _field(fields["libraries"], name, str) for name in _field(fields, "libraries", dict)},
+            data_checksum=_field(fields, "data_checksum", str),
         )
 
 
@@ -363,16 +394,15 @@ def _parse_examples(data: bytes) -> list[Example]:
     with _naming(EXAMPLES):
         if not rows:
             raise ValueError("holds no example, so nothing shows that the model loads as it was trained")
-        return [
-            Example(
-                Headline(str(row["headline"]), _seconds(row["posted_at"]), str(row["outlet"])),
-                [int(i) for i in row["ids"]],
-                [float(value) for value in row["aux"]],
-                float(row["main_output"]),
-                float(row["aux_output"]),
-            )
-            for row in rows
-        ]
+        examples = []
+        for row in rows:
+            headline = Headline(_field(row, "headline", str), _seconds(row["posted_at"]), _field(row, "outlet", str))
+            aux = [float(value) for value in _each(row, "aux", float, int)]
+            if len(aux) != len(AUX_FEATURES):
+                raise ValueError(f"'aux' holds {len(aux)} numbers, and there are {len(AUX_FEATURES)} features")
+            outputs = _number(row, "main_output"), _number(row, "aux_output")
+            examples.append(Example(headline, _each(row, "ids", int), aux, *outputs))
+        return examples
 
 
 @contextmanager
@@ -383,12 +413,28 @@ def _naming(name: str) -> Iterator[None]:
     except KeyError as error:
         raise VersionError(f"{name}: has no {error}") from error
     except (TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise VersionError(f"{name}: {error}") from error
+        raise VersionError(f"{name}: {str(error)[:_LONGEST_PROBLEM]}") from error
+
+
+def _field(fields: Any, key: str, kind: type[_Kind]) -> _Kind:  # noqa: ANN401
+    value = fields[key]
+    if type(value) is not kind:  # True is not 1 here
+        raise TypeError(f"{key!r} is of the wrong type; it must be {kind.__name__}")
+    return value
+
+
+def _number(fields: Any, key: str) -> float:  # noqa: ANN401
+    return float(_field(fields, key, int if type(fields[key]) is int else float))
+
+
+def _each(fields: Any, key: str, *kinds: type[_Kind]) -> list[_Kind]:  # noqa: ANN401
+    values = _field(fields, key, list)
+    if any(type(value) not in kinds for value in values):
+        raise TypeError(f"{key!r} holds a value of the wrong type; all must be {kinds[0].__name__}")
+    return values
 
 
 def _seconds(text: str) -> float:
-    return datetime.fromisoformat(text).timestamp()
-
-
-def _numbers(fields: Mapping[str, Any]) -> dict[str, float]:
-    return {name: float(value) for name, value in fields.items()}
+    seconds = datetime.fromisoformat(text).timestamp()
+    datetime.fromtimestamp(seconds, UTC)  # refuses what is outside the years 1 to 9999 there
+    return seconds

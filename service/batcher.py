@@ -12,6 +12,7 @@ Invariants, all on the event loop's thread:
 * At most one batch is being computed. All its items go through the same `run`.
 * An entry takes at most SLICE items of a batch before others had their turn, then goes to the back of the queue: a request of
   thousands never makes one of a single item wait for more than one slice of each request before it.
+* Between two long batches on the event loop there are BREATHS turns of it, in which new calls come in and are refused.
 * Every admitted entry's future is resolved: with results, with the error of its own run, or by its caller's cancellation.
 """
 
@@ -26,10 +27,16 @@ from concurrent.futures import Future as ExecutorFuture
 from typing import Generic, NoReturn, Protocol, TypeVar
 
 from service.errors import DeadlineExceeded, Overloaded
+from service.timer import LoopTimer, Timer
 
 MAX_WAIT = 0.001  # seconds; the longest that an idle engine waits for a batch to grow
-RECENT = 16  # batches; by the largest of fewer, many callers at once would soon be answered in smaller groups than they come in
+RECENT = 4  # batches; by the last one alone, one that happened to be small would make the next ones small
 SLICE = 64  # items; larger and a big request holds the others up, smaller and its own overhead shows
+LONG = 0.001  # seconds of computing on the event loop, after which others get their turns
+# Turns of the loop, of which gRPC needs about two to take in a call. Without them five times as many requests of 1,024 as can
+# be answered waited in its core, unseen, until their time was up: none was answered, and health took a second. With them nine
+# tenths of the best is kept and health takes 14 ms; 32 turns do no better (benchmarks/overload.py).
+BREATHS = 8
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -77,8 +84,8 @@ class _Entry(Generic[Item, Result]):
 class Batcher(Generic[Item, Result]):
     """Collects the items of many callers and runs them as batches.
 
-    Knows nothing of what it runs, and sleeps by the event loop alone: a loop and a clock with another idea of time test it
-    without sleeping.
+    Knows nothing of what it runs. Its clock and its timer are handed in: a loop with another idea of time tests it without
+    sleeping.
     """
 
     def __init__(
@@ -90,14 +97,14 @@ class Batcher(Generic[Item, Result]):
         observer: Observer,
         return_turns: int = 0,
         clock: Callable[[], float] = time.monotonic,
+        timer: Callable[[Callable[[], None]], Timer] = LoopTimer,
     ) -> None:
         """Set up an empty queue.
 
         `capacity` bounds the items that wait, `largest_batch` the items of a batch. Without an `executor` batches run on the
         event loop: right for what is short and would fight for the interpreter lock anyway. `return_turns` are the turns of the
         loop within which no caller can have had his answer and be back with a request: so whoever comes within them, right
-        behind a batch, is another one. 0 for callers in this process. `clock` goes with the loop's time, but need not be as
-        coarse: uvloop counts milliseconds.
+        behind a batch, is another one. 0 for callers in this process.
         """
         self._capacity = capacity
         self._largest_batch = largest_batch
@@ -114,14 +121,19 @@ class Batcher(Generic[Item, Result]):
         self._return_turns = return_turns
         self._behind = 0  # batches that were answered within the last `return_turns`
         self._computing = False  # a batch is in the executor
-        self._due: asyncio.Handle | None = None  # when the next batch leaves; None: not decided
-        self._due_now = False  # at the loop's next turn
+        self._timer = timer(self._ring)
+        self._timer_set = False
+        self._leaving = False  # a batch leaves in the loop's next turns
+        self._breaths = 0  # turns until then
         self._seconds_per_item = 0.0  # of recent batches
         self._death: asyncio.Future[NoReturn] = self._loop.create_future()
 
     async def run(self) -> NoReturn:
         """Wait until the batcher itself breaks; raises what broke it. Whoever starts a batcher must watch this."""
-        await asyncio.shield(self._death)
+        try:
+            await asyncio.shield(self._death)
+        finally:
+            self._timer.close()
         raise AssertionError  # a future that never has a result
 
     async def submit(
@@ -141,11 +153,15 @@ class Batcher(Generic[Item, Result]):
             finally:
                 self._bulk -= len(items)
                 self._admit_bulk()
-        if self._queued + len(items) > self._capacity:
-            self._observer.dropped("overloaded", len(items))
-            raise Overloaded("the queue is full", self._queued * self._seconds_per_item)
+        self.require_room(len(items))
         self._change_queued(len(items))
         return await self._compute(run, items, deadline)
+
+    def require_room(self, items: int) -> None:
+        """Refuse so many items if `submit` would; for who can tell their number before their making. Raises Overloaded."""
+        if self._queued + items > self._capacity:
+            self._observer.dropped("overloaded", items)
+            raise Overloaded("the queue is full", self._queued * self._seconds_per_item)
 
     async def _compute(self, run: Run[Item, Result], items: Sequence[Item], deadline: float | None) -> list[Result]:
         if self._death.done():
@@ -164,20 +180,29 @@ class Batcher(Generic[Item, Result]):
 
     def _arrange(self) -> None:
         """Decide when the next batch leaves."""
-        if self._computing or self._due_now or not self._queue:
+        if self._computing or self._leaving or not self._queue:
             return
-        now = self._clock()
-        when = self._queue[0].came + MAX_WAIT
-        if len(self._queue) >= self._company or when <= now:
-            if self._due:
-                self._due.cancel()
-            self._due = self._loop.call_soon(self._leave)
-            self._due_now = True
-        elif not self._due:
-            self._due = self._loop.call_later(when - now, self._leave)
+        left = self._queue[0].came + MAX_WAIT - self._clock()
+        if len(self._queue) >= self._company or left <= 0:
+            self._leaving = True
+            self._loop.call_soon(self._leave_after, self._breaths)
+        elif not self._timer_set:
+            self._timer_set = True
+            self._timer.set(left)
+
+    def _ring(self) -> None:
+        """It is time for the oldest entry, or for one that has left since."""
+        self._timer_set = False
+        self._arrange()
+
+    def _leave_after(self, turns: int) -> None:
+        if turns:
+            self._loop.call_soon(self._leave_after, turns - 1)
+        else:
+            self._leave()
 
     def _leave(self) -> None:
-        self._due, self._due_now = None, False
+        self._leaving = self._timer_set = False
         batch, items = self._take()
         if not batch:
             return
@@ -253,6 +278,7 @@ class Batcher(Generic[Item, Result]):
         size = sum(n for _, n in batch)
         self._seconds_per_item += 0.1 * (seconds / size - self._seconds_per_item)
         self._observer.computed(size, seconds)
+        self._breaths = BREATHS if self._executor is None and seconds > LONG else 0
         for (entry, _), outcome in zip(batch, outcomes, strict=True):
             if entry.future.done():
                 continue

@@ -71,6 +71,13 @@ class Predictor:
         predictions = await self._batcher.submit(self._run, headlines, deadline=deadline, bulk=bulk)
         return Answer(predictions, version.number)
 
+    def require_room(self, headlines: int) -> None:
+        """Refuse a request of so many headlines where the queue is full, before they are read. Raises Overloaded.
+
+        Parsing a thousand takes 0.06 ms, reading them 1.2: refusing an overload after that would leave no time to answer.
+        """
+        self._batcher.require_room(min(headlines, self._limits.max_headlines))
+
     def _check(self, headlines: Sequence[Headline]) -> None:
         most, longest = self._limits.max_headlines, self._limits.max_text_bytes
         if not headlines:

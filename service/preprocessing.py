@@ -37,8 +37,10 @@ _ALONE = r"\p{Han}\p{Hiragana}\p{Katakana}"
 _START = rf"[[\p{{L}}\p{{N}}]--[{_ALONE}]]"
 _REST = rf"[[\p{{L}}\p{{M}}\p{{N}}]--[{_ALONE}]]"
 _WORDS = regex.compile(rf"[{_ALONE}]\p{{M}}*|{_START}{_REST}*(?:'{_START}{_REST}*)*", regex.V1)
-# What _WORDS is on ASCII text, where NFKC changes nothing: 97 % of English headlines take this path, at a third of the time.
+# What _WORDS is on ASCII text, where NFKC changes nothing: 97 % of English headlines take this path, at a third of the time;
+# and where there is no apostrophe either, words are what stands between other characters, which takes a third of that.
 _ASCII_WORDS = re.compile("[a-z0-9]+(?:'[a-z0-9]+)*")
+_SPACED = bytes(ord(character.lower()) if character.isalnum() else ord(" ") for character in map(chr, range(128))).ljust(256)
 
 
 class Headline(NamedTuple):
@@ -73,7 +75,9 @@ def words(text: str) -> list[str]:
     is a word, as these scripts write no spaces; a run of Hangul stays whole.
     """
     if text.isascii():
-        return _ASCII_WORDS.findall(text.lower())
+        if "'" in text:
+            return _ASCII_WORDS.findall(text.lower())
+        return text.encode().translate(_SPACED).decode().split()
     text = _normalize("NFKC", _normalize("NFKC", text).casefold()).translate(_APOSTROPHES)
     found: list[str] = _WORDS.findall(text)
     return found

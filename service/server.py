@@ -15,11 +15,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 import grpc
-from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from headlines.v1 import popularity_pb2
-from service import credentials, engines, log
-from service.api import health, interceptors, popularity
+from service import credentials, engines, log, timer
+from service.api import health, methods, popularity, reflection
 from service.batcher import Batcher
 from service.config import Settings
 from service.credentials import Certificate, Tokens
@@ -44,7 +43,6 @@ _HEARTBEAT = 1.0  # seconds between two beats of the event loop
 _DEAD_AFTER = 10.0  # seconds without a beat
 _LAST_WORDS = 1.0  # seconds for what is already on its way into the network
 _INT_MAX = (1 << 31) - 1
-_REFLECTION = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]
 
 
 def run(settings: Settings) -> NoReturn:
@@ -135,6 +133,7 @@ class Server:
             executor=self._executor,
             observer=self.metrics,
             return_turns=RETURN_TURNS,
+            timer=timer.exact,
         )
         self._repository = Repository(
             settings.models,
@@ -172,7 +171,6 @@ class Server:
 
     def _build_grpc(self) -> grpc.aio.Server:
         settings = self._settings
-        services = [popularity.SERVICE, health.SERVICE, *([_REFLECTION] if settings.reflection else [])]
         options = [
             ("grpc.so_reuseport", 0),  # a taken port is an error, not two servers that share callers
             ("grpc.max_receive_message_length", settings.max_message_bytes),
@@ -189,11 +187,12 @@ class Server:
             ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
             ("grpc.keepalive_permit_without_calls", 1),
         ]
-        interceptor = interceptors.Interceptor(self.metrics, services, self._tokens, exempt=[health.SERVICE])
-        server = grpc.aio.server(interceptors=[interceptor], options=options)
-        server.add_generic_rpc_handlers((self._popularity.handler(), self._health.handler()))
+        services = {popularity.SERVICE: self._popularity.handlers(), health.SERVICE: self._health.handlers()}
         if settings.reflection:
-            reflection.enable_server_reflection([service.full_name for service in services], server)
+            names = [service.full_name for service in (*services, reflection.SERVICE)]
+            services[reflection.SERVICE] = reflection.handlers(names)
+        server = grpc.aio.server(options=options)
+        server.add_generic_rpc_handlers((methods.Methods(self.metrics, services, self._tokens, exempt=[health.SERVICE]),))
         return server
 
     async def start(self) -> None:

@@ -61,8 +61,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UsageError as error:
         print(f"{parser.prog} {args.command}: {error}", file=sys.stderr)
         return 2
-    except (HeadlinesError, OSError) as error:
+    except HeadlinesError as error:
         print(f"{parser.prog} {args.command}: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:  # a full disk names no file
+        print(f"{parser.prog} {args.command}: {error.filename or args.models}: {error.strerror or error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"{parser.prog} {args.command}: interrupted", file=sys.stderr)
@@ -148,6 +151,7 @@ def _add_fit(commands: Any) -> None:  # noqa: ANN401
 
 def _fit(args: argparse.Namespace) -> None:
     settings = Settings(**{field.name: getattr(args, field.name) for field in dataclasses.fields(Settings)})
+    _check_writable(args.models)
     posts = _read(args)
     made = features.make(posts, seed=settings.seed)
 
@@ -173,6 +177,13 @@ def _fit(args: argparse.Namespace) -> None:
     made_up = " It learned from made-up data and knows nothing of real headlines." if posts.synthetic else ""
     directory = args.models / str(staging.version)
     print(f"Version {staging.version} is in {directory}; {directory / artifact.REPORT / 'index.html'} shows it.{made_up}")
+
+
+def _check_writable(models: Path) -> None:
+    """Raise UsageError where no version can be made in `models`: now, and not when the training is done."""
+    directory = next(path for path in (models, *models.absolute().parents) if path.exists())
+    if not directory.is_dir() or not os.access(directory, os.W_OK | os.X_OK):
+        raise UsageError(f"--models {models}: {directory} is not a directory that can be written to")
 
 
 def _describe(posts: Dataset, made: Features, settings: Settings, figures: Mapping[str, float]) -> artifact.ModelInfo:

@@ -2,19 +2,19 @@
 
 MODELS/.fit-<digest of data and settings>/
 ├── lock           held while the job runs
-└── state.npz      written whole after each epoch
+└── state.npz      written whole after each epoch, and its SHA-256 behind it: a zip archive's own sums do not cover its lists
 """
 
 from __future__ import annotations
 
 import fcntl
+import hashlib
+import io
 import logging
 import os
 import shutil
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -26,6 +26,7 @@ from service.errors import DataError
 State = Mapping[str, npt.NDArray[np.generic]]
 
 _PREFIX = ".fit-"
+_DIGEST_BYTES = hashlib.sha256().digest_size
 _log = logging.getLogger(__name__)
 
 
@@ -37,21 +38,28 @@ class Checkpoint:
 
     def load(self) -> State | None:
         """The state last saved; None where there is none, or where it is damaged, which is logged."""
-        try:
-            with self._path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-                return {name: arrays[name] for name in arrays.files}  # a zip archive: its CRCs are checked
-        except FileNotFoundError:
+        if not self.is_saved():
             return None
-        except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-            _log.warning("the state of the interrupted fit in %s is damaged (%s); starting afresh", self._path, error)
+        data = self._path.read_bytes()
+        archive, digest = data[:-_DIGEST_BYTES], data[-_DIGEST_BYTES:]
+        if hashlib.sha256(archive).digest() != digest:
+            _log.warning("the state of the interrupted fit in %s is damaged; starting afresh", self._path)
             return None
+        with np.load(io.BytesIO(archive), allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+
+    def is_saved(self) -> bool:
+        """Whether there is a state, be it damaged or not."""
+        return self._path.exists()
 
     def save(self, state: State) -> None:
         """Replace the state by this one: it is written whole or, where that fails, not at all."""
         unfinished = self._path.with_suffix(".new")
         try:
-            with unfinished.open("wb") as file:
+            with unfinished.open("w+b") as file:
                 np.savez(file, allow_pickle=False, **state)
+                file.seek(0)
+                file.write(hashlib.file_digest(file, "sha256").digest())
                 file.flush()
                 os.fsync(file.fileno())
             unfinished.replace(self._path)
@@ -70,6 +78,7 @@ def open_checkpoint(models: Path, digest: str) -> Iterator[Checkpoint]:
     """The checkpoint of the job with this digest, for this process alone; removed when the block ends without an error.
 
     So the block holds the fit and the export of its model: what fails before the export is complete can go on from here.
+    A process that is killed between the two ends exports the same model again.
 
     Raises DataError where the same job runs already.
     """
@@ -78,16 +87,25 @@ def open_checkpoint(models: Path, digest: str) -> Iterator[Checkpoint]:
     for other in sorted(models.glob(_PREFIX + "*")):
         if other != directory:
             _log.warning("%s is of another fit, with other data or settings, that has not ended; this one starts afresh", other)
-    lock = _lock(directory)
-    try:
-        yield Checkpoint(directory)
-        # Renamed first, so that nobody meets half of it or puts a new lock into it.
-        removed = models / (".tmp-fit-" + digest)
-        shutil.rmtree(removed, ignore_errors=True)  # of a process that was killed at this very place
-        directory.rename(removed)
-        shutil.rmtree(removed)
-    finally:
-        lock.close()
+    with closing(_lock(directory)):
+        checkpoint = Checkpoint(directory)
+        try:
+            yield checkpoint
+        except BaseException:
+            if checkpoint.is_saved():
+                _log.info("%s keeps what was fitted; the same command goes on from there", directory)
+            else:
+                _remove(directory)
+            raise
+        _remove(directory)
+
+
+def _remove(directory: Path) -> None:
+    # Renamed first, so that nobody meets half of it or puts a new lock into it. What a kill leaves, the next export removes.
+    removed = directory.with_name(".tmp" + directory.name.replace(".", "-", 1))
+    shutil.rmtree(removed, ignore_errors=True)
+    directory.rename(removed)
+    shutil.rmtree(removed, ignore_errors=True)
 
 
 def _lock(directory: Path) -> IO[bytes]:

@@ -7,6 +7,7 @@ padding before the words does what a mask does, and a row may be as short as its
 
 from __future__ import annotations
 
+import errno
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -46,7 +47,8 @@ def export(directory: Path, model: keras.Model) -> None:
     serving_default  the plain Keras graph; main_input [rows, 100] with padding after the words
     trimmed          the folded table; main_input [rows, any length] with padding before the words
 
-    cpu.tflite has the second for each of LENGTHS, as words_<length>. Raises DataError where a weight is not a finite number.
+    cpu.tflite has the second for each of LENGTHS, as words_<length>. Raises DataError where a weight is not a finite number,
+    and OSError where a file cannot be written.
     """
     for variable in model.weights:
         if not np.isfinite(variable.numpy()).all():
@@ -60,7 +62,7 @@ def export(directory: Path, model: keras.Model) -> None:
     )
     cpu_model = directory / CPU_MODEL
     cpu_model.parent.mkdir(exist_ok=True)
-    cpu_model.write_bytes(_compile(folded))
+    cpu_model.write_bytes(_compile(folded, directory.parent))
 
 
 def restore(directory: Path, merge: Merge) -> keras.Model:
@@ -172,10 +174,10 @@ class _Folded:
         return outputs
 
 
-def _compile(folded: _Folded) -> bytes:
-    """All lengths in one file, which shares the table."""
+def _compile(folded: _Folded, work: Path) -> bytes:
+    """All lengths in one file, which shares the table. What it takes meanwhile is in `work`, and goes with it after a kill."""
     signatures = {f"words_{length}": folded.trace_unrolled(length) for length in LENGTHS}
-    with tempfile.TemporaryDirectory() as directory:
+    with tempfile.TemporaryDirectory(dir=work) as directory:
         _save(Path(directory), signatures, folded.weights)
         compiled: bytes = tf.lite.TFLiteConverter.from_saved_model(directory, signature_keys=list(signatures)).convert()
     return compiled
@@ -201,7 +203,11 @@ def _save(
     """A SavedModel of nothing but these graphs and the weights that they use."""
     saved = tf.Module()
     saved.weights = dict(weights)
-    tf.saved_model.save(saved, str(directory), signatures=dict(signatures))
+    try:
+        tf.saved_model.save(saved, str(directory), signatures=dict(signatures))
+    except tf.errors.OpError as error:
+        # TensorFlow's own file system ends its messages so: "PATH; No space left on device [Op:...]".
+        raise OSError(errno.EIO, error.message.rpartition("; ")[2].partition(" [")[0], str(directory)) from error
 
 
 def _tensors(model: keras.Model, *layers: str) -> list[keras.KerasTensor]:

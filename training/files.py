@@ -20,6 +20,7 @@ from service.errors import DataError
 COUNTS = ("retweets", "likes")
 FIELDS = ("headline", "posted_at", "outlet", *COUNTS, "synthetic")
 
+_LONGEST_LINE = 4 << 20  # characters; without a bound a small .gz file without line ends would fill the memory
 _ABSENT = dict.fromkeys(COUNTS, 0)  # the cell of a column that a file has not; None for the others
 
 Cells = Sequence[Any]  # in the order of FIELDS
@@ -90,7 +91,7 @@ def _naming(path: Path) -> Iterator[None]:
 def _read_csv(path: Path) -> _Rows:
     with _open(path, newline="") as file:
         # strict: a quote that is not closed costs the lines up to the next quote, and not, unseen, whole columns.
-        reader = csv.reader(file, strict=True)
+        reader = csv.reader(_lines(file, path), strict=True)
         try:
             header = [name.strip() for name in next(reader, [])]
         except csv.Error:
@@ -120,7 +121,7 @@ def _read_csv(path: Path) -> _Rows:
 def _read_json_lines(path: Path) -> _Rows:
     columns: list[str] | None = None
     with _open(path, newline="\n") as file:
-        for number, line in enumerate(file, 1):
+        for number, line in enumerate(_lines(file, path), 1):
             if line.isspace():
                 continue
             try:
@@ -192,6 +193,15 @@ def _open(path: Path, newline: str) -> IO[str]:
     if path.name.endswith(".gz"):
         return gzip.open(path, "rt", encoding="utf-8-sig", errors="surrogateescape", newline=newline)
     return path.open(encoding="utf-8-sig", errors="surrogateescape", newline=newline)
+
+
+def _lines(file: IO[str], path: Path) -> Iterator[str]:
+    number = 0
+    while line := file.readline(_LONGEST_LINE):
+        number += 1
+        if len(line) == _LONGEST_LINE:
+            raise DataError(f"{path}:{number}: is longer than {_LONGEST_LINE} characters; a line is to hold one post")
+        yield line
 
 
 class _Format(NamedTuple):

@@ -95,7 +95,7 @@ def fit(
 
     `tensorboard` is a directory for the learning curves, beside the progress bar and the log lines.
 
-    Raises UsageError where weights grow beyond all numbers.
+    Raises UsageError where weights grow beyond all numbers or `tensorboard` cannot be written to.
     """
     tf.config.experimental.enable_tensor_float_32_execution(False)
     tf.config.experimental.enable_op_determinism()
@@ -277,9 +277,12 @@ class _Curves:
         self._steps = steps
         self._console = Console(stderr=True)
         self._began = time.monotonic()
-        self._writers = {
-            part: tf.summary.create_file_writer(str(tensorboard / part)) for part in Epoch._fields if tensorboard is not None
-        }
+        self._writers = {}
+        if tensorboard is not None:
+            try:
+                self._writers = {part: tf.summary.create_file_writer(str(tensorboard / part)) for part in Epoch._fields}
+            except tf.errors.OpError as error:
+                raise UsageError(f"tensorboard is {tensorboard}; it must be a directory that can be written to") from error
 
     def progress(self, items: Iterable[Batch], number: int) -> Iterator[Batch]:
         """The batches of an epoch, with a bar that shows the time it still takes."""

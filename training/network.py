@@ -66,13 +66,7 @@ class Network:
         kernel, recurrent, bias = (_reorder(weight.value) for weight in (cell.kernel, cell.recurrent_kernel, cell.bias))
         padding = tf.concat([tf.fill([1, LSTM_UNITS], _SHUT), tf.zeros([1, 3 * LSTM_UNITS])], axis=1)
         projected = tf.concat([padding, rows @ kernel + bias], axis=0)
-        state = memory = tf.zeros([tf.shape(positions)[1], LSTM_UNITS])
-        for inputs in tf.unstack(tf.gather(projected, positions)):
-            activations = inputs + state @ recurrent
-            let_in, forget, let_out = tf.split(tf.sigmoid(activations[:, : 3 * LSTM_UNITS]), 3, axis=1)
-            memory = forget * memory + let_in * tf.tanh(activations[:, 3 * LSTM_UNITS :])
-            state = let_out * tf.tanh(memory)
-        state = drop_state(state)
+        state = drop_state(_read(tf.gather(projected, positions), recurrent))
 
         if self._merge.name != "concatenate":
             aux = self._dense("aux_projection", aux)
@@ -88,6 +82,47 @@ class Network:
     def _dense(self, name: str, inputs: tf.Tensor) -> tf.Tensor:
         layer = self.model.get_layer(name)
         return inputs @ layer.kernel.value + layer.bias.value
+
+
+@tf.custom_gradient  # type: ignore[untyped-decorator]
+def _read(inputs: tf.Tensor, recurrent: tf.Tensor) -> tuple[tf.Tensor, Callable[..., tuple[tf.Tensor, tf.Tensor]]]:
+    """The LSTM's last state [batch, units] for its words' `inputs` [width, batch, 4 x units], and how to differentiate it.
+
+    The gradient is written out since what TensorFlow derives has three times as many operations, and in so small a network
+    starting them is what a step costs.
+    """
+    state = memory = tf.zeros([tf.shape(inputs)[1], LSTM_UNITS])
+    steps = []
+    for word in tf.unstack(inputs):
+        before = state, memory
+        activations = word + state @ recurrent
+        gates, candidate = tf.sigmoid(activations[:, : 3 * LSTM_UNITS]), tf.tanh(activations[:, 3 * LSTM_UNITS :])
+        let_in, forget, let_out = tf.split(gates, 3, axis=1)
+        memory = forget * memory + let_in * candidate
+        bounded = tf.tanh(memory)
+        state = let_out * bounded
+        steps.append((*before, gates, candidate, bounded))
+
+    def differentiate(of_state: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        states, memories, gates, candidates, bounded = (tf.stack(values) for values in zip(*steps, strict=True))
+        let_in, forget, let_out = tf.split(gates, 3, axis=2)
+        # What a change of an activation does to the new memory; the output gate's, to the new state.
+        through_gates = tf.concat([candidates, memories, bounded], axis=2) * gates * (1 - gates)
+        through_all = tf.concat([through_gates, let_in * (1 - tf.square(candidates))], axis=2)
+        through_memory = let_out * (1 - tf.square(bounded))
+        of_memory = tf.zeros_like(of_state)
+        of_activations = []
+        for to_state, to_memory, kept in zip(
+            *(tf.unstack(x)[::-1] for x in (through_memory, through_all, forget)), strict=True
+        ):
+            of_memory += of_state * to_state
+            of_activations.append(tf.concat([of_memory, of_memory, of_state, of_memory], axis=1) * to_memory)
+            of_state = tf.matmul(of_activations[-1], recurrent, transpose_b=True)
+            of_memory *= kept
+        of_inputs = tf.stack(of_activations[::-1])
+        return of_inputs, tf.tensordot(states, of_inputs, [[0, 1], [0, 1]])
+
+    return state, differentiate
 
 
 def by_width(function: Callable[..., Any]) -> Callable[[Batch], Any]:

@@ -10,10 +10,9 @@ from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
 import grpc
-from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2
 
-from service.errors import InvalidRequest
+from service.api.messages import parse
 
 SERVICE = health_pb2.DESCRIPTOR.services_by_name["Health"]
 
@@ -45,23 +44,22 @@ class Health:
         self._ended = True
         self._tell()
 
-    def handler(self) -> grpc.GenericRpcHandler[Any, Any]:
-        """The service for a gRPC server; it takes and gives raw bytes."""
-        methods = {
+    def handlers(self) -> dict[str, grpc.RpcMethodHandler[Any, Any]]:
+        """The methods by name; they take and give raw bytes."""
+        return {
             "Check": grpc.unary_unary_rpc_method_handler(self._check),
             "Watch": grpc.unary_stream_rpc_method_handler(self._watch),
         }
-        return grpc.method_handlers_generic_handler(SERVICE.full_name, methods)
 
     async def _check(self, raw: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
-        service = _parse(raw)
+        service = parse(health_pb2.HealthCheckRequest, raw).service
         if service not in self._services:
             context.set_code(grpc.StatusCode.NOT_FOUND)
             context.set_details("no such service")
         return self._status(service)
 
     async def _watch(self, raw: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[bytes]:  # noqa: ARG002
-        service = _parse(raw)
+        service = parse(health_pb2.HealthCheckRequest, raw).service
         told = None
         while True:
             changed = self._changed  # taken before the state, so that no change falls between
@@ -83,10 +81,3 @@ class Health:
     def _tell(self) -> None:
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
-
-
-def _parse(raw: bytes) -> str:
-    try:
-        return str(health_pb2.HealthCheckRequest.FromString(raw).service)
-    except DecodeError:
-        raise InvalidRequest("these bytes are no grpc.health.v1.HealthCheckRequest") from None

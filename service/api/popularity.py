@@ -1,8 +1,4 @@
-"""headlines.v1.PopularityService: protos to headlines, predictions to protos.
-
-Handlers take raw bytes and parse them here: gRPC would end a call whose bytes do not parse as UNKNOWN, with the exception's
-words and a traceback in the log.
-"""
+"""headlines.v1.PopularityService: protos to headlines, predictions to protos."""
 
 from __future__ import annotations
 
@@ -14,12 +10,12 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any, TypeAlias, TypeVar
 
 import grpc
-from google.protobuf.message import DecodeError, Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from headlines.v1 import popularity_pb2
 from service.api import status
-from service.errors import InvalidRequest, Unavailable
+from service.api.messages import has_more_fields, parse
+from service.errors import FieldViolation, InvalidRequest, Unavailable
 from service.predictor import Answer, Predictor
 from service.preprocessing import Headline
 from service.repository import Repository, State
@@ -29,6 +25,8 @@ SERVICE = popularity_pb2.DESCRIPTOR.services_by_name["PopularityService"]
 # One is computed while the next is read and the one before is written. More would only hold more of the queue.
 _INSIDE = 2
 
+_LARGE = 256 << 10  # bytes of a message that may hold so many empty headlines that parsing it takes memory that shows
+
 _STATES = {
     State.LOADING: popularity_pb2.ModelVersion.STATE_LOADING,
     State.LIVE: popularity_pb2.ModelVersion.STATE_LIVE,
@@ -36,8 +34,8 @@ _STATES = {
     State.RETIRED: popularity_pb2.ModelVersion.STATE_RETIRED,
 }
 
+_Request = TypeVar("_Request", popularity_pb2.PredictRequest, popularity_pb2.PredictStreamRequest)
 _Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
-_Message = TypeVar("_Message", bound=Message)
 
 
 class Popularity:
@@ -66,14 +64,13 @@ class Popularity:
         self._gate = _Gate()
         self._readers: set[asyncio.Task[None]] = set()
 
-    def handler(self) -> grpc.GenericRpcHandler[Any, Any]:
-        """The service for a gRPC server; it takes and gives raw bytes."""
-        methods = {
+    def handlers(self) -> dict[str, grpc.RpcMethodHandler[Any, Any]]:
+        """The methods by name; they take and give raw bytes."""
+        return {
             "Predict": grpc.unary_unary_rpc_method_handler(self._predict),
             "PredictStream": grpc.stream_stream_rpc_method_handler(self._predict_stream),
             "GetModel": grpc.unary_unary_rpc_method_handler(self._get_model),
         }
-        return grpc.method_handlers_generic_handler(SERVICE.full_name, methods)
 
     @property
     def calls(self) -> int:
@@ -92,7 +89,8 @@ class Popularity:
 
     async def _predict(self, raw: bytes, context: _Context) -> bytes:
         with self._gate:
-            request = _parse(popularity_pb2.PredictRequest, raw)
+            request = self._parse(popularity_pb2.PredictRequest, raw)
+            self._predictor.require_room(len(request.headlines))
             answer = await self._predictor.predict(self._headlines(request.headlines), deadline=_deadline(context))
             response = popularity_pb2.PredictResponse()
             _fill(response, answer)
@@ -138,7 +136,7 @@ class Popularity:
         """The answer to one request of a stream, whatever becomes of it."""
         response = popularity_pb2.PredictStreamResponse()
         try:
-            request = _parse(popularity_pb2.PredictStreamRequest, raw)
+            request = self._parse(popularity_pb2.PredictStreamRequest, raw)
             response.id = request.id
             headlines = self._headlines(request.headlines)
             _fill(response.response, await self._predictor.predict(headlines, deadline=deadline, bulk=True))
@@ -148,7 +146,7 @@ class Popularity:
 
     async def _get_model(self, raw: bytes, context: _Context) -> bytes:  # noqa: ARG002
         with self._gate:
-            _parse(popularity_pb2.GetModelRequest, raw)
+            parse(popularity_pb2.GetModelRequest, raw)
             response = popularity_pb2.GetModelResponse(
                 name=self._model_name,
                 engine=self._repository.engine.name,
@@ -173,11 +171,18 @@ class Popularity:
                 response.evaluation.update(live.info.evaluation)
             return response.SerializeToString()
 
+    def _parse(self, message: type[_Request], raw: bytes) -> _Request:
+        most = self._limits.max_headlines
+        if len(raw) > _LARGE and has_more_fields(raw, 4 * most):
+            problem = f"holds far more than {most}; send at most {most} in a request"
+            raise InvalidRequest("too many headlines", [FieldViolation("headlines", problem)])
+        return parse(message, raw)
+
     def _headlines(self, headlines: Any) -> list[Headline]:  # noqa: ANN401
         now = self._clock()
         return [
             Headline(it.text, _seconds(it.posted_at) if it.HasField("posted_at") else now, it.outlet)
-            # One more than may be shows that there are too many; a hostile message holds two million of them.
+            # One more than may be shows that there are too many.
             for it in headlines[: self._limits.max_headlines + 1]
         ]
 
@@ -208,13 +213,6 @@ class _Gate:
             self.empty.set()
 
 
-def _parse(message: type[_Message], raw: bytes) -> _Message:
-    try:
-        return message.FromString(raw)
-    except DecodeError:
-        raise InvalidRequest(f"these bytes are no {message.DESCRIPTOR.full_name}") from None
-
-
 def _deadline(context: _Context) -> float | None:
     """When the caller's time is up, in the event loop's time."""
     left = context.time_remaining()
@@ -231,11 +229,10 @@ def _seconds(timestamp: Timestamp) -> float:
 def _fill(response: popularity_pb2.PredictResponse, answer: Answer) -> None:
     response.model_version = answer.version
     add = response.predictions.add
-    for main_output, aux_output, word_count, unknown_word_count, outlet_known in answer.predictions:
-        add(
-            main_output=main_output,
-            aux_output=aux_output,
-            word_count=word_count,
-            unknown_word_count=unknown_word_count,
-            outlet_known=outlet_known,
-        )
+    for each in answer.predictions:
+        prediction = add()  # filled field by field: a quarter faster than by keywords
+        prediction.main_output = each.main_output
+        prediction.aux_output = each.aux_output
+        prediction.word_count = each.word_count
+        prediction.unknown_word_count = each.unknown_word_count
+        prediction.outlet_known = each.outlet_known

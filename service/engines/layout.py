@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -41,18 +41,25 @@ class Cost:
             main_input[0, widths[0] - len(ids) :] = ids
             yield Call(slice(None), main_input, aux)
             return
-        longest = int(widths.max())
+        longest, shortest = int(widths.max()), int(widths.min())
         main_input = np.zeros((len(lengths), longest), np.int32)
         main_input[np.arange(longest) >= (longest - lengths)[:, None]] = ids
+        if len(lengths) <= self.largest_call and self._spares(len(lengths) - 1, longest, shortest) <= 0:
+            yield Call(slice(None), main_input, aux)  # most batches: too few rows, or too much alike, for any split to pay
+            return
         order = np.argsort(widths, kind="stable")
         width = widths[order]
         end = len(order)
         while end:
             shorter = width[: end - 1]
-            spared = np.arange(1, end) * (width[end - 1] - shorter) - (self.call + self.call_per_word * shorter)
+            spared = self._spares(np.arange(1, end), width[end - 1], shorter)
             start = int(spared.argmax()) + 1 if spared.size and spared.max() > 0 else 0
             for first in range(start, end, self.largest_call):
                 last = min(first + self.largest_call, end)
                 rows = order[first:last] if last - first < len(order) else slice(None)
                 yield Call(rows, main_input[rows, longest - width[last - 1] :], aux[rows])
             end = start
+
+    def _spares(self, rows: Any, longest: Any, width: Any) -> Any:  # noqa: ANN401  (numbers, or arrays of them)
+        """How many words are spared where a call of their own computes `rows` to `width` instead of `longest`."""
+        return rows * (longest - width) - (self.call + self.call_per_word * width)

@@ -1,6 +1,7 @@
 """A version on disk: complete or not there, checked before anything of it is used."""
 
 import json
+import math
 import multiprocessing
 import os
 import signal
@@ -78,7 +79,7 @@ def test_an_error_leaves_nothing_behind(tmp_path):
     with pytest.raises(OSError, match="disk"), artifact.publish(tmp_path) as staging:
         (staging.path / "saved_model.pb").write_bytes(b"half")
         raise OSError("disk full")
-    assert [path.name for path in tmp_path.iterdir()] == []
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
 
 
 def test_what_a_killed_process_left_is_removed_and_what_a_living_one_makes_is_kept(tmp_path):
@@ -105,6 +106,14 @@ def test_what_a_killed_process_left_is_removed_and_what_a_living_one_makes_is_ke
     assert artifact.versions(tmp_path) == [1]
     publish(tmp_path)
     assert list(tmp_path.glob(".tmp-*")) == []
+
+
+def test_what_was_killed_while_it_began_or_was_removed_is_removed_too(tmp_path):
+    (tmp_path / ".tmp-begun").mkdir()
+    (tmp_path / ".tmp-half-removed" / "version").mkdir(parents=True)
+    (tmp_path / ".last_version.4711.new").write_text("1")
+    publish(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".last_version", ".lock", "1"]
 
 
 def test_two_jobs_at_once_get_two_numbers(tmp_path):
@@ -135,10 +144,17 @@ def test_damage_is_found_and_the_file_is_named(tmp_path, name, damage):
         (b"0" * 64 + b"  ../../etc/passwd\n", "inside the version"),
         (b"0" * 64 + b"  /etc/passwd\n", "inside the version"),
         (b"nonsense\n", "not a checksum"),
+        (b"0" * 64 + b"  assets/a\0b\n", "missing, or no regular file"),
+        (b"0" * 64 + b"  assets/loop\n", "missing, or no regular file"),
+        (b"0" * 64 + b"  assets/endless\n", "missing, or no regular file"),
+        (b"0" * 64 + b"  assets/pipe\n", "missing, or no regular file"),
     ],
 )
 def test_a_wrong_list_of_checksums_is_refused(tmp_path, content, words):
     publish(tmp_path)
+    (tmp_path / "1" / "assets" / "loop").symlink_to("loop")
+    (tmp_path / "1" / "assets" / "endless").symlink_to("/dev/zero")
+    os.mkfifo(tmp_path / "1" / "assets" / "pipe")
     (tmp_path / "1" / artifact.CHECKSUMS).write_bytes(content)
     with pytest.raises(VersionError, match=words):
         artifact.read(tmp_path / "1")
@@ -159,7 +175,16 @@ def test_an_empty_directory_is_refused(tmp_path):
         ({"vocabulary_size": 4}, "vocabulary.txt"),
         ({"label": None}, "model.json"),
         ({"created_at": 5}, "model.json"),
-        ({"outlet_levels": {"gazette": "high"}}, "model.json"),
+        ({"outlet_levels": {"gazette": "high"}}, "'gazette' is of the wrong type"),
+        ({"outlet_levels": {"gazette": "nan"}}, "'gazette' is of the wrong type"),
+        ({"outlet_levels": {"gazette": math.inf}}, "not JSON"),
+        ({"outlet_levels": {"gazette": 1e30}}, "not standardised"),
+        ({"outlet_levels": {"\ud800": 1.0}}, "not JSON"),  # GetModel could not tell it
+        ({"created_at": "0001-01-01T00:00:00+23:59"}, "model.json"),  # nor this
+        ({"created_at": "9999-12-31T23:59:59.999999+00:00"}, "model.json"),
+        ({"settings": [["epochs", 3]]}, "'settings' is of the wrong type"),
+        ({"synthetic": 1}, "'synthetic' is of the wrong type"),
+        ({"format": "x" * 10_000}, "'format' is 'x{1,500}$"),
     ],
 )
 def test_a_format_that_is_not_known_is_refused(tmp_path, change, words):
@@ -175,7 +200,19 @@ def test_a_format_that_is_not_known_is_refused(tmp_path, change, words):
         artifact.read(tmp_path / "1")
 
 
-@pytest.mark.parametrize("text", ["[" * 100_000, "NaN", "{", "{}", "[]", "null", '[{"headline": 1}]'])
+HEAD = '[{"headline": "a", "outlet": "", "posted_at": "2016-05-23T10:40:00+00:00", "main_output": 1.0, "aux_output": 0'
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("[" * 100_000, "NaN", "{", "{}", "[]", "null", '[{"headline": 1}]', '[{"headline": "\\ud800"}]'),
+        HEAD + ', "ids": [true], "aux": [0, 0, 0, 0, 0]}]',
+        HEAD + ', "ids": [2], "aux": [0]}]',
+        HEAD + ', "ids": [2], "aux": [0, 0, 0, 0, 1e400]}]',
+        HEAD + ', "ids": "2", "aux": [0, 0, 0, 0, 0]}]',
+    ],
+)
 def test_json_from_an_enemy_is_a_version_error(tmp_path, text):
     with artifact.publish(tmp_path) as staging:
         (staging.path / "saved_model.pb").write_bytes(b"graph")

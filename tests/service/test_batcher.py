@@ -6,10 +6,11 @@ import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from itertools import pairwise
 
 import pytest
 
-from service.batcher import MAX_WAIT, RECENT, Batcher
+from service.batcher import BREATHS, LONG, MAX_WAIT, RECENT, Batcher
 from service.errors import DeadlineExceeded, Overloaded
 
 
@@ -231,6 +232,42 @@ def test_a_full_queue_refuses_at_once_and_says_when_to_come_back(run, record):
     assert record.drops == {"overloaded": 3}
     assert record.longest_queue == 10
     assert record.queue == 0
+
+
+def test_whether_there_is_room_can_be_asked_before_anything_is_made(run, record):
+    async def main():
+        batcher = make(record, capacity=4)
+        waiting = asyncio.ensure_future(batcher.submit(double, [1, 2, 3]))
+        await asyncio.sleep(0)
+        batcher.require_room(1)
+        with pytest.raises(Overloaded):
+            batcher.require_room(2)
+        assert await waiting == [2, 4, 6]
+        batcher.require_room(4)
+
+    run(main())
+    assert record.drops == {"overloaded": 2}
+
+
+@pytest.mark.parametrize(("seconds", "breaths"), [(2 * LONG, BREATHS), (LONG / 2, 0)])
+def test_after_a_long_batch_others_have_their_turns_first(run, record, seconds, breaths):
+    async def main():
+        loop = asyncio.get_running_loop()
+        turns, computed_at = 0, []
+
+        def compute(items):
+            loop.now += seconds
+            computed_at.append(turns)
+            return items
+
+        batcher = make(record, largest_batch=2)
+        answer = asyncio.ensure_future(batcher.submit(compute, [1, 2, 3, 4, 5, 6]))
+        while not answer.done():
+            turns += 1
+            await asyncio.sleep(0)
+        return [after - before for before, after in pairwise(computed_at)]
+
+    assert run(main()) == [breaths + 1] * 2
 
 
 def test_a_cancelled_request_is_not_computed_and_makes_room(run, record):

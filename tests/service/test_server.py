@@ -409,6 +409,25 @@ async def test_a_stream_that_is_dropped_leaves_nothing_behind(make_settings):
 # The rest of a server
 
 
+async def test_millions_of_empty_headlines_are_refused_before_each_takes_memory(channel):
+    empty = b"\x0a\x00" * ((4 << 20) // 2 - 8)
+    for message in (empty, b"\x0b\x0c" + empty, b"\x8a\x00\x00" + empty):  # also behind a group, and an overlong tag
+        code, _, violations = await failure(channel.unary_unary(f"/{SERVICE}/Predict")(message))
+        assert (code, violations[0][0]) == (grpc.StatusCode.INVALID_ARGUMENT, "headlines")
+        assert "far more than 1024" in violations[0][1]
+    answers = channel.stream_stream(f"/{SERVICE}/PredictStream")(iter([b"\x08\x07" + empty, b"\x08\x08\x12\x03\x0a\x01!"]))
+    refused, answered = [pb.PredictStreamResponse.FromString(it) async for it in answers]
+    assert (refused.id, refused.error.code, refused.error.violations[0].field) == (0, 3, "headlines")
+    assert len(answered.response.predictions) == 1
+
+
+async def test_bytes_that_are_no_question_to_reflection_are_the_caller_s_error(channel):
+    ask = channel.stream_stream("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo")
+    code, details, _ = await failure(anext(aiter(ask(iter([b"\xff\xff"])))))
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    assert details == "these bytes are no grpc.reflection.v1alpha.ServerReflectionRequest"
+
+
 async def test_reflection_tells_the_methods_and_can_be_turned_off(server, make_settings):
     def describe(port):
         with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from file_limit import largest_file
 
 from service.errors import DataError
 from training.checkpoint import open_checkpoint
@@ -29,15 +30,21 @@ def test_an_interrupted_job_finds_the_last_state_and_a_finished_one_leaves_nothi
         assert checkpoint.load() is None
 
 
-@pytest.mark.parametrize(("at", "cut"), [(-50, True), (500, True), (0, True), (700, False)])
-def test_a_damaged_state_is_as_good_as_none_and_is_told(tmp_path, caplog, at, cut):
-    file = leave_state(tmp_path)
-    whole = file.read_bytes()
-    file.write_bytes(whole[:at] if cut else whole[:at] + b"\xff" + whole[at + 1 :])
-    with open_checkpoint(tmp_path, "0a") as checkpoint:
-        assert checkpoint.load() is None
-    assert "damaged" in caplog.text
-    assert "afresh" in caplog.text
+def test_a_damaged_state_is_as_good_as_none_and_is_told(tmp_path, caplog):
+    with pytest.raises(KeyboardInterrupt), open_checkpoint(tmp_path, "0a") as checkpoint:
+        checkpoint.save({"step": np.int64(7)})
+        file = tmp_path / ".fit-0a" / "state.npz"
+        whole = file.read_bytes()
+        cut = [whole[:length] for length in range(len(whole))]
+        flipped = [whole[:at] + bytes([whole[at] ^ 1 << bit]) + whole[at + 1 :] for at in range(len(whole)) for bit in range(8)]
+        for damaged in (*cut, *flipped):
+            file.write_bytes(damaged)
+            caplog.clear()
+            assert checkpoint.load() is None
+            assert "damaged; starting afresh" in caplog.text
+        file.write_bytes(whole)
+        assert checkpoint.load() == {"step": 7}
+        raise KeyboardInterrupt
 
 
 def test_a_half_written_state_leaves_the_one_before(tmp_path):
@@ -45,6 +52,26 @@ def test_a_half_written_state_leaves_the_one_before(tmp_path):
     file.with_suffix(".new").write_bytes(b"PK half")
     with open_checkpoint(tmp_path, "0a") as checkpoint:
         assert checkpoint.load()["step"] == 7
+
+
+def test_a_job_that_failed_says_what_is_kept_and_keeps_nothing_else(tmp_path, caplog):
+    caplog.set_level("INFO")
+    leave_state(tmp_path)
+    assert ".fit-0a keeps what was fitted; the same command goes on from there" in caplog.text
+    caplog.clear()
+    with pytest.raises(OSError, match="full"), open_checkpoint(tmp_path / "other", "0b"):
+        raise OSError("the disk is full")
+    assert "keeps" not in caplog.text
+    assert list((tmp_path / "other").iterdir()) == []
+
+
+def test_a_disk_that_is_full_costs_the_new_state_and_not_the_one_before(tmp_path):
+    file = leave_state(tmp_path)
+    with largest_file(10**6), open_checkpoint(tmp_path, "0a") as checkpoint:
+        with pytest.raises(OSError, match="too large"):
+            checkpoint.save({"weights": np.zeros(10**6)})
+        assert checkpoint.load()["step"] == 7
+        assert sorted(path.name for path in file.parent.iterdir()) == ["lock", "state.npz"]
 
 
 def test_another_job_starts_afresh_says_so_and_touches_nothing(tmp_path, caplog):

@@ -92,7 +92,10 @@ def test_evaluate_refuses_data_that_count_something_else(made_up, fitted, tmp_pa
         (["fit", "--data", "missing.csv", "--models", "models"], 1, "missing.csv"),
         (["fit", "--data", "few.csv", "--models", "models"], 1, "too few"),
         (["fit", "--data", "few.csv", "--models", "models", "--averaging", "-1"], 2, "averaging"),
+        (["fit", "--data", "few.csv", "--models", "few.csv"], 2, "--models few.csv: few.csv is not a directory that can be"),
+        (["fit", "--data", "few.csv", "--models", "few.csv/models"], 2, "few.csv is not a directory"),
         (["evaluate", "--data", "few.csv", "--models", "models"], 1, "holds no version"),
+        (["evaluate", "--data", "few.csv", "--models", "few.csv"], 1, "few.csv: Not a directory"),
         (["evaluate", "--data", "few.csv", "--models", "models", "--version", "7"], 1, "no version 7"),
         (["synthesize", "--out", "no/such/directory/made-up.csv"], 2, "no/such/directory"),
     ],
@@ -105,6 +108,13 @@ def test_what_is_wrong_is_one_sentence(tmp_path, monkeypatch, capsys, arguments,
     assert words in captured.err
     assert captured.err.count("\n") == 1
     assert not (tmp_path / "models").exists()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_models_that_may_not_be_written_to_are_told_before_anything_is_read(tmp_path, capsys):
+    (tmp_path / "models").mkdir(0o500)
+    assert main(["fit", "--data", "missing.csv", "--models", str(tmp_path / "models")]) == 2
+    assert "not a directory that can be written to" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -356,6 +356,12 @@ def test_a_file_that_changed_meanwhile_is_told(tmp_path):
         ("posts.csv", b"headline,headline,posted_at,likes\n", "two columns have the same name"),
         ("posts.csv.gz", b"no gzip", "is damaged or incomplete, as a gzip file"),
         ("posts.csv.gz", gzip.compress(b"headline,posted_at,likes\n" * 1000)[:-20], "is damaged or incomplete, as a gzip file"),
+        (
+            "posts.csv.gz",
+            gzip.compress(b"headline,posted_at,likes\n" + bytes(5 << 20)),
+            "posts.csv.gz:2: is longer than 4194304",
+        ),
+        ("posts.jsonl.gz", gzip.compress(bytes(5 << 20)), "posts.jsonl.gz:1: is longer than 4194304"),
         ("posts.parquet", b"PAR1 no parquet PAR1", "cannot be read as Parquet"),
         ("posts.jsonl", b"", "has no column headline, posted_at, retweets or likes"),
         ("posts.jsonl", b"[]", "posts.jsonl:1: is not a JSON object"),

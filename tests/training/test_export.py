@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
+from file_limit import largest_file
 
 from service.artifact import CPU_MODEL
 from service.errors import DataError
@@ -177,3 +178,9 @@ def test_examples_hold_the_rows_and_what_keras_makes_of_them(directory, model):
 
 def test_no_example_is_no_call(directory):
     assert examples(directory, Preprocessor(VOCABULARY_HEAD, {}), []) == []
+
+
+def test_a_full_disk_is_an_os_error_that_names_the_directory(model, tmp_path):
+    with largest_file(10**6), pytest.raises(OSError, match="too large") as error:
+        export(tmp_path / "version", model)
+    assert error.value.filename == str(tmp_path / "version")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from time import perf_counter
 from typing import Any, TypeAlias
@@ -23,49 +23,43 @@ _OK, _CANCELLED, _DEADLINE_EXCEEDED, _UNIMPLEMENTED = 0, 1, 4, 12
 _TIMER_SLACK = 0.01  # seconds by which gRPC's clock may run before this one's
 
 
-class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in the stubs alone
-    """Wraps each method once, when it is first called.
+class Methods(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic in the stubs alone
+    """The methods of some services, to be added to a server.
 
-    It must be the last interceptor of a server: those behind it would see each method's first call alone. Methods that stream
-    answers must be asynchronous generators.
+    In place of grpc.aio's interceptors, which see the same and cost each call two coroutines. Methods that stream answers must
+    be asynchronous generators.
     """
 
     def __init__(
         self,
         metrics: Metrics,
-        services: Sequence[ServiceDescriptor],
+        services: Mapping[ServiceDescriptor, Mapping[str, Handler]],
         tokens: Tokens | None = None,
         exempt: Sequence[ServiceDescriptor] = (),
     ) -> None:
-        """Count the calls of these services by method; any other is `unknown`. All but those `exempt` need one of `tokens`."""
+        """Take each service's handlers by method; any other is `unknown`. Services not `exempt` want one of `tokens`."""
         self._tokens = tokens
-        self._guarded = {f"/{it.full_name}/{method.name}" for it in services if it not in exempt for method in it.methods}
         self._handlers: dict[str, Handler] = {}
-        self._methods = {
-            f"/{service.full_name}/{method.name}": _Method(metrics.calls(_type(method), service.full_name, method.name))
-            for service in services
-            for method in service.methods
-        }
+        self._refusals: dict[str, Handler] = {}
         self._unknown = metrics.calls("unknown", "unknown", "unknown")
+        for service, handlers in services.items():
+            for name, handler in handlers.items():
+                path = f"/{service.full_name}/{name}"
+                method = _Method(metrics.calls(_type(handler), service.full_name, name))
+                self._handlers[path] = method.wrap(handler)
+                if tokens and service not in exempt:
+                    self._refusals[path] = method.refusal()
 
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> Any:  # noqa: ANN401
-        """The wrapped handler of a call's method; None where there is no such method, which gRPC answers itself."""
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Handler | None:
+        """The handler of a call's method; None where there is no such method, which gRPC answers itself."""
         path = handler_call_details.method
-        if self._tokens and path in self._guarded and not self._tokens.admit(handler_call_details.invocation_metadata):
-            return self._methods[path].refusal()
-        wrapped = self._handlers.get(path)
-        if wrapped is None:
-            handler = await continuation(handler_call_details)
-            if handler is None:
-                self._unknown.started += 1
-                self._unknown.handled[_UNIMPLEMENTED] += 1
-                return None
-            wrapped = self._handlers[path] = self._methods[path].wrap(handler)
-        return wrapped
+        handler = self._handlers.get(path)
+        if handler is None:
+            self._unknown.started += 1
+            self._unknown.handled[_UNIMPLEMENTED] += 1
+        elif self._tokens and path in self._refusals and not self._tokens.admit(handler_call_details.invocation_metadata):
+            return self._refusals[path]
+        return handler
 
 
 class _Method:
@@ -148,7 +142,7 @@ async def _refuse(requests: Any, context: Context) -> AsyncIterator[Any]:  # noq
     yield
 
 
-def _type(method: Any) -> str:  # noqa: ANN401
-    if method.client_streaming:
-        return "bidi_stream" if method.server_streaming else "client_stream"
-    return "server_stream" if method.server_streaming else "unary"
+def _type(handler: Any) -> str:  # noqa: ANN401
+    if handler.request_streaming:
+        return "bidi_stream" if handler.response_streaming else "client_stream"
+    return "server_stream" if handler.response_streaming else "unary"

@@ -1,0 +1,191 @@
+"""Five times as much as a server can do: how much of its best it still does, how it refuses the rest, and what health says.
+
+    python -m benchmarks.overload --models models [--runs 3] [--seconds 4] [--max-streams 64 128 ...]
+
+Open loop, Poisson arrivals over 8 connections, each call with a deadline of one second. Goodput is the calls that were
+answered in time, a second; peak is the best goodput of a sweep of offered loads in the same run. The calls of the first two
+deadlines are not counted: until then the callers' own queues only fill up. Like gRPC's clients the generator keeps to the
+server's limit of streams, lets later calls wait for earlier ones, and ends each when its time is up. All the while a client of
+this project asks for the health on a connection of its own, and /metrics is read.
+
+With several --max-streams a server of each runs, and they are measured in turn; this is how the default was chosen. Every
+figure is the median over the runs. `one connection` is what 100 callers that share one get in a closed loop, and what share of
+their calls was refused. It ends with 1 where a promise is broken.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import threading
+import time
+import urllib.request
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.load import DEADLINE_EXCEEDED, OK, UNAVAILABLE, Load, closed_loop, open_loop
+from benchmarks.process import ServerProcess, serving
+from benchmarks.serving import make_requests
+from headlines.client import Client
+from service.config import Settings
+
+CONNECTIONS = 8
+DEADLINE = 1.0  # seconds
+SWEEP = (0.8, 1.0, 1.2, 1.4)  # of what a closed loop reaches
+OVERLOAD = 5
+REFUSALS = {"RESOURCE_EXHAUSTED", UNAVAILABLE, DEADLINE_EXCEEDED}
+KEPT = {1: 0.75, 1024: 0.85}  # by headlines a request: the share of the peak that is promised
+CLOSED = {1: 64, 1024: 4}  # the clients of the closed loop
+REQUESTS = {1: 1000, 1024: 40}  # different ones
+SHARERS = 100  # callers that share a connection
+HEALTH_P99 = 0.1  # seconds
+
+
+@dataclass
+class Pulse:
+    """How long health checks took, in seconds, and what went wrong."""
+
+    health: list[float] = field(default_factory=list)
+    metrics: list[float] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+
+@contextmanager
+def feeling_pulse(server: ServerProcess, every: float = 0.02) -> Iterator[Pulse]:
+    """Ask for the health, and now and then for the metrics, until the block ends."""
+    pulse = Pulse()
+    ended = threading.Event()
+
+    def feel() -> None:
+        with Client(server.target) as client:
+            while not ended.wait(every):
+                began = time.perf_counter()
+                try:
+                    if not client.health():
+                        pulse.problems.append("NOT_SERVING")
+                    pulse.health.append(time.perf_counter() - began)
+                    if len(pulse.health) % 10 == 1:
+                        began = time.perf_counter()
+                        with urllib.request.urlopen(f"http://127.0.0.1:{server.http_port}/metrics", timeout=5) as answer:
+                            answer.read()
+                        pulse.metrics.append(time.perf_counter() - began)
+                except Exception as error:
+                    pulse.problems.append(f"{type(error).__name__}: {error}")
+
+    thread = threading.Thread(target=feel)
+    thread.start()
+    try:
+        yield pulse
+    finally:
+        ended.set()
+        thread.join()
+
+
+def overload(
+    server: ServerProcess, requests: Sequence[bytes], headlines: int, rate: float, seconds: float
+) -> tuple[Load, Pulse]:
+    """Offer so many requests a second, and look after the server meanwhile."""
+    with feeling_pulse(server) as pulse:
+        load = open_loop(server.target, requests, headlines, rate, CONNECTIONS, seconds, deadline=DEADLINE, settle=2 * DEADLINE)
+    return load, pulse
+
+
+def unexpected(load: Load) -> dict[str, int]:
+    """How calls ended that were neither answered nor refused as they may be."""
+    return {status: count for status, count in load.statuses.items() if status not in REFUSALS | {OK}}
+
+
+def measure(server: ServerProcess, headlines: int, seconds: float) -> tuple[dict[str, float], list[str]]:
+    """One run: figures, and broken promises."""
+    requests = make_requests(headlines, REQUESTS[headlines])
+    closed = closed_loop(server.target, requests, headlines, CLOSED[headlines], seconds / 2)
+    loads = [overload(server, requests, headlines, share * closed.rate, seconds) for share in SWEEP]
+    peak = max(load.rate for load, _ in loads)
+    load, pulse = overload(server, requests, headlines, OVERLOAD * peak, seconds)
+    problems = [
+        f"{count} calls ended as {status}" for each, _ in [*loads, (load, pulse)] for status, count in unexpected(each).items()
+    ]
+    problems += [
+        f"health or metrics: {problem}" for each in (*(pulse for _, pulse in loads), pulse) for problem in each.problems
+    ]
+    refused = {status: load.statuses[status] / load.statuses.total() for status in REFUSALS}
+    figures = {
+        "peak": peak,
+        "offered": OVERLOAD * peak,
+        "goodput": load.rate,
+        "kept": load.rate / peak,
+        **refused,
+        "health": float(np.quantile(pulse.health, 0.99)) * 1e3,
+        "metrics": max(pulse.metrics) * 1e3,
+        "late": load.late * 1e3,
+    }
+    if headlines == 1:
+        shared = closed_loop(server.target, requests, headlines, SHARERS, seconds / 2, connections=1)
+        figures["shared"] = shared.rate
+        figures["shared refused"] = shared.statuses[UNAVAILABLE] / shared.statuses.total()
+    return figures, problems
+
+
+def main() -> None:
+    """Measure and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", type=Path, required=True)
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=4.0)
+    parser.add_argument("--headlines", type=int, nargs="+", choices=tuple(KEPT), default=list(KEPT), help="headlines a request")
+    parser.add_argument("--max-streams", type=int, nargs="+", default=[Settings.max_streams])
+    args = parser.parse_args()
+    runs: dict[tuple[int, int], list[dict[str, float]]] = defaultdict(list)
+    problems: Counter[str] = Counter()
+    with ExitStack() as stack:
+        servers = {
+            limit: stack.enter_context(serving(args.models, "--engine", "litert", "--max-streams", str(limit)))
+            for limit in args.max_streams
+        }
+        for _ in range(args.runs):
+            for headlines in args.headlines:
+                for limit, server in servers.items():
+                    figures, broken = measure(server, headlines, args.seconds)
+                    runs[headlines, limit].append(figures)
+                    problems.update(broken)
+    columns = {
+        "peak": "peak/s",
+        "offered": "offered/s",
+        "goodput": "goodput/s",
+        "kept": "kept",
+        "RESOURCE_EXHAUSTED": "RES_EXH",
+        UNAVAILABLE: "UNAVAIL",
+        DEADLINE_EXCEEDED: "DEADLINE",
+        "health": "health p99 ms",
+        "metrics": "/metrics max ms",
+        "late": "sent late ms",
+        "shared": "one connection/s",
+        "shared refused": "refused",
+    }
+    shares = {"kept", *REFUSALS, "shared refused"}
+    print(f"{'headlines':>9}{'max-streams':>12}" + "".join(f"{head:>{max(10, len(head) + 2)}}" for head in columns.values()))
+    for (headlines, limit), some in runs.items():
+        medians = {name: statistics.median(run[name] for run in some) for name in some[0]}
+        row = f"{headlines:9}{limit:12}"
+        for name, head in columns.items():
+            cell = "" if name not in medians else f"{medians[name]:.1%}" if name in shares else f"{medians[name]:,.1f}"
+            row += f"{cell:>{max(10, len(head) + 2)}}"
+        print(row)
+        if limit == Settings.max_streams:
+            if medians["kept"] < KEPT[headlines]:
+                problems[f"{headlines} a request: {medians['kept']:.1%} of the peak kept, not {KEPT[headlines]:.0%}"] += 1
+            if medians["health"] > HEALTH_P99 * 1e3:
+                problems[f"{headlines} a request: health takes {medians['health']:.0f} ms"] += 1
+    for problem, count in problems.items():
+        print(f"BROKEN: {problem}" + (f" ({count} times)" if count > 1 else ""))
+    if problems:
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()

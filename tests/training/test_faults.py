@@ -1,0 +1,10 @@
+"""The real command, started twice at once and killed: the short form of benchmarks/killed_training.py."""
+
+import random
+
+from benchmarks.killed_training import Job, run_killed, run_together
+
+
+def test_jobs_beside_each_other_and_killed_ones_make_what_an_undisturbed_one_makes(tmp_path):
+    reference = run_together(tmp_path)
+    run_killed(Job(tmp_path, tmp_path / "models"), [8.0], reference, random.Random(0))

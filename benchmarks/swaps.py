@@ -1,11 +1,12 @@
 """New versions under load, every fifth of them broken in another way: callers must not notice, and no broken one may go live.
 
-    python -m benchmarks.swaps --models models [--engine litert] [--swaps 50] [--every 3]
+    python -m benchmarks.swaps --models models [--engine litert] [--swaps 50] [--every 3] [--share 0.5]
 
-Requests of one headline come at half of the rate that 64 clients reach in the same run, whatever the server does; a version
-comes every few seconds, as training makes it visible: by a rename. A latency belongs to a swap if its request was due between
-that rename and the moment at which the log says what became of the version. Meanwhile a client of headlines.client compares
-answers with what the version that gave them must answer, and readiness is watched, over gRPC and HTTP.
+Requests of one headline come at half of the rate that 64 clients reach in the same run (or another --share), whatever the
+server does; a version comes every few seconds, as training makes it visible: by a rename. A latency belongs to a swap if its
+request was due between that rename and the moment at which the log says what became of the version. Meanwhile a client of
+headlines.client compares answers with what the version that gave them must answer, and readiness is watched, over gRPC and
+HTTP.
 
 Sources of good versions are all those in --models, in turn. It ends with 1 where a promise is broken: with `litert` also
 where the 99th percentile during swaps is more than twice the one between them.
@@ -211,15 +212,22 @@ class Trial:
 
 
 async def swap(
-    trial: Trial, questions: Sequence[Question], requests: Sequence[bytes], *, engine: str, every: float, rate: float | None
+    trial: Trial,
+    questions: Sequence[Question],
+    requests: Sequence[bytes],
+    *,
+    engine: str,
+    every: float,
+    share: float = 0.5,
+    rate: float | None = None,
 ) -> Outcome:
-    """Serve, and let a version in `every` so many seconds, under `rate` requests a second; None: half of what is possible."""
+    """Serve, and let a version in `every` so many seconds, under `rate` requests a second; None: this share of the peak."""
     outcome = Outcome()
     flags = ("--engine", engine, "--poll-seconds", str(POLL), "--max-connection-age", "3600")
     with serving(trial.models, *flags) as server, ProcessPoolExecutor(1, mp_context=get_context("spawn")) as generator:
         run = partial(asyncio.get_running_loop().run_in_executor, generator)
         if rate is None:
-            rate = (await run(closed_loop, server.target, requests, 1, 64, 4.0)).rate / 2
+            rate = (await run(closed_loop, server.target, requests, 1, 64, 4.0)).rate * share
         versions = sorted(trial.answers.keys() | trial.breakages.keys())[1:]
         loading = run(open_loop, server.target, requests, 1, rate, CONNECTIONS, every * (len(versions) + 1))
         going = True
@@ -300,12 +308,14 @@ def main() -> None:
     parser.add_argument("--engine", choices=("litert", "tensorflow"), default="litert")
     parser.add_argument("--swaps", type=int, default=50)
     parser.add_argument("--every", type=float, default=3.0, help="seconds from one version to the next")
+    parser.add_argument("--share", type=float, default=0.5, help="of the peak rate")
     args = parser.parse_args()
     questions = real_headlines(1000)
     with tempfile.TemporaryDirectory() as temporary:
         broken = range(BROKEN_EVERY, args.swaps + 2, BROKEN_EVERY)
         trial = Trial.prepare(Path(temporary), args.models, questions, args.swaps, broken)
-        outcome = asyncio.run(swap(trial, questions, make_requests(1), engine=args.engine, every=args.every, rate=None))
+        run = swap(trial, questions, make_requests(1), engine=args.engine, every=args.every, share=args.share)
+        outcome = asyncio.run(run)
     assert outcome.load
     inside = np.zeros(len(outcome.load.latencies), bool)
     for begin, end in outcome.windows:

@@ -96,6 +96,7 @@ async def ask(
                 predictions = await client.predict(headlines)
         except Exception as error:
             tally.errors.append(f"{type(error).__name__}: {error}")
+            await asyncio.sleep(0.01)
             continue
         tally.add(Tally(1, len(chosen), count_wrong(answers, chosen, predictions), [], time.monotonic() - began))
         await asyncio.sleep(pause)

@@ -1,11 +1,12 @@
 """New versions under load, every fifth of them broken in another way: callers must not notice, and no broken one may go live.
 
-    python -m benchmarks.swaps --models models [--engine litert] [--swaps 50] [--every 3]
+    python -m benchmarks.swaps --models models [--engine litert] [--swaps 50] [--every 3] [--share 0.5]
 
-Requests of one headline come at half of the rate that 64 clients reach in the same run, whatever the server does; a version
-comes every few seconds, as training makes it visible: by a rename. A latency belongs to a swap if its request was due between
-that rename and the moment at which the log says what became of the version. Meanwhile a client of headlines.client compares
-answers with what the version that gave them must answer, and readiness is watched, over gRPC and HTTP.
+Requests of one headline come at half of the rate that 64 clients reach in the same run (or another --share), whatever the
+server does; a version comes every few seconds, as training makes it visible: by a rename. A latency belongs to a swap if its
+request was due between that rename and the moment at which the log says what became of the version. Meanwhile a client of
+headlines.client compares answers with what the version that gave them must answer, and readiness is watched, over gRPC and
+HTTP.
 
 Sources of good versions are all those in --models, in turn. It ends with 1 where a promise is broken: with `litert` also
 where the 99th percentile during swaps is more than twice the one between them.
@@ -24,7 +25,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -185,10 +186,8 @@ class Trial:
     answers: dict[int, list[tuple[float, float]]]  # of the others
 
     @classmethod
-    def prepare(
-        cls, directory: Path, models: Path, questions: Sequence[Question], swaps: int, broken_every: int = BROKEN_EVERY
-    ) -> Trial:
-        """Version 1, which is there from the start, and `swaps` more, from those in `models`; every so many are broken."""
+    def prepare(cls, directory: Path, models: Path, questions: Sequence[Question], swaps: int, broken: Container[int]) -> Trial:
+        """Version 1, which is there from the start, and `swaps` more, from those in `models`; `broken` are numbers."""
         trial = cls(directory / "models", directory / "coming", {}, {})
         sources = [directory / "sources" / str(number) for number in artifact.versions(models)]
         for source in sources:
@@ -201,7 +200,7 @@ class Trial:
             shutil.copytree(sources[source], version, copy_function=os.link)
             change(version / INFO, lambda it, number=number: it["settings"].update(number=number))  # so that digests differ
             sign(version)
-            if number % broken_every:
+            if number not in broken:
                 trial.answers[number] = answers[source]
                 continue
             trial.breakages[number] = next(breakages)
@@ -213,15 +212,22 @@ class Trial:
 
 
 async def swap(
-    trial: Trial, questions: Sequence[Question], requests: Sequence[bytes], *, engine: str, every: float, rate: float | None
+    trial: Trial,
+    questions: Sequence[Question],
+    requests: Sequence[bytes],
+    *,
+    engine: str,
+    every: float,
+    share: float = 0.5,
+    rate: float | None = None,
 ) -> Outcome:
-    """Serve, and let a version in `every` so many seconds, under `rate` requests a second; None: half of what is possible."""
+    """Serve, and let a version in `every` so many seconds, under `rate` requests a second; None: this share of the peak."""
     outcome = Outcome()
     flags = ("--engine", engine, "--poll-seconds", str(POLL), "--max-connection-age", "3600")
     with serving(trial.models, *flags) as server, ProcessPoolExecutor(1, mp_context=get_context("spawn")) as generator:
         run = partial(asyncio.get_running_loop().run_in_executor, generator)
         if rate is None:
-            rate = (await run(closed_loop, server.target, requests, 1, 64, 4.0)).rate / 2
+            rate = (await run(closed_loop, server.target, requests, 1, 64, 4.0)).rate * share
         versions = sorted(trial.answers.keys() | trial.breakages.keys())[1:]
         loading = run(open_loop, server.target, requests, 1, rate, CONNECTIONS, every * (len(versions) + 1))
         going = True
@@ -302,11 +308,14 @@ def main() -> None:
     parser.add_argument("--engine", choices=("litert", "tensorflow"), default="litert")
     parser.add_argument("--swaps", type=int, default=50)
     parser.add_argument("--every", type=float, default=3.0, help="seconds from one version to the next")
+    parser.add_argument("--share", type=float, default=0.5, help="of the peak rate")
     args = parser.parse_args()
     questions = real_headlines(1000)
     with tempfile.TemporaryDirectory() as temporary:
-        trial = Trial.prepare(Path(temporary), args.models, questions, args.swaps)
-        outcome = asyncio.run(swap(trial, questions, make_requests(1), engine=args.engine, every=args.every, rate=None))
+        broken = range(BROKEN_EVERY, args.swaps + 2, BROKEN_EVERY)
+        trial = Trial.prepare(Path(temporary), args.models, questions, args.swaps, broken)
+        run = swap(trial, questions, make_requests(1), engine=args.engine, every=args.every, share=args.share)
+        outcome = asyncio.run(run)
     assert outcome.load
     inside = np.zeros(len(outcome.load.latencies), bool)
     for begin, end in outcome.windows:

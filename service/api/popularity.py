@@ -104,17 +104,15 @@ class Popularity:
             inside: set[asyncio.Task[bytes]] = set()
 
             async def read() -> None:
-                try:
+                await room.acquire()
+                async for raw in requests:
+                    answer = asyncio.create_task(self._answer(raw, deadline))
+                    inside.add(answer)
+                    answers.put_nowait(answer)
                     await room.acquire()
-                    async for raw in requests:
-                        answer = asyncio.create_task(self._answer(raw, deadline))
-                        inside.add(answer)
-                        answers.put_nowait(answer)
-                        await room.acquire()
-                finally:
-                    answers.put_nowait(None)
 
             reader = asyncio.create_task(read())
+            reader.add_done_callback(lambda _: answers.put_nowait(None))  # also if it is cancelled before its first step
             self._readers.add(reader)
             # Scattered as gRPC scatters the ends of connections, so that those who came together do not come back together.
             age = self._stream_age * random.uniform(0.9, 1.1)

@@ -21,6 +21,7 @@ from server_process import ServerProcess, environment
 from headlines.v1 import popularity_pb2 as pb
 from headlines.v1 import popularity_pb2_grpc
 from service import engines, http
+from service.errors import Unavailable
 from service.server import Server
 
 NO_RETRIES = [("grpc.enable_retries", 0)]
@@ -234,6 +235,26 @@ async def test_a_stuck_call_cannot_hold_the_stop_beyond_the_grace_time(make_sett
         assert await call.code() in {grpc.StatusCode.CANCELLED, grpc.StatusCode.UNAVAILABLE}
         assert "1 calls are cut off" in caplog.text
         engine.go.set()
+
+
+async def test_a_stream_that_begins_as_the_server_stops_does_not_hold_it(make_settings):
+    class Context:
+        def time_remaining(self):
+            return None
+
+    async def none():
+        return
+        yield
+
+    server = Server(make_settings(), engines.choose("litert"))
+    stream = server._popularity._predict_stream(none(), Context())
+    beginning = asyncio.ensure_future(anext(stream))
+    await asyncio.sleep(0)  # it is inside, and has not begun to read
+    server._popularity.close()
+    async with asyncio.timeout(60):
+        with pytest.raises(Unavailable, match="the server is stopping"):
+            await beginning
+        await server._popularity.wait_until_empty()
 
 
 async def test_without_grace_and_with_nobody_inside_none_is_cut_off(make_settings, caplog):

@@ -12,8 +12,8 @@ Invariants, all on the event loop's thread:
 * At most one batch is being computed. All its items go through the same `run`.
 * An entry takes at most SLICE items of a batch before others had their turn, then goes to the back of the queue: a request of
   thousands never makes one of a single item wait for more than one slice of each request before it.
-* Bulk requests have a queue of their own. A batch takes from the other one first, and at most BULK items of bulk: so others wait
-  for short batches alone, and bulk gets at least a slice of each.
+* Bulk requests have a queue of their own. A batch takes from the other one first, and at most BULK items of bulk: so others
+  wait for short batches alone, and bulk gets at least a slice of each.
 * Between two long batches on the event loop there are BREATHS turns of it, in which new calls come in or are refused.
 * Every admitted entry's future is resolved: with results, with the error of its own run, or by its caller's cancellation.
 """

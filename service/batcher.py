@@ -12,7 +12,9 @@ Invariants, all on the event loop's thread:
 * At most one batch is being computed. All its items go through the same `run`.
 * An entry takes at most SLICE items of a batch before others had their turn, then goes to the back of the queue: a request of
   thousands never makes one of a single item wait for more than one slice of each request before it.
-* Between two long batches on the event loop there are BREATHS turns of it, in which new calls come in and are refused.
+* Bulk requests have a queue of their own. A batch takes from the other one first, and at most BULK items of bulk: so others
+  wait for short batches alone, and bulk gets at least a slice of each.
+* Between two long batches on the event loop there are BREATHS turns of it, in which new calls come in or are refused.
 * Every admitted entry's future is resolved: with results, with the error of its own run, or by its caller's cancellation.
 """
 
@@ -32,11 +34,13 @@ from service.timer import LoopTimer, Timer
 MAX_WAIT = 0.001  # seconds; the longest that an idle engine waits for a batch to grow
 RECENT = 4  # batches; by the last one alone, one that happened to be small would make the next ones small
 SLICE = 64  # items; larger and a big request holds the others up, smaller and its own overhead shows
+BULK = 2 * SLICE  # items; more holds the others up, fewer are more batches, after each of which others have their turns
 LONG = 0.001  # seconds of computing on the event loop, after which others get their turns
-# Turns of the loop, of which gRPC needs about two to take in a call. Without them five times as many requests of 1,024 as can
-# be answered waited in its core, unseen, until their time was up: none was answered, and health took a second. With them nine
-# tenths of the best is kept and health takes 14 ms; 32 turns do no better (benchmarks/overload.py).
-BREATHS = 8
+# Turns of the loop, of which gRPC needs several to take in a call, read and answer it. Without them five times as many requests
+# of 1,024 as can be answered waited in its core, unseen, until their time was up: none was answered, and health took a second;
+# with 8 or 32 nine tenths of the best is kept, and health takes 14 ms (benchmarks/overload.py). Beside 50 bulk streams a lone
+# headline's p99 was 276 ms without them, 51 ms with 8, and with 32 8.5 ms, as beside one stream (benchmarks/bulk.py).
+BREATHS = 32
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -113,6 +117,8 @@ class Batcher(Generic[Item, Result]):
         self._loop = asyncio.get_running_loop()
         self._clock = clock
         self._queue: deque[_Entry[Item, Result]] = deque()
+        self._bulk_queue: deque[_Entry[Item, Result]] = deque()
+        self._bulk_first = False  # since the batch before had nothing of it
         self._queued = 0  # items
         self._bulk = 0  # items of bulk requests that are inside
         self._bulk_waiters: deque[tuple[int, asyncio.Future[None]]] = deque()
@@ -149,13 +155,13 @@ class Batcher(Generic[Item, Result]):
         if bulk:
             await self._enter_bulk(len(items))
             try:
-                return await self._compute(run, items, deadline)
+                return await self._compute(self._bulk_queue, run, items, deadline)
             finally:
                 self._bulk -= len(items)
                 self._admit_bulk()
         self.require_room(len(items))
         self._change_queued(len(items))
-        return await self._compute(run, items, deadline)
+        return await self._compute(self._queue, run, items, deadline)
 
     def require_room(self, items: int) -> None:
         """Refuse so many items if `submit` would; for who can tell their number before their making. Raises Overloaded."""
@@ -163,11 +169,13 @@ class Batcher(Generic[Item, Result]):
             self._observer.dropped("overloaded", items)
             raise Overloaded("the queue is full", self._queued * self._seconds_per_item)
 
-    async def _compute(self, run: Run[Item, Result], items: Sequence[Item], deadline: float | None) -> list[Result]:
+    async def _compute(
+        self, queue: deque[_Entry[Item, Result]], run: Run[Item, Result], items: Sequence[Item], deadline: float | None
+    ) -> list[Result]:
         if self._death.done():
             raise self._death.exception() or AssertionError
         entry = _Entry(run, items, deadline, self._loop.create_future(), self._clock())
-        self._queue.append(entry)
+        queue.append(entry)
         if self._behind:
             self._company += 1
         self._arrange()
@@ -180,10 +188,11 @@ class Batcher(Generic[Item, Result]):
 
     def _arrange(self) -> None:
         """Decide when the next batch leaves."""
-        if self._computing or self._leaving or not self._queue:
+        waiting = len(self._queue) + len(self._bulk_queue)
+        if self._computing or self._leaving or not waiting:
             return
-        left = self._queue[0].came + MAX_WAIT - self._clock()
-        if len(self._queue) >= self._company or left <= 0:
+        left = min(queue[0].came for queue in (self._queue, self._bulk_queue) if queue) + MAX_WAIT - self._clock()
+        if waiting >= self._company or left <= 0:
             self._leaving = True
             self._loop.call_soon(self._leave_after, self._breaths)
         elif not self._timer_set:
@@ -231,32 +240,51 @@ class Batcher(Generic[Item, Result]):
         """The next batch: entries with how many of their items are in it, and those items."""
         batch: list[tuple[_Entry[Item, Result], int]] = []
         items: list[Item] = []
+        kept = min(SLICE, self._largest_batch // 2) if self._bulk_queue else 0
+        parts = [(self._queue, self._largest_batch - kept), (self._bulk_queue, BULK)]
+        if self._bulk_first:
+            parts.reverse()
+        self._bulk_first = bool(self._bulk_queue)
+        for queue, share in parts:
+            before = len(items)
+            self._fill(batch, items, queue, min(self._largest_batch, before + share))
+            if queue is self._bulk_queue and len(items) > before:
+                self._bulk_first = False
+        self._change_queued(-len(items))
+        return batch, items
+
+    def _fill(
+        self,
+        batch: list[tuple[_Entry[Item, Result], int]],
+        items: list[Item],
+        queue: deque[_Entry[Item, Result]],
+        most: int,
+    ) -> None:
+        """Let a batch grow to `most` items, out of one queue."""
         waits: list[float] = []
         now = self._clock()
-        while self._queue and len(items) < self._largest_batch:
-            entry = self._queue[0]
+        while queue and len(items) < most:
+            entry = queue[0]
             if entry.future.done():  # its caller has gone
-                self._queue.popleft()
+                queue.popleft()
                 continue
             if entry.deadline is not None and now >= entry.deadline:
-                self._queue.popleft()
+                queue.popleft()
                 self._drop(entry, "expired")
                 entry.future.set_exception(DeadlineExceeded("the deadline passed while the request waited"))
                 continue
             if batch and entry.run is not batch[0][0].run:
                 break
-            self._queue.popleft()
+            queue.popleft()
             if not entry.taken:
                 waits.append(now - entry.came)
-            part = entry.items[entry.taken : entry.taken + min(SLICE, self._largest_batch - len(items))]
+            part = entry.items[entry.taken : entry.taken + min(SLICE, most - len(items))]
             entry.taken += len(part)
             items += part
             batch.append((entry, len(part)))
             if entry.taken < len(entry.items):
-                self._queue.append(entry)
+                queue.append(entry)
         self._observer.waited(waits)
-        self._change_queued(-len(items))
-        return batch, items
 
     def _finish_executed(
         self,
@@ -347,10 +375,11 @@ class Batcher(Generic[Item, Result]):
 
     def _die(self, error: BaseException, batch: Sequence[tuple[_Entry[Item, Result], int]]) -> None:
         """What is wrong is the batcher's own: nobody is left waiting, and `run` tells."""
-        for entry in [*self._queue, *(entry for entry, _ in batch)]:
+        for entry in [*self._queue, *self._bulk_queue, *(entry for entry, _ in batch)]:
             if not entry.future.done():
                 entry.future.set_exception(error)
         self._queue.clear()
+        self._bulk_queue.clear()
         self._change_queued(-self._queued)
         if not self._death.done():
             self._death.set_exception(error)

@@ -88,6 +88,7 @@ _OPTIONS = (
             }
         ),
     ),
+    ("grpc.use_local_subchannel_pool", 1),  # else all clients of a process share one connection, and its limit of calls
     ("grpc.keepalive_time_ms", 30_000),  # a connection that died without a word is noticed
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),

@@ -42,6 +42,7 @@ class Servicer(popularity_pb2_grpc.PopularityServiceServicer, health_pb2_grpc.He
         self.requests = []
         self.streams = 0
         self.metadata = {}
+        self.peers = set()  # the connections that calls came by
         self.failures = []  # status codes with which the next calls end
         self.break_after = []  # after how many answers each of the next streams ends
         self.lock = threading.Lock()
@@ -58,6 +59,7 @@ class Servicer(popularity_pb2_grpc.PopularityServiceServicer, health_pb2_grpc.He
 
     def fail(self, context):
         self.metadata = dict(context.invocation_metadata())
+        self.peers.add(context.peer())
         with self.lock:
             code = self.failures.pop(0) if self.failures else None
         if code:
@@ -101,6 +103,7 @@ class Servicer(popularity_pb2_grpc.PopularityServiceServicer, health_pb2_grpc.He
 
     def Check(self, request, context):  # noqa: N802
         self.metadata = dict(context.invocation_metadata())
+        self.peers.add(context.peer())
         assert not request.service
         return health_pb2.HealthCheckResponse(status="SERVING" if not self.failures else "NOT_SERVING")
 
@@ -184,6 +187,13 @@ def test_predict_carries_everything_there_and_back(client, servicer):
     assert second.posted_at.ToDatetime(UTC) == NOON
     assert second.outlet == "bbcnews"
     assert servicer.metadata["authorization"] == "Bearer secret"
+
+
+def test_each_client_has_a_connection_of_its_own(kind, target, servicer):
+    with kind(target) as one, kind(target) as other:
+        for client in (one, other, one):
+            client.predict(["a"])
+    assert len(servicer.peers) == 2
 
 
 def test_the_best_number_is_by_the_words_alone_where_the_outlet_is_unknown(client):

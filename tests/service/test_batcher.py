@@ -10,7 +10,7 @@ from itertools import pairwise
 
 import pytest
 
-from service.batcher import BREATHS, LONG, MAX_WAIT, RECENT, Batcher
+from service.batcher import BREATHS, BULK, LONG, MAX_WAIT, RECENT, SLICE, Batcher
 from service.errors import DeadlineExceeded, Overloaded
 
 
@@ -358,6 +358,46 @@ def test_bulk_waits_where_others_are_refused_and_leaves_half_the_queue(run, reco
     run(main())
     assert record.drops.total() <= 25
     assert record.queue == 0
+
+
+def test_who_is_waited_for_goes_before_bulk_which_goes_on_by_slices(run, record):
+    async def main():
+        batcher = make(record)
+        batches = []
+
+        def compute(items):
+            batches.append(Counter(items))
+            return items
+
+        bulk = [asyncio.ensure_future(batcher.submit(compute, ["bulk"] * 512, bulk=True)) for _ in range(4)]
+        await settle()
+        others = [asyncio.ensure_future(batcher.submit(compute, [name] * size)) for name, size in (("a", 1), ("b", 400))]
+        await asyncio.gather(*others, *bulk)
+        return batches
+
+    batches = run(main())
+    shared = [batch for batch in batches if set(batch) != {"bulk"}]
+    assert shared == [{"a": 1, "b": 191, "bulk": SLICE}, {"b": 192, "bulk": SLICE}, {"b": 17, "bulk": BULK}]
+    assert {batch["bulk"] for batch in batches if batch not in shared} == {BULK}
+
+
+def test_bulk_of_a_version_that_is_gone_is_not_starved(run, record):
+    async def main():
+        batcher = make(record)
+        served = []
+
+        def ask(run):
+            return batcher.submit(run, ["one"])
+
+        old = asyncio.ensure_future(batcher.submit(lambda items: served.append("old") or items, ["bulk"] * 512, bulk=True))
+        callers = []
+        while not old.done():
+            callers.append(asyncio.ensure_future(ask(double)))
+            await asyncio.sleep(0)
+        await asyncio.gather(*callers)
+        return served
+
+    assert run(main()) == ["old"] * (512 // BULK)
 
 
 def test_random_cancels_leave_the_queue_empty_and_its_room_whole(run, record):

@@ -77,14 +77,16 @@ def _preprocessing(version: Path, directory: Path) -> Target:  # noqa: ARG001
         codec, errors = codecs[data[0] % 4] if data else codecs[0]
         (posted_at,) = struct.unpack("<d", data[1:9].ljust(8, b"\0"))
         text = data[9:].decode(codec, errors if codec != "utf-16-le" or not len(data[9:]) % 2 else "replace")
+        text = text[: None if len(data) % 16 == 0 else 2000]  # a huge one takes as long as a hundred others
+        found = words(text)
         alone = preprocessor.encode([Headline(text, posted_at, text)])
         both = preprocessor.encode([Headline("park", WHEN, outlet), Headline(text, posted_at, text)])
         length = int(alone.lengths[0])
-        assert alone.word_counts == [len(words(text))]
+        assert alone.word_counts == [len(found)]
         assert length == len(alone.ids) == min(max(alone.word_counts[0], 1), SEQUENCE_LENGTH)
         assert ((alone.ids >= 1) & (alone.ids < len(read.vocabulary))).all()
         assert alone.unknown_word_counts[0] <= alone.word_counts[0]
-        assert all(word and not any(map(str.isspace, word)) for word in words(text))
+        assert all(word and not any(map(str.isspace, word)) for word in found)
         assert alone.aux.shape == (1, len(AUX_FEATURES))
         assert np.isfinite(alone.aux).all() == math.isfinite(posted_at)
         assert np.array_equal(both.ids[-length:], alone.ids)

@@ -105,16 +105,16 @@ def _read(inputs: tf.Tensor, recurrent: tf.Tensor) -> tuple[tf.Tensor, Callable[
     def differentiate(of_state: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         states, memories, gates, candidates, bounded = (tf.stack(values) for values in zip(*steps, strict=True))
         let_in, forget, let_out = tf.split(gates, 3, axis=2)
-        # Derivatives: of the new memory by the activations, but of the new state by the output gate's; of the state by the memory.
+        # Derivatives: of a word's memory by its activations, but of its state by the output gate's; of its state by its memory.
         by_gates = tf.concat([candidates, memories, bounded], axis=2) * gates * (1 - gates)
         by_activations = tf.concat([by_gates, let_in * (1 - tf.square(candidates))], axis=2)
         by_memory = let_out * (1 - tf.square(bounded))
         of_memory = tf.zeros_like(of_state)
         of_activations = []
         words = zip(*map(tf.unstack, (by_activations, by_memory, forget)), strict=True)
-        for by_activation, by_last_memory, kept in reversed(list(words)):
-            of_memory += of_state * by_last_memory
-            of_activations.append(tf.concat([of_memory, of_memory, of_state, of_memory], axis=1) * by_activation)
+        for word_by_activations, word_by_memory, kept in reversed(list(words)):
+            of_memory += of_state * word_by_memory
+            of_activations.append(tf.concat([of_memory, of_memory, of_state, of_memory], axis=1) * word_by_activations)
             of_state = tf.matmul(of_activations[-1], recurrent, transpose_b=True)
             of_memory *= kept
         of_inputs = tf.stack(of_activations[::-1])

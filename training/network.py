@@ -66,7 +66,7 @@ class Network:
         kernel, recurrent, bias = (_reorder(weight.value) for weight in (cell.kernel, cell.recurrent_kernel, cell.bias))
         padding = tf.concat([tf.fill([1, LSTM_UNITS], _SHUT), tf.zeros([1, 3 * LSTM_UNITS])], axis=1)
         projected = tf.concat([padding, rows @ kernel + bias], axis=0)
-        state = drop_state(_read(tf.gather(projected, positions), recurrent))
+        state = drop_state(tf.custom_gradient(_read)(tf.gather(projected, positions), recurrent))
 
         if self._merge.name != "concatenate":
             aux = self._dense("aux_projection", aux)
@@ -84,7 +84,6 @@ class Network:
         return inputs @ layer.kernel.value + layer.bias.value
 
 
-@tf.custom_gradient  # type: ignore[untyped-decorator]
 def _read(inputs: tf.Tensor, recurrent: tf.Tensor) -> tuple[tf.Tensor, Callable[..., tuple[tf.Tensor, tf.Tensor]]]:
     """The LSTM's last state [batch, units] for its words' `inputs` [width, batch, 4 x units], and how to differentiate it.
 
@@ -106,17 +105,16 @@ def _read(inputs: tf.Tensor, recurrent: tf.Tensor) -> tuple[tf.Tensor, Callable[
     def differentiate(of_state: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         states, memories, gates, candidates, bounded = (tf.stack(values) for values in zip(*steps, strict=True))
         let_in, forget, let_out = tf.split(gates, 3, axis=2)
-        # What a change of an activation does to the new memory; the output gate's, to the new state.
-        through_gates = tf.concat([candidates, memories, bounded], axis=2) * gates * (1 - gates)
-        through_all = tf.concat([through_gates, let_in * (1 - tf.square(candidates))], axis=2)
-        through_memory = let_out * (1 - tf.square(bounded))
+        # Derivatives: of a word's memory by its activations, but of its state by the output gate's; of its state by its memory.
+        by_gates = tf.concat([candidates, memories, bounded], axis=2) * gates * (1 - gates)
+        by_activations = tf.concat([by_gates, let_in * (1 - tf.square(candidates))], axis=2)
+        by_memory = let_out * (1 - tf.square(bounded))
         of_memory = tf.zeros_like(of_state)
         of_activations = []
-        for to_state, to_memory, kept in zip(
-            *(tf.unstack(x)[::-1] for x in (through_memory, through_all, forget)), strict=True
-        ):
-            of_memory += of_state * to_state
-            of_activations.append(tf.concat([of_memory, of_memory, of_state, of_memory], axis=1) * to_memory)
+        words = zip(*map(tf.unstack, (by_activations, by_memory, forget)), strict=True)
+        for word_by_activations, word_by_memory, kept in reversed(list(words)):
+            of_memory += of_state * word_by_memory
+            of_activations.append(tf.concat([of_memory, of_memory, of_state, of_memory], axis=1) * word_by_activations)
             of_state = tf.matmul(of_activations[-1], recurrent, transpose_b=True)
             of_memory *= kept
         of_inputs = tf.stack(of_activations[::-1])

@@ -23,6 +23,7 @@ import asyncio
 import json
 import random
 import re
+import threading
 import time
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Generator, Iterable, Iterator, Sequence
@@ -63,7 +64,11 @@ _RETRIED = (
     grpc.StatusCode.RESOURCE_EXHAUSTED,
     grpc.StatusCode.CANCELLED,  # a server that stops says so for calls that it never began
 )
+# Calls of Predict at once; more wait in the client. A server takes 48 a connection unless told otherwise, and refuses for a
+# moment what comes when an earlier one has just been answered: of 200 at once a third failed, whatever the retries.
+_CALLS = 32
 _SERVICE = "headlines.v1.PopularityService"
+_NO_ROOM = "the time was up while earlier calls of this client were under way"
 _OPTIONS = (
     (
         "grpc.service_config",
@@ -178,6 +183,7 @@ class _Caller:
     """What both clients share: the connection, and what goes with each call."""
 
     _library: ClassVar[Any]  # grpc or grpc.aio
+    _semaphore: ClassVar[Any]  # threading's or asyncio's
 
     def __init__(
         self,
@@ -189,6 +195,7 @@ class _Caller:
         token: str | None = None,
     ) -> None:
         self._timeout = timeout
+        self._room = self._semaphore(_CALLS)
         self._metadata = (("authorization", f"Bearer {token}"),) if token else ()
         options = (*_OPTIONS, ("grpc.ssl_target_name_override", tls_server_name)) if tls_server_name else _OPTIONS
         if tls:
@@ -224,6 +231,7 @@ class Client(_Caller):
     """
 
     _library: ClassVar[Any] = grpc
+    _semaphore: ClassVar[Any] = threading.Semaphore
 
     def predict(
         self, headlines: Iterable[str | Headline], *, timeout: float | None = None, one_version: bool = False
@@ -231,7 +239,8 @@ class Client(_Caller):
         """One prediction a headline, in the same order.
 
         More than MAX_HEADLINES headlines or MAX_BYTES are sent as several requests, some at a time; these may meet
-        different model versions when the server changes to a new one. `one_version` refuses what needs several.
+        different model versions when the server changes to a new one. `one_version` refuses what needs several. A client has
+        at most 32 requests under way; others wait for these, as long as the timeout allows.
 
         Raises ClientError; TypeError for what is no headline.
         """
@@ -295,9 +304,25 @@ class Client(_Caller):
 
     def _start(self, request: PredictRequest, timeout: float, alone: bool) -> _Call:
         if alone:
-            return _Blocking(partial(self._stub.Predict, request, **self._terms(timeout)))
-        call: _Call = self._stub.Predict.future(request, **self._terms(timeout))
-        return call
+            return _Blocking(partial(self._call, request, timeout))
+        call = self._stub.Predict.future(request, **self._terms(self._enter(timeout)))
+        call.add_done_callback(lambda _: self._room.release())
+        return cast(_Call, call)
+
+    def _call(self, request: PredictRequest, timeout: float) -> PredictResponse:
+        left = self._enter(timeout)
+        try:
+            response: PredictResponse = self._stub.Predict(request, **self._terms(left))
+            return response
+        finally:
+            self._room.release()
+
+    def _enter(self, timeout: float) -> float:
+        """Wait until there is room for a call; the seconds that are left for it."""
+        deadline = time.monotonic() + timeout
+        if not self._room.acquire(timeout=timeout):
+            raise DeadlineExceeded(_NO_ROOM)
+        return max(0.0, deadline - time.monotonic())
 
 
 class AsyncClient(_Caller):
@@ -309,6 +334,7 @@ class AsyncClient(_Caller):
     """
 
     _library: ClassVar[Any] = grpc.aio
+    _semaphore: ClassVar[Any] = asyncio.Semaphore
 
     async def predict(
         self, headlines: Iterable[str | Headline], *, timeout: float | None = None, one_version: bool = False
@@ -367,8 +393,22 @@ class AsyncClient(_Caller):
         await self.close()
 
     def _start(self, request: PredictRequest, timeout: float, alone: bool) -> _AsyncCall:  # noqa: ARG002
-        call: _AsyncCall = self._stub.Predict(request, **self._terms(timeout))
+        call = asyncio.ensure_future(self._call(request, timeout))
+        call.add_done_callback(lambda call: call.cancelled() or call.exception())  # nobody waits for it where an earlier failed
         return call
+
+    async def _call(self, request: PredictRequest, timeout: float) -> PredictResponse:
+        deadline = time.monotonic() + timeout
+        try:
+            async with asyncio.timeout(timeout):
+                await self._room.acquire()
+        except TimeoutError:
+            raise DeadlineExceeded(_NO_ROOM) from None
+        try:
+            response: PredictResponse = await self._stub.Predict(request, **self._terms(max(0.0, deadline - time.monotonic())))
+            return response
+        finally:
+            self._room.release()
 
 
 class _Cancellable(Protocol):

@@ -1,12 +1,16 @@
 """More than a server can do: benchmarks/overload.py, cancels.py and bulk.py in short, with what they promise but for times."""
 
+import asyncio
 import random
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
+from in_process import HeldEngine, running
 
 from benchmarks import bulk, cancels, overload
 from benchmarks.load import OK, open_loop
+from headlines.client import AsyncClient, Client, DeadlineExceeded
 from headlines.v1 import popularity_pb2 as pb
 from service.api import status
 from service.errors import Overloaded
@@ -64,3 +68,27 @@ def test_who_is_refused_is_told_when_to_come_back_and_not_everybody_the_same(sec
     pushbacks = {status.of(Overloaded("the queue is full", seconds)).pushback for _ in range(1000)}
     assert least <= min(pushbacks) <= max(pushbacks) <= most
     assert len(pushbacks) > (most - least) / 4
+
+
+async def test_many_callers_may_share_a_client(make_settings):
+    async with running(make_settings()) as (server, _):
+        target = f"127.0.0.1:{server.port}"
+        async with AsyncClient(target, timeout=60) as client:
+            answers = await asyncio.gather(*(client.predict(["a park"]) for _ in range(400)))
+        with Client(target, timeout=60) as client, ThreadPoolExecutor(60) as threads:
+            calls = [asyncio.wrap_future(threads.submit(client.predict, ["a park"] * 150)) for _ in range(100)]
+            answers += await asyncio.gather(*calls)
+        assert sum(map(len, answers)) == 400 + 100 * 150
+
+
+async def test_a_call_waits_for_room_no_longer_than_its_timeout(make_settings):
+    engine = HeldEngine()
+    async with running(make_settings(), engine) as (server, _):
+        target = f"127.0.0.1:{server.port}"
+        async with AsyncClient(target, timeout=60) as client:
+            first = [asyncio.ensure_future(client.predict(["a park"])) for _ in range(32)]
+            await engine.hold()
+            with pytest.raises(DeadlineExceeded, match="earlier calls"):
+                await client.predict(["a park"], timeout=0.05)
+            engine.go.set()
+            assert len(await asyncio.gather(*first)) == 32

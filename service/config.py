@@ -163,8 +163,7 @@ class Settings:
     #   health p99 ms     60   65-127 87-112 126-149 191-214     275
     # What waits in gRPC's core is first come, first served, health included, so health takes as long as all connections' calls
     # do. One connection's own peak is the same with all of them. But gRPC refuses calls at its limit until earlier ones are
-    # cleared away, so callers who share a connection should be fewer: with 64, 60 callers of an AsyncClient were all answered
-    # and 100 by its retries; half the calls of 200 failed.
+    # cleared away, so callers who share a connection should be fewer; this project's clients see to that themselves.
     max_streams: int = _option(
         _whole(1, _INT32),
         "calls at once on one connection; more are refused before they cost anything here, or wait in the client; raise it for "

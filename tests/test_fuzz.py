@@ -6,14 +6,14 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from benchmarks import fuzz_server, fuzz_targets, mutation
+from benchmarks.fuzz import mutation, server, targets
 
 INPUTS = {"preprocessing": 300, "request": 300, "version": 300, "consistent version": 200, "data": 150, "credentials": 100}
 
 
 @pytest.mark.parametrize("name", INPUTS)
 def test_hostile_bytes_end_as_documented(models, tmp_path, name):
-    target = fuzz_targets.make(name, models, tmp_path)
+    target = targets.make(name, models, tmp_path)
 
     @settings(
         max_examples=INPUTS[name],
@@ -34,5 +34,5 @@ def test_hostile_bytes_end_as_documented(models, tmp_path, name):
 
 
 def test_hostile_calls_and_connections_break_no_promise_of_a_server(models, capsys):
-    kept = fuzz_server.fuzz(models, inputs=800, seed=0, rounds=1, bomb=40 << 20)
+    kept = server.fuzz(models, inputs=800, seed=0, rounds=1, bomb=40 << 20)
     assert kept, capsys.readouterr().out

@@ -30,7 +30,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from benchmarks.mutation import mutate, twisted
+from benchmarks.fuzz.mutation import mutate, twisted
 from headlines.v1 import popularity_pb2 as pb
 from service import artifact, engines
 from service.api import popularity, status

@@ -5,7 +5,7 @@
     connection.wait(1.0)
     connection.endings   # {1: "status 0"}
 
-For benchmarks.fuzz_server, whose calls and connections no gRPC library would make.
+For benchmarks.fuzz.server, whose calls and connections no gRPC library would make.
 """
 
 from __future__ import annotations

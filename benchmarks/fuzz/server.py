@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import IO
 from urllib.request import urlopen
 
-from benchmarks.fuzz_calls import CALLS, CONNECTIONS, CONNECTIONS_SHARE, MESSAGES, STREAM
-from benchmarks.fuzz_targets import TEXTS
-from benchmarks.fuzz_wire import (
+from benchmarks.fuzz.calls import CALLS, CONNECTIONS, CONNECTIONS_SHARE, MESSAGES, STREAM
+from benchmarks.fuzz.targets import TEXTS
+from benchmarks.fuzz.wire import (
     BY_HANDLER,
     OPENING,
     PATIENCE,

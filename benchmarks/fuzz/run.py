@@ -30,9 +30,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks import mutation
+from benchmarks.fuzz import mutation
 
-# Inputs of a whole run. What is cheap has more; "wire" starts a server and is counted by benchmarks.fuzz_server.
+# Inputs of a whole run. What is cheap has more; "wire" starts a server and is counted by benchmarks.fuzz.server.
 INPUTS = {
     "preprocessing": 200_000,
     "request": 200_000,
@@ -65,11 +65,11 @@ class _Run:
     """One target's inputs, in the process of their own, with notes that outlive it."""
 
     def __init__(self, name: str, models: Path, directory: Path, inputs: int) -> None:
-        from benchmarks import fuzz_targets  # here, so that coverage is seen of all that it imports
+        from benchmarks.fuzz import targets  # here, so that coverage is seen of all that it imports
 
         logging.disable(logging.ERROR)  # it would tell what is wrong with each input; a fault is raised
         (directory / "work").mkdir()
-        self.target = fuzz_targets.make(name, models, directory / "work")
+        self.target = targets.make(name, models, directory / "work")
         self.result = Result()
         self._inputs = inputs
         self._directory = directory
@@ -218,11 +218,7 @@ def main() -> None:
         if name != "wire":
             good &= fuzz(name, inputs, args)
         elif not args.guided:
-            from benchmarks import fuzz_server
+            from benchmarks.fuzz import server
 
-            good &= fuzz_server.fuzz(args.models, inputs, args.seed)
+            good &= server.fuzz(args.models, inputs, args.seed)
     raise SystemExit(0 if good else 1)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,6 @@
 """What a hostile client sends to a server: kinds of calls, and kinds of whole connections.
 
-Each makes bytes from a random number generator alone, so that a seed repeats them. For benchmarks.fuzz_server.
+Each makes bytes from a random number generator alone, so that a seed repeats them. For benchmarks.fuzz.server.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import struct
 import zlib
 from collections.abc import Callable, Mapping
 
-from benchmarks import mutation
-from benchmarks.fuzz_targets import message, messages
-from benchmarks.fuzz_wire import (
+from benchmarks.fuzz import mutation
+from benchmarks.fuzz.targets import message, messages
+from benchmarks.fuzz.wire import (
     CONTINUATION,
     DATA,
     END_HEADERS,

@@ -1,4 +1,4 @@
-"""python -m benchmarks.fuzz"""
+"""The command `python -m benchmarks.fuzz`."""
 
 from benchmarks.fuzz.run import main
 

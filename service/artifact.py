@@ -26,7 +26,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple, TypeVar
 
 from service import pace
@@ -130,7 +130,8 @@ def read(directory: Path) -> Artifact:
     files: dict[str, bytes] = {}
     for line in _text(checksums, CHECKSUMS).removesuffix("\n").split("\n"):
         match = _CHECKSUM_LINE.fullmatch(line)
-        if not match or Path(match[2]).is_absolute() or ".." in Path(match[2]).parts:
+        path = PurePosixPath(match[2] if match else "")
+        if not match or path.is_absolute() or ".." in path.parts or str(path) != match[2]:
             raise VersionError(f"{CHECKSUMS}: a line is not a checksum and a path inside the version, as sha256sum writes them")
         data = _read_file(directory, match[2])
         pace.rest()

@@ -37,6 +37,7 @@ from benchmarks.fuzz.wire import (
     framed,
     head,
 )
+from headlines.v1 import popularity_pb2 as pb
 
 STREAM = b"/headlines.v1.PopularityService/PredictStream"
 MODEL = b"/headlines.v1.PopularityService/GetModel"
@@ -47,42 +48,49 @@ OTHERS = (
     b"/headlines.v1.PopularityService/Nothing",
 )
 
-MESSAGES = messages()
+MESSAGES = {PREDICT: messages(pb.PredictRequest), STREAM: messages(pb.PredictStreamRequest)}
+_REQUESTS = {PREDICT: pb.PredictRequest, STREAM: pb.PredictStreamRequest}
 
 
-def _message(rng: random.Random) -> bytes:
-    good = message(rng)
-    return rng.choice((good, mutation.mutate([good], rng), mutation.mutate(MESSAGES, rng, whole=0.1)))
+def _message(rng: random.Random, path: bytes) -> bytes:
+    good = message(rng, _REQUESTS[path])
+    return rng.choice((good, mutation.mutate([good], rng), mutation.mutate(MESSAGES[path], rng, whole=0.1)))
+
+
+def _plain(rng: random.Random) -> tuple[bytes, bytes]:
+    """A path, and a message for it that is empty or good."""
+    path = rng.choice((PREDICT, STREAM))
+    return path, rng.choice(MESSAGES[path][:4])
 
 
 def _predict(rng: random.Random, stream: int) -> bytes:
-    return begin(stream, head()) + body(stream, framed(_message(rng)))
+    return begin(stream, head()) + body(stream, framed(_message(rng, PREDICT)))
 
 
 def _predict_stream(rng: random.Random, stream: int) -> bytes:
-    some = b"".join(framed(_message(rng)) for _ in range(rng.randrange(5)))
+    some = b"".join(framed(_message(rng, STREAM)) for _ in range(rng.randrange(5)))
     return begin(stream, head(STREAM)) + body(stream, some)
 
 
 def _other(rng: random.Random, stream: int) -> bytes:
     path = rng.choice((MODEL, *OTHERS))
-    message = rng.choice((b"", b"\x0a\x00", mutation.mutate(MESSAGES, rng)))
+    message = rng.choice((b"", b"\x0a\x00", mutation.mutate(MESSAGES[PREDICT], rng)))
     return begin(stream, head(path, b"50m")) + body(stream, framed(message))
 
 
 def _framing(rng: random.Random, stream: int) -> bytes:
-    message = rng.choice(MESSAGES[:4])
+    path, message = _plain(rng)
     length = rng.choice((0, 1, len(message) - 1, len(message) + 1, 4 << 20, (4 << 20) + 1, WIDE, -1, len(message)))
     data = framed(message, rng.choice((0, 0, 1, 2, 255)), length) + rng.choice((b"", b"\0", framed(message)))
     flags = rng.choice((END_STREAM, END_STREAM, 0))
-    return begin(stream, head(rng.choice((PREDICT, STREAM)), b"50m")) + body(stream, data, flags)
+    return begin(stream, head(path, b"50m")) + body(stream, data, flags)
 
 
 def _encoding(rng: random.Random, stream: int) -> bytes:
     encoding = rng.choice((b"gzip", b"deflate", b"identity", b"snappy", b"", b"gzip, gzip", b"x" * 3000, b"GZIP"))
-    message = rng.choice(MESSAGES[:4])
+    path, message = _plain(rng)
     message = rng.choice((gzip.compress, zlib.compress, bytes))(message)
-    fields = head(rng.choice((PREDICT, STREAM)), b"200m", grpc_encoding=encoding, grpc_accept_encoding=encoding)
+    fields = head(path, b"200m", grpc_encoding=encoding, grpc_accept_encoding=encoding)
     return begin(stream, fields) + body(stream, framed(message, rng.choice((0, 1))))
 
 
@@ -104,20 +112,21 @@ def _timeout(rng: random.Random, stream: int) -> bytes:
         b"99999999H",
         b"9" * 40,
     )
-    path = rng.choice((PREDICT, STREAM))
+    path, message = _plain(rng)
     timeout = rng.choice((rng.choice(nonsense), b"%d%c" % (rng.randrange(10**9), rng.choice(b"HMSmun")), rng.randbytes(3)))
-    return begin(stream, head(path, timeout)) + body(stream, framed(rng.choice(MESSAGES[:4])))
+    return begin(stream, head(path, timeout)) + body(stream, framed(message))
 
 
 def _path(rng: random.Random, stream: int) -> bytes:
     path = rng.choice(
         (mutation.mutate((PREDICT, *OTHERS), rng)[:9000], rng.randbytes(20), b"", b"/", b"*", b"//", PREDICT + b"/")
     )
-    return begin(stream, head(path)) + body(stream, framed(MESSAGES[1]))
+    return begin(stream, head(path)) + body(stream, framed(MESSAGES[PREDICT][1]))
 
 
 def _metadata(rng: random.Random, stream: int) -> bytes:
-    fields = head(rng.choice((PREDICT, STREAM)))
+    path, message = _plain(rng)
+    fields = head(path)
     at = rng.randrange(len(fields) + 1)
     values = (
         b"",
@@ -176,13 +185,14 @@ def _metadata(rng: random.Random, stream: int) -> bytes:
             del fields[at]
         case _:
             fields[at:at] = [(b"x-%d" % i, rng.choice(values[:2])) for i in range(rng.choice((1, 50, 700)))]
-    return begin(stream, fields) + body(stream, framed(MESSAGES[1]))
+    return begin(stream, fields) + body(stream, framed(message))
 
 
 def _reset(rng: random.Random, stream: int) -> bytes:
-    some = body(stream, framed(rng.choice(MESSAGES[:4]))[: rng.choice((0, 3, 1 << 20))], rng.choice((0, END_STREAM)))
+    path, message = _plain(rng)
+    some = body(stream, framed(message)[: rng.choice((0, 3, 1 << 20))], rng.choice((0, END_STREAM)))
     reset = frame(RESET, 0, stream, rng.choice((0, 8, 2**32 - 1)).to_bytes(4, "big"))
-    return begin(stream, head(rng.choice((PREDICT, STREAM, MODEL)))) + rng.choice((b"", some)) + reset
+    return begin(stream, head(rng.choice((path, path, MODEL)))) + rng.choice((b"", some)) + reset
 
 
 # Kinds of calls: what makes one, its share of the inputs, and the seconds in which most that end at all have ended.
@@ -234,7 +244,7 @@ def _compressed_headers(rng: random.Random) -> bytes:
     data = rng.choice(
         (rng.choice(bad), good + rng.choice(bad), rng.choice(bad) + good, mutation.mutate([good], rng), rng.randbytes(60))
     )
-    return OPENING + frame(HEADERS, END_HEADERS, 1, data[:16_384]) + body(1, framed(MESSAGES[1]))
+    return OPENING + frame(HEADERS, END_HEADERS, 1, data[:16_384]) + body(1, framed(MESSAGES[PREDICT][1]))
 
 
 def _frames(rng: random.Random) -> bytes:

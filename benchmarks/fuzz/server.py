@@ -106,23 +106,23 @@ def peaks(server: ServerProcess, size: int) -> dict[str, tuple[int, str]]:
     """
     zeros = framed(bytes(size))
     deflated = zlib.compressobj(wbits=31)
-    packed = framed(deflated.compress(zeros) + deflated.flush(), 1)
-    largest = b"\x0a\x84\x80\x80\x02" + b"\x0a\xfe\xff\xff\x01" + bytes((4 << 20) - 10)
-    calls = {
-        f"{size >> 20} MB in a gzip bomb": (packed, {"grpc_encoding": b"gzip"}),
-        "the same, called identity": (packed, {"grpc_encoding": b"identity"}),
-        f"{size >> 20} MB and no token": (zeros, {"authorization": b""}),
-        f"{size >> 20} MB of which 100 bytes come": (zeros[:100], {}),
-        "4 MiB, the most that is let in": (framed(largest), {}),
-        "4 MiB of empty headlines": (framed(b"\x0a\x00" * (2 << 20)), {}),
-    }
+    packed = framed(deflated.compress(bytes(size)) + deflated.flush(), 1)
     found = {}
     before = server.resident_bytes
-    for name, (data, more) in calls.items():
-        for path in (PREDICT, STREAM):
+    for path, tag in ((PREDICT, b"\x0a"), (STREAM, b"\x12")):
+        longest = tag + b"\xfb\xff\xff\x01" + b"\x0a\xf6\xff\xff\x01" + bytes((4 << 20) - 10)
+        calls = {
+            f"{size >> 20} MB in a gzip bomb": (packed, {"grpc_encoding": b"gzip"}),
+            "the same, called identity": (packed, {"grpc_encoding": b"identity"}),
+            f"{size >> 20} MB and no token": (zeros, {"authorization": b""}),
+            f"{size >> 20} MB of which 100 bytes come": (zeros[:100], {}),
+            "one headline of 4 MiB": (framed(longest), {}),
+            "4 MiB of empty headlines": (framed((tag + b"\x00") * (2 << 20)), {}),
+        }
+        for name, (data, more) in calls.items():
             _reset_peak(server)
             ending = try_one(server.port, data, path, **more)
-            found[f"{name}: {path.rpartition(b'/')[2].decode()}"] = (_status(server, "VmHWM") - before, ending)
+            found[f"{path.rpartition(b'/')[2].decode()}: {name}"] = (_status(server, "VmHWM") - before, ending)
     return found
 
 
@@ -197,6 +197,7 @@ def _fuzz(server: ServerProcess, inputs: int, seed: int, rounds: int, bomb: int)
     if memory[-1] > memory[0] + GROWTH:
         broken.append(f"memory grew by {(memory[-1] - memory[0]) / 1e6:.0f} MB")
     total = sum(found.total() for found in outcomes.values())
+    print("  MB after each round: " + ", ".join(f"{it / 1e6:.0f}" for it in memory))
     held = "".join(f"{it / 1e6:>8.0f}" for it in (memory[0], memory[-1], max(memory)))
     print(f"{'wire':20}{total:>9}{time.monotonic() - began:>7.0f}{held}  {'; '.join(broken) or 'as it should be'}", flush=True)
     return not broken
@@ -248,7 +249,7 @@ def try_one(port: int, data: bytes | None = None, path: bytes = PREDICT, **more:
     """How a call ends whose messages are sent as the server lets; a good one unless it is told otherwise."""
     connection = Connection(port)
     connection.send(OPENING + begin(1, head(path, **more)))
-    connection.send_flowing(1, framed(MESSAGES[1]) if data is None else data)
+    connection.send_flowing(1, framed(MESSAGES[PREDICT][1]) if data is None else data)
     until = time.monotonic() + PATIENCE
     while 1 not in connection.endings and not connection.ended and time.monotonic() < until:
         connection.wait(0.1)

@@ -48,6 +48,7 @@ from training import dataset
 MESSAGE_END = b"\x00--\x00"  # between the messages of a stream, in the input of the target "request"
 WHEN = 1_464_000_000
 TEXTS = ("City votes on new park", "!!!", "東京 wins", "Don\u2019t park", "İSTANBUL \ufdfa ẞ", "x" * 300, "e\u0301 서울 \u202e")
+Request = type[pb.PredictRequest] | type[pb.PredictStreamRequest]
 _CODES = {0, 3, 4, 8, 14}  # what a call that bears a token may end with
 
 
@@ -118,38 +119,40 @@ def _request(version: Path, directory: Path) -> Target:  # noqa: ARG001
     context = SimpleNamespace(time_remaining=lambda: 5.0)
     predict, predict_stream, get_model = (service.handlers()[name] for name in ("Predict", "PredictStream", "GetModel"))
 
-    async def call(data: bytes) -> int:
+    async def call(data: bytes) -> list[int]:
+        """The status of the call, or those of a stream's answers."""
         kind, body = data[:1], data[1:]
         if kind != b"S":
             try:
                 await (get_model if kind == b"G" else predict).unary_unary(body, context)
             except RequestError as error:
-                return status.of(error).code.value[0]
-            return 0
+                return [status.of(error).code.value[0]]
+            return [0]
         messages = body.split(MESSAGE_END)
 
         async def requests():
-            for message in messages:
-                yield message
+            for it in messages:
+                yield it
 
         answers = [pb.PredictStreamResponse.FromString(it) async for it in predict_stream.stream_stream(requests(), context)]
         assert len(answers) == len(messages)
-        return max(it.error.code for it in answers)
+        return [it.error.code for it in answers]
 
     def run(data: bytes) -> str:
-        code = loop.run_until_complete(call(data))
-        assert code in _CODES, f"status {code}"
-        return f"status {code}"
+        codes = sorted(set(loop.run_until_complete(call(data))))
+        assert _CODES.issuperset(codes), f"status {codes}"
+        return f"{'stream' if data[:1] == b'S' else 'status'} {'+'.join(map(str, codes))}"
 
-    bad = messages()
-    good = [message(random.Random(number)) for number in range(2 * len(bad))]
-    streams = (MESSAGE_END.join(some) for some in zip(good, bad, good[len(bad) :], strict=False))
-    return Target(
-        [b"G", *(b"P" + it for it in (*good, *bad)), *(b"S" + it for it in streams)], run, whole=0.1, close=loop.close
-    )
+    seeds = [b"G"]
+    for kind, request in ((b"P", pb.PredictRequest), (b"S", pb.PredictStreamRequest)):
+        bad = messages(request)
+        good = [message(random.Random(number), request) for number in range(2 * len(bad))]
+        some = (*good, *bad) if kind == b"P" else map(MESSAGE_END.join, zip(good, bad, good[len(bad) :], strict=False))
+        seeds += [kind + it for it in some]
+    return Target(seeds, run, whole=0.1, close=loop.close)
 
 
-def message(rng: random.Random) -> bytes:
+def message(rng: random.Random, request: Request = pb.PredictRequest) -> bytes:
     """A request that keeps all rules, with hostile text."""
     headlines = [
         pb.Headline(
@@ -159,16 +162,17 @@ def message(rng: random.Random) -> bytes:
         )
         for _ in range(rng.choice((1, 1, 2, 9)))
     ]
-    return pb.PredictRequest(headlines=headlines).SerializeToString()
+    return request(headlines=headlines).SerializeToString()
 
 
-def messages() -> list[bytes]:
-    """Requests as bytes: good ones, ones that break a rule, and ones that are none. PredictStreamRequest has the same bytes."""
+def messages(request: Request = pb.PredictRequest) -> list[bytes]:
+    """Requests as bytes: three good ones after an empty one, then ones that break a rule, and ones that are none."""
     good = [
         pb.Headline(text=text, posted_at=Timestamp(seconds=WHEN, nanos=5), outlet="Gazette" if i % 2 else "")
         for i, text in enumerate(TEXTS)
     ]
-    stream = pb.PredictStreamRequest(id=-(2**63), headlines=good[:2]).SerializeToString()
+    tag = bytes((request.DESCRIPTOR.fields_by_name["headlines"].number << 3 | 2,))
+    last = {"id": -(2**63)} if request is pb.PredictStreamRequest else {}
     times = [
         pb.Headline(text="a", posted_at=Timestamp(seconds=seconds, nanos=nanos))
         for seconds in (-(2**63), 2**63 - 1, -62_135_596_800, -62_135_596_801, 253_402_300_799, 253_402_300_800)
@@ -178,25 +182,25 @@ def messages() -> list[bytes]:
     wire_types = [bytes([field << 3 | kind]) for field in (1, 2, 3, 15) for kind in range(8)]
     return [
         b"",
-        pb.PredictRequest(headlines=good[:1]).SerializeToString(),
-        pb.PredictRequest(headlines=good).SerializeToString(),
-        stream,
-        *(pb.PredictRequest(headlines=[it]).SerializeToString() for it in (*times, *odd)),
-        pb.PredictRequest(headlines=good[:1] * 64).SerializeToString(),
-        pb.PredictRequest(headlines=good[:1] * 1025).SerializeToString(),
-        b"\x0a\x00" * 2000,
-        b"\x0a\x04\x0a\x02\xed\xa0",  # half of a surrogate
-        b"\x0a\x05\x0a\x03\xed\xa0\x80",
-        b"\x0a\x05\x0a\x03\xff\xfe\xfd",
-        b"\x0a\xff\xff\xff\xff\x07",  # a length of 2 GiB
-        b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01",
+        request(headlines=good[:1]).SerializeToString(),
+        request(headlines=good).SerializeToString(),
+        request(headlines=good[:2], **last).SerializeToString(),
+        *(request(headlines=[it]).SerializeToString() for it in (*times, *odd)),
+        request(headlines=good[:1] * 64).SerializeToString(),
+        request(headlines=good[:1] * 1025).SerializeToString(),
+        (tag + b"\x00") * 2000,
+        tag + b"\x04\x0a\x02\xed\xa0",  # half of a surrogate
+        tag + b"\x05\x0a\x03\xed\xa0\x80",
+        tag + b"\x05\x0a\x03\xff\xfe\xfd",
+        tag + b"\xff\xff\xff\xff\x07",  # a length of 2 GiB
+        tag + b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01",
         b"\x08" + b"\xff" * 10 + b"\x01",  # a number that does not end
         b"\x7b" * 90 + b"\x7c" * 90,  # groups in groups that nobody knows
         b"\x7b" * 5000 + b"\x7c" * 5000,
         b"\x7b" * 5000,
         b"\x7c",
         b"\x00\x00",  # field 0
-        *(tag + payload for tag in wire_types for payload in (b"\x01", b"\x04abcd", b"\xff" * 9 + b"\x01")),
+        *(wire_type + payload for wire_type in wire_types for payload in (b"\x01", b"\x04abcd", b"\xff" * 9 + b"\x01")),
     ]
 
 

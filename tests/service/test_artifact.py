@@ -143,6 +143,7 @@ def test_damage_is_found_and_the_file_is_named(tmp_path, name, damage):
         (b"\xff\xfe", "UTF-8"),
         (b"0" * 64 + b"  ../../etc/passwd\n", "inside the version"),
         (b"0" * 64 + b"  /etc/passwd\n", "inside the version"),
+        (b"0" * 64 + b"  assets//vocabulary.txt\n", "inside the version"),
         (b"nonsense\n", "not a checksum"),
         (b"0" * 64 + b"  assets/a\0b\n", "missing, or no regular file"),
         (b"0" * 64 + b"  assets/loop\n", "missing, or no regular file"),

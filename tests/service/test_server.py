@@ -415,7 +415,9 @@ async def test_millions_of_empty_headlines_are_refused_before_each_takes_memory(
         code, _, violations = await failure(channel.unary_unary(f"/{SERVICE}/Predict")(message))
         assert (code, violations[0][0]) == (grpc.StatusCode.INVALID_ARGUMENT, "headlines")
         assert "far more than 1024" in violations[0][1]
-    answers = channel.stream_stream(f"/{SERVICE}/PredictStream")(iter([b"\x08\x07" + empty, b"\x08\x08\x12\x03\x0a\x01!"]))
+    good = pb.PredictStreamRequest(headlines=[headline()]).SerializeToString()
+    hostile = b"\x08\x07" + empty.replace(b"\x0a", b"\x12")
+    answers = channel.stream_stream(f"/{SERVICE}/PredictStream")(iter([hostile, good]))
     refused, answered = [pb.PredictStreamResponse.FromString(it) async for it in answers]
     assert (refused.id, refused.error.code, refused.error.violations[0].field) == (0, 3, "headlines")
     assert len(answered.response.predictions) == 1

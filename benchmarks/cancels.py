@@ -6,6 +6,9 @@ Half of the calls are to be reset at a random moment: before the server has seen
 is on its way; some are answered first. Most ask for one headline, some for hundreds, so that requests are given up between two
 slices of theirs too. The memory after the last tenth is compared with that after the first two tenths: by then buffers and
 allocators have what they need. It ends with 1 where a promise is broken.
+
+With grpcio 1.78.0 it does, and 1.85.3 grows too: grpc.aio loses the array of a batch of operations that fails or whose awaiter
+is cancelled (grpc/grpc#43360), some 130 bytes a cancelled call. No Python object stays, and without cancels nothing grows.
 """
 
 from __future__ import annotations
@@ -87,6 +90,7 @@ def run(server: ServerProcess, small: Sequence[bytes], large: Sequence[bytes], r
     tenth = requests // 10
     problems = []
     memory = []
+    cancelled = 0  # since the memory that is compared with
     print(f"{'requests':>10}{'a second':>10}{'answered':>10}{'cancelled':>11}{'refused':>9}{'MB':>8}")
     for i in range(10):
         began = time.perf_counter()
@@ -95,12 +99,14 @@ def run(server: ServerProcess, small: Sequence[bytes], large: Sequence[bytes], r
         if not wait_until_empty(server):
             problems.append("headlines stay in the queue")
         memory.append(server.resident_bytes / 1e6)
+        cancelled += statuses[CANCELLED] if i > 1 else 0
         row = f"{(i + 1) * tenth:10,}{rate:10,.0f}{statuses[OK]:10,}{statuses[CANCELLED]:11,}"
         print(f"{row}{statuses[UNAVAILABLE] + statuses['RESOURCE_EXHAUSTED']:9,}{memory[-1]:8.1f}", flush=True)
         others = {status for status in statuses if status not in {OK, CANCELLED, UNAVAILABLE, "RESOURCE_EXHAUSTED"}}
         problems += [f"{statuses[status]} calls ended as {status}" for status in others]
     growth = memory[-1] / memory[1] - 1
-    print(f"memory after the last tenth over that after the first two: {growth:+.2%}")
+    each = (memory[-1] - memory[1]) * 1e6 / max(cancelled, 1)
+    print(f"memory after the last tenth over that after the first two: {growth:+.2%}, {each:.0f} bytes a cancelled call")
     if growth > GROWTH:
         problems.append(f"memory grew by {growth:.1%}, more than {GROWTH:.0%}")
     return problems

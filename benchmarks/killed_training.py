@@ -87,6 +87,8 @@ class Job:
     def stage(self) -> str:
         """What it is doing."""
         if "evaluating on" in self.said:
+            if not list(self.models.glob(".fit-*")):
+                return "after the export"
             return "export" if list(self.models.glob(".tmp-*")) else "evaluation"
         if epochs := re.findall(r"epoch (\d+)[, ]", self.said):
             return f"epoch {int(epochs[-1]) + 1}"

@@ -64,8 +64,8 @@ _RETRIED = (
     grpc.StatusCode.RESOURCE_EXHAUSTED,
     grpc.StatusCode.CANCELLED,  # a server that stops says so for calls that it never began
 )
-# Calls of Predict at once; more wait in the client. A server takes 48 a connection unless told otherwise, and refuses for a
-# moment what comes when an earlier one has just been answered: of 200 at once a third failed, whatever the retries.
+# Calls of Predict at once; more wait in the client. A server refuses what is beyond its limit of calls a connection, and counts
+# those too that it has just answered: with a limit of 48 a third of 200 at once failed, whatever the retries.
 _CALLS = 32
 _SERVICE = "headlines.v1.PopularityService"
 _NO_ROOM = "the time was up while earlier calls of this client were under way"

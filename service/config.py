@@ -162,9 +162,9 @@ class Settings:
     #   goodput/s      6,100   5,800   6,300   5,600   5,500   5,200   3,400   of a peak of 7,200 to 8,000
     #   health p99 ms     60   65-127 87-112 126-149 191-214     275
     # What waits in gRPC's core is first come, first served, health included, so health takes as long as all connections' calls
-    # do. One connection's own peak is the same with all of them. But gRPC counts a call until it is cleared away, some time after
-    # its answer, and refuses what is beyond: of 50 callers of one connection, whom the server has the time to answer, 48 let half
-    # fail, 64 a thirtieth, 80 some, 100 none (ghz as it comes). RFC 9113, 6.5.2, asks for no less than 100 either.
+    # do. One connection's own peak is the same with all of them. But gRPC counts a call until it is cleared away, some time
+    # after its answer, and refuses what is beyond: of 50 callers of one connection, whom the server has the time to answer, 48
+    # let half fail, 64 a thirtieth, 80 some, 100 none (ghz as it comes). RFC 9113, 6.5.2, asks for no less than 100 either.
     max_streams: int = _option(
         _whole(1, _INT32),
         "calls at once on one connection; more are refused before they cost anything here, or wait in the client; raise it for "

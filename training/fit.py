@@ -37,7 +37,7 @@ from training.network import Network, by_width
 from training.optimizer import RowwiseRMSprop
 from training.settings import Settings
 
-_MATHEMATICS = 1  # another number where the same settings no longer give the same weights, so that no state of the old is used
+_MATHEMATICS = 2  # another number where the same settings no longer give the same weights, so that no state of the old is used
 _AVERAGES = 8  # within the span of the running average: to average five million weights takes as long as a few steps do
 
 # What tf.summary.scalar writes; that function itself comes with TensorBoard, which only the reader of the curves needs.

@@ -40,7 +40,7 @@ from benchmarks.fuzz.wire import (
 from benchmarks.process import ServerProcess, serving
 
 AT_ONCE = 50  # calls under way on a connection, or connections at once
-PEAK_MARGIN = 32 << 20  # bytes by which messages may raise the peak memory: eight times the largest that is let in
+PEAK_MARGIN = 48 << 20  # bytes by which all these messages may raise the peak memory: twelve times the largest that is let in
 GROWTH = 16 << 20  # bytes that the server may hold at the end beyond what it held after a fifth of the inputs
 FORBIDDEN = ("INTERNAL", "UNKNOWN")
 

@@ -147,6 +147,12 @@ class Settings:
     max_message_bytes: int = _option(
         _whole(1 << 20, _INT32), "bytes of one request; raise it together with --max-headlines", default=4 << 20
     )
+    message_memory_bytes: int = _option(
+        _whole(2 << 20),
+        "bytes that the messages of all calls may take, read and unanswered, at least twice --max-message-bytes; more lets more "
+        "bulk callers send at once, less spares memory",
+        default=64 << 20,
+    )
     max_metadata_bytes: int = _option(
         _whole(1024, _INT32),
         "bytes of a call's metadata; raise it where a proxy or a tracer adds much",
@@ -199,6 +205,11 @@ class Settings:
             raise UsageError(
                 f"{_names('queue_headlines')}: must be at least twice --max-headlines, {2 * self.max_headlines}, "
                 f"since streams get half of the queue; it is {self.queue_headlines}"
+            )
+        if self.message_memory_bytes < 2 * self.max_message_bytes:
+            raise UsageError(
+                f"{_names('message_memory_bytes')}: must be at least twice --max-message-bytes, {2 * self.max_message_bytes}, "
+                f"since bulk gets half of it; it is {self.message_memory_bytes}"
             )
         if (self.tls_certificate is None) != (self.tls_key is None):
             missing = "tls_key" if self.tls_key is None else "tls_certificate"

@@ -12,6 +12,8 @@ Rules, all on the event loop's thread:
 * When half of the room is taken, a connection whose reads hold a quarter of it has to wait. Connections that wait take turns.
 * A read whose caller has sent nothing for `patience` seconds is ended if another one waits: callers that stay silent must not
   keep out those that do not.
+* Bulk waits as long as it takes: flow control holds its callers back. Any other read is refused when it has waited for twice
+  `patience`, or finds `MOST_WAITING` before it.
 """
 
 from __future__ import annotations
@@ -20,6 +22,10 @@ import asyncio
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
+
+from service.errors import Overloaded
+
+MOST_WAITING = 1024  # reads; each is a call with its task, some 20 kB
 
 Peer = Callable[[], str]  # names the connection; gRPC has to build the string, so it is asked only if room is scarce
 
@@ -93,8 +99,18 @@ class Budget:
         return self._grant(peer, bulk, asyncio.current_task())
 
     async def reserve(self, peer: Peer, bulk: bool = False) -> Lease:
-        """As `try_reserve`, but waits for room."""
-        name = peer()
+        """As `try_reserve`, but waits for room. Raises Overloaded, unless it is for bulk."""
+        if bulk:
+            return await self._wait(peer(), bulk)
+        if self.waiting >= MOST_WAITING:
+            raise Overloaded("too many requests wait to be read", self._patience)
+        try:
+            async with asyncio.timeout(2 * self._patience):
+                return await self._wait(peer(), bulk)
+        except TimeoutError:
+            raise Overloaded("there was no room to read the request", self._patience) from None
+
+    async def _wait(self, name: str, bulk: bool) -> Lease:
         granted: asyncio.Future[Lease] = asyncio.get_running_loop().create_future()
         self._waiting[bulk].setdefault(name, deque()).append(granted)
         self._watch()
@@ -159,14 +175,22 @@ class Budget:
             self._eviction = asyncio.get_running_loop().call_later(self._patience / 4, self._evict)
 
     def _evict(self) -> None:
-        """End as many reads whose callers stay silent as others wait for room, the oldest first."""
+        """End as many reads whose callers stay silent as others wait for their room, the oldest first."""
         self._eviction = None
-        wanted = sum(not it.done() for turns in self._waiting.values() for waiting in turns.values() for it in waiting)
-        if not wanted:
-            return
         overdue = self._clock() - self._patience
-        for lease in list(self._reading.values())[:wanted]:
-            if lease.task and lease.reading_since is not None and lease.reading_since <= overdue and not lease.evicted:
-                lease.evicted = True
-                lease.task.cancel()
-        self._watch()
+        wanted = 0
+        for bulk, turns in self._waiting.items():
+            # Where there is room for others, a connection waits for its own reads.
+            full = not self._has_room(lambda: "", bulk)
+            for name, waiting in turns.items():
+                wanted += sum(not it.done() for it in waiting)
+                silent = [
+                    it
+                    for it in self._reading.values()
+                    if it.task and not it.evicted and (it.reading_since or overdue) < overdue and (full or it.peer == name)
+                ]
+                for lease in silent[: len(waiting)]:
+                    lease.evicted = True
+                    lease.task.cancel()  # type: ignore[union-attr]
+        if wanted:
+            self._watch()

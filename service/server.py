@@ -198,6 +198,7 @@ class Server:
             services[reflection.SERVICE] = reflection.handlers(names)
         largest = settings.max_message_bytes
         budget = Budget(settings.message_memory_bytes, largest)
+        self.metrics.watch_messages(lambda: budget.reserved, lambda: budget.waiting)
         middleware = methods.Methods(
             self.metrics, services, budget, self._tokens, exempt={health.SERVICE: Budget(HEALTH_READS * largest, largest)}
         )

@@ -91,8 +91,9 @@ class Popularity:
     async def _predict(self, raw: bytes, context: _Context) -> bytes:
         with self._gate:
             request = self._parse(popularity_pb2.PredictRequest, raw)
-            self._predictor.require_room(len(request.headlines))
-            answer = await self._predictor.predict(self._headlines(request.headlines), deadline=_deadline(context))
+            deadline = _deadline(context)
+            self._predictor.require_room(len(request.headlines), deadline)
+            answer = await self._predictor.predict(self._headlines(request.headlines), deadline=deadline)
             response = popularity_pb2.PredictResponse()
             _fill(response, answer)
             return response.SerializeToString()

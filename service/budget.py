@@ -80,17 +80,13 @@ class Budget:
             False: OrderedDict(),
             True: OrderedDict(),
         }
+        self.waiting = 0  # reads that wait for room
         self._eviction: asyncio.TimerHandle | None = None
 
     @property
     def reserved(self) -> int:
         """Bytes that are reserved now."""
         return self._reserved
-
-    @property
-    def waiting(self) -> int:
-        """Reads that wait for room."""
-        return sum(len(waiting) for turns in self._waiting.values() for waiting in turns.values())
 
     def try_reserve(self, peer: Peer, bulk: bool = False) -> Lease | None:
         """Room for the largest message, to be read by the calling task; None if it has to wait."""
@@ -113,6 +109,7 @@ class Budget:
     async def _wait(self, name: str, bulk: bool) -> Lease:
         granted: asyncio.Future[Lease] = asyncio.get_running_loop().create_future()
         self._waiting[bulk].setdefault(name, deque()).append(granted)
+        self.waiting += 1
         self._watch()
         try:
             self._admit(bulk)
@@ -121,6 +118,8 @@ class Budget:
             if granted.done() and not granted.cancelled():
                 granted.result().release()
             raise
+        finally:
+            self.waiting -= 1
         lease.task = asyncio.current_task()
         lease.reading_since = self._clock()
         return lease
@@ -178,19 +177,17 @@ class Budget:
         """End as many reads whose callers stay silent as others wait for their room, the oldest first."""
         self._eviction = None
         overdue = self._clock() - self._patience
-        wanted = 0
         for bulk, turns in self._waiting.items():
             # Where there is room for others, a connection waits for its own reads.
             full = not self._has_room(lambda: "", bulk)
             for name, waiting in turns.items():
-                wanted += sum(not it.done() for it in waiting)
                 silent = [
                     it
                     for it in self._reading.values()
                     if it.task and not it.evicted and (it.reading_since or overdue) < overdue and (full or it.peer == name)
                 ]
-                for lease in silent[: len(waiting)]:
+                for lease in silent[: sum(not it.done() for it in waiting)]:
                     lease.evicted = True
                     lease.task.cancel()  # type: ignore[union-attr]
-        if wanted:
+        if self.waiting:
             self._watch()

@@ -2,8 +2,8 @@
 
     python -m benchmarks.crowds [--models models] [--only resets callers ...] [--seconds 20]
 
-Each of these meets a server of its own, beside a client of this project that asks for one headline every 20 ms and another one that asks
-for the health:
+Each of these meets a server of its own, beside a client that asks for one headline every 20 ms and another that asks for the
+health:
 
     streams   100 PredictStream calls on each of 3 connections, which send the largest legal messages as fast as they can
     calls     100 Predict calls on each of 3 connections, with the largest legal message each, again and again
@@ -11,8 +11,8 @@ for the health:
     resets    60,000 calls that are reset as soon as they are sent, as fast as one connection can
     callers   96 callers on one connection (grpc.aio, synchronous Python, ghz in turn) beside two processes that only compute
 
-It ends with 1 if a promise is broken: more than 400 MB (resets: 100 MB more than before), a health check that takes a second, a caller
-of `callers` that is refused.
+It ends with 1 if a promise is broken: more than 400 MB (resets: 100 MB more than before), a health check that takes a second, a
+caller of `callers` that is refused.
 """
 
 from __future__ import annotations
@@ -49,14 +49,8 @@ MEMORY = 400e6  # bytes
 RESETS_MEMORY = 100e6  # bytes more than before
 HEALTH = 1.0  # seconds
 LARGEST = [Headline(text="слово " * 371)] * 1020  # 4,081 bytes each: nearly 4 MiB
+HEADS = ("p50 ms", "p99 ms", "max ms", "health p99", "health max", "MB before", "MB most")
 PREDICT = "/headlines.v1.PopularityService/Predict"
-
-
-@contextmanager
-def channels(target: str, count: int) -> Iterator[list[grpc.aio.Channel]]:
-    """Stock clients with a connection each; to be used inside asyncio."""
-    options = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0)]
-    yield [grpc.aio.insecure_channel(target, options) for _ in range(count)]
 
 
 def streams(target: str, seconds: float) -> Counter[str]:
@@ -107,11 +101,12 @@ def silent(target: str, seconds: float) -> Counter[str]:
 
 
 async def _all(target: str, seconds: float, call: Callable) -> Counter[str]:
-    with channels(target, CONNECTIONS) as some:
-        until = time.monotonic() + seconds
-        ended = await asyncio.gather(*(call(channel, until) for channel in some for _ in range(CALLS)))
-        for channel in some:
-            await channel.close()
+    options = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0)]  # a connection for each channel
+    channels = [grpc.aio.insecure_channel(target, options) for _ in range(CONNECTIONS)]
+    until = time.monotonic() + seconds
+    ended = await asyncio.gather(*(call(channel, until) for channel in channels for _ in range(CALLS)))
+    for channel in channels:
+        await channel.close()
     return Counter(ended)
 
 
@@ -179,7 +174,15 @@ def ghz_callers(target: str, seconds: float) -> Counter[str]:
     ghz = shutil.which("ghz", path=ROOT / ".tools")
     if not ghz:
         return Counter({"ghz is missing: make interop": 1})
-    flags = ["--insecure", "--call", "headlines.v1.PopularityService/Predict", "--concurrency", str(CALLERS), "--connections", "1"]
+    flags = [
+        "--insecure",
+        "--call",
+        "headlines.v1.PopularityService/Predict",
+        "--concurrency",
+        str(CALLERS),
+        "--connections",
+        "1",
+    ]
     flags += ["--duration", f"{seconds:.0f}s", "--duration-stop", "wait", "--format", "json"]
     flags += ["--proto", str(ROOT / "protos/headlines/v1/popularity.proto"), "--import-paths", str(ROOT / "protos")]
     done = subprocess.run(
@@ -270,7 +273,9 @@ def main() -> None:
     if "callers" in args.only:
         runs.update(STOCK)
     broken: list[str] = []
-    print(f"{'':12}{'p50 ms':>9}{'p99 ms':>9}{'max ms':>9}{'health p99':>12}{'max ms':>9}{'MB before':>11}{'MB most':>9}  calls")
+    print(
+        f"{'':12}{'p50 ms':>9}{'p99 ms':>9}{'max ms':>9}{'health p99':>12}{'max ms':>9}{'MB before':>11}{'MB most':>9}  calls"
+    )
     for name, crowd in runs.items():
         spinners = [multiprocessing.Process(target=spin, daemon=True) for _ in range(2 if name in STOCK else 0)]
         for spinner in spinners:
@@ -280,11 +285,9 @@ def main() -> None:
             spinner.kill()
         p50, p99, longest = np.quantile(latencies, (0.5, 0.99, 1)) * 1e3
         health, slowest = np.quantile(pulse.health, (0.99, 1)) * 1e3
-        print(
-            f"{name:12}{p50:9.1f}{p99:9.1f}{longest:9.0f}{health:12.1f}{slowest:9.0f}{seen[0] / 1e6:11.0f}{max(seen) / 1e6:9.0f}"
-            f"  {dict(codes)}{f', beside: {Counter(problems)}' if problems else ''}",
-            flush=True,
-        )
+        figures = (p50, p99, longest, health, slowest, seen[0] / 1e6, max(seen) / 1e6)
+        beside = f", beside: {dict(Counter(problems))}" if problems else ""
+        print(f"{name:12}" + "".join(f"{it:11.1f}" for it in figures) + f"  {dict(codes)}{beside}", flush=True)
         broken += [f"{name}: health: {problem}" for problem in pulse.problems]
         if slowest > HEALTH * 1e3:
             broken.append(f"{name}: a health check took {slowest:.0f} ms")

@@ -4,8 +4,9 @@
     message = await read()
     lease.shrink(len(message))  # and lease.release() once it is answered
 
-HTTP/2 flow control makes callers keep what nobody reads, all but 64 KiB a stream. A message that is being read is taken in whole, and
-its size is not known before. So a read reserves room for the largest message, and returns the surplus when the message is here.
+HTTP/2 flow control makes callers keep what nobody reads, all but 64 KiB a stream. A message that is being read is taken in
+whole, and its size is not known before. So a read reserves room for the largest message, and returns the surplus when the
+message is here.
 
 Rules, all on the event loop's thread:
 * All reservations together never exceed `capacity`, and those of bulk never half of it, so that other calls always find room.

@@ -108,7 +108,7 @@ class _Method:
             if lease.evicted and task and not task.uncancel():
                 raise Unavailable("no message came while others waited to send one; try again") from None
             raise
-        if raw is grpc.aio.EOF:
+        if not isinstance(raw, bytes):  # grpc.aio.EOF
             return None
         lease.shrink(len(raw))
         self._calls.received += 1
@@ -120,7 +120,7 @@ class _Method:
             self._calls.sent += 1
             return response
 
-        return grpc.stream_unary_rpc_method_handler(unary)  # type: ignore[arg-type]
+        return grpc.stream_unary_rpc_method_handler(unary)
 
     async def _answer(self, behaviour: Unary, context: Context) -> bytes:
         lease = self._budget.try_reserve(context.peer) or await self._budget.reserve(context.peer)
@@ -137,7 +137,7 @@ class _Method:
             requests = _Requests(self, self._budget, context)
             await self._observe(self._send(behaviour(requests, context), context), context)
 
-        return grpc.stream_stream_rpc_method_handler(streaming)  # type: ignore[arg-type]
+        return grpc.stream_stream_rpc_method_handler(streaming)
 
     async def _send(self, responses: AsyncGenerator[bytes, None], context: Context) -> None:
         # Closed here, where a cancel arrives, and not whenever the garbage collector finds the generator.

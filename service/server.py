@@ -177,7 +177,7 @@ class Server:
             ("grpc.so_reuseport", 0),  # a taken port is an error, not two servers that share callers
             ("grpc.max_receive_message_length", settings.max_message_bytes),
             # What nobody reads stays with its caller but for 64 KiB a stream; by default gRPC takes in more if it arrives fast.
-            # A message that is being read gets a window of its own size, so this slows no upload.
+            # A message that is being read gets a window of its own size: 4 MiB over 60 ms take 0.4 s for 0.15.
             ("grpc.http2.bdp_probe", 0),
             ("grpc.max_metadata_size", settings.max_metadata_bytes),
             ("grpc.absolute_max_metadata_size", settings.max_metadata_bytes),

@@ -22,6 +22,7 @@ from headlines.v1 import popularity_pb2
 from service import artifact, engines
 from service.api import methods, popularity
 from service.batcher import Batcher
+from service.budget import Budget
 from service.metrics import Metrics
 from service.predictor import Answer, Predictor
 from service.preprocessing import words
@@ -59,9 +60,8 @@ async def measure(version: Version, size: int) -> dict[str, float]:
     predictor = Predictor(repository, batcher, observer=observe)
     limits = popularity_pb2.Limits(max_headlines=1024)
     service = popularity.Popularity(predictor, repository, model_name="", limits=limits, stream_age=1.0)
-    handlers = methods.Methods(metrics, {popularity.SERVICE: service.handlers()})
-    predict = handlers.service(SimpleNamespace(method=f"/{popularity.SERVICE.full_name}/Predict")).unary_unary
-    context = SimpleNamespace(time_remaining=lambda: 5.0, code=lambda: None)
+    handlers = methods.Methods(metrics, {popularity.SERVICE: service.handlers()}, Budget(64 << 20, 4 << 20))
+    predict = handlers.service(SimpleNamespace(method=f"/{popularity.SERVICE.full_name}/Predict")).stream_unary
 
     raw = make_requests(size)[:REQUESTS]
     requests = [popularity_pb2.PredictRequest.FromString(it) for it in raw]
@@ -75,7 +75,11 @@ async def measure(version: Version, size: int) -> dict[str, float]:
         return response.SerializeToString()
 
     async def call(request: bytes) -> None:
-        await predict(request, context)
+        async def read() -> bytes:
+            return request
+
+        context = SimpleNamespace(read=read, peer=str, time_remaining=lambda: 5.0, code=lambda: None)
+        await predict(None, context)
 
     stages = {
         "parse the message": time_stage(popularity_pb2.PredictRequest.FromString, raw),

@@ -163,11 +163,20 @@ class Batcher(Generic[Item, Result]):
         self._change_queued(len(items))
         return await self._compute(self._queue, run, items, deadline)
 
-    def require_room(self, items: int) -> None:
-        """Refuse so many items if `submit` would; for who can tell their number before their making. Raises Overloaded."""
+    def require_room(self, items: int, deadline: float | None = None) -> None:
+        """Refuse so many items if `submit` would, or if those before them take until the deadline; before they are parsed.
+
+        Raises Overloaded.
+        """
+        seconds = self._queued * self._seconds_per_item
         if self._queued + items > self._capacity:
-            self._observer.dropped("overloaded", items)
-            raise Overloaded("the queue is full", self._queued * self._seconds_per_item)
+            problem = "the queue is full"
+        elif deadline is not None and self._clock() + seconds > deadline:
+            problem = "the queue is longer than the deadline allows"
+        else:
+            return
+        self._observer.dropped("overloaded", items)
+        raise Overloaded(problem, seconds)
 
     async def _compute(
         self, queue: deque[_Entry[Item, Result]], run: Run[Item, Result], items: Sequence[Item], deadline: float | None

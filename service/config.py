@@ -147,6 +147,12 @@ class Settings:
     max_message_bytes: int = _option(
         _whole(1 << 20, _INT32), "bytes of one request; raise it together with --max-headlines", default=4 << 20
     )
+    message_memory_bytes: int = _option(
+        _whole(2 << 20),
+        "bytes of all requests together that are read and unanswered, at least twice --max-message-bytes; more lets more bulk "
+        "callers send at once, less spares memory",
+        default=64 << 20,
+    )
     max_metadata_bytes: int = _option(
         _whole(1024, _INT32),
         "bytes of a call's metadata; raise it where a proxy or a tracer adds much",
@@ -157,19 +163,15 @@ class Settings:
         "headlines that may wait, at least twice --max-headlines; more ride out bursts, fewer refuse earlier when overloaded",
         default=4096,
     )
-    # By `python -m benchmarks.overload`, one headline a call over 8 connections, deadlines of 1 s, 5 times the peak offered:
-    #   streams           24      32      48      64     100     128     256
-    #   goodput/s      6,100   5,800   6,300   5,600   5,500   5,200   3,400   of a peak of 7,200 to 8,000
-    #   health p99 ms     60   65-127 87-112 126-149 191-214     275
-    # What waits in gRPC's core is first come, first served, health included, so health takes as long as all connections' calls
-    # do. One connection's own peak is the same with all of them. But gRPC counts a call until it is cleared away, some time
-    # after its answer, and refuses what is beyond: of 50 callers of one connection, whom the server has the time to answer, 48
-    # let half fail, 64 a thirtieth, 80 some, 100 none (ghz as it comes). RFC 9113, 6.5.2, asks for no less than 100 either.
+    # gRPC counts a call until it is cleared away, some time after its answer, and refuses what is beyond the limit. On a busy
+    # machine each caller of a connection counts twice: with 100, 96 callers lost up to 64 % of their calls; with 192, none.
+    # With that protection off (grpc.http.overload_protection) nobody is refused, and 60,000 rapid resets take 800 MB. The more
+    # calls wait in gRPC's core, the longer: first come, first served, health included (benchmarks/overload.py, crowds.py).
     max_streams: int = _option(
         _whole(1, _INT32),
-        "calls at once on one connection; more are refused before they cost anything here, or wait in the client; raise it for "
-        "many callers who share a connection, lower it, say to 48, where many connections may bring an overload",
-        default=100,
+        "calls at once on one connection, answered ones included until gRPC has cleared them away: allow two for each caller "
+        "that shares a connection; more are refused before they cost anything; lower it if many connections may overload it",
+        default=200,
     )
     max_connection_age: float = _option(
         _seconds(1),
@@ -199,6 +201,11 @@ class Settings:
             raise UsageError(
                 f"{_names('queue_headlines')}: must be at least twice --max-headlines, {2 * self.max_headlines}, "
                 f"since streams get half of the queue; it is {self.queue_headlines}"
+            )
+        if self.message_memory_bytes < 2 * self.max_message_bytes:
+            raise UsageError(
+                f"{_names('message_memory_bytes')}: must be at least twice --max-message-bytes, {2 * self.max_message_bytes}, "
+                f"since bulk gets half of it; it is {self.message_memory_bytes}"
             )
         if (self.tls_certificate is None) != (self.tls_key is None):
             missing = "tls_key" if self.tls_key is None else "tls_certificate"

@@ -18,7 +18,7 @@ from itertools import accumulate
 import prometheus_client
 from grpc import StatusCode
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
@@ -134,19 +134,30 @@ class Metrics:
         name, documentation = "headlines_batch_padding_rows", "Rows computed to fill a shape"
         self.registry.register(_Collector(lambda: [CounterMetricFamily(name, documentation, value=rows())]))
 
+    def watch_messages(self, reserved: Callable[[], int], waiting: Callable[[], int]) -> None:
+        """Add what the budget of messages' memory returns: bytes that are reserved, and reads that wait for room."""
+        for name, documentation, function in (
+            ("message_memory_bytes", "Memory reserved for messages that are read or unanswered", reserved),
+            ("messages_waiting", "Messages that wait to be read until there is memory for them", waiting),
+        ):
+            Gauge(f"headlines_{name}", documentation, registry=self.registry).set_function(function)
+
     def watch_gpu_memory(self, used: Callable[[], float]) -> None:
         """Add gpu_memory_bytes, which tells what this function returns."""
         Gauge("headlines_gpu_memory_bytes", "Memory in use on the GPUs", registry=self.registry).set_function(used)
 
     def _collect(self) -> Iterable[Metric]:
         method = ("grpc_type", "grpc_service", "grpc_method")
+        in_flight = GaugeMetricFamily("headlines_calls_in_flight", "Calls that have begun and not ended", labels=method)
         started = CounterMetricFamily("grpc_server_started", "Calls begun", labels=method)
         handled = CounterMetricFamily("grpc_server_handled", "Calls ended, by status", labels=(*method, "grpc_code"))
         received = CounterMetricFamily("grpc_server_msg_received", "Messages received", labels=method)
         sent = CounterMetricFamily("grpc_server_msg_sent", "Messages sent", labels=method)
         seconds = HistogramMetricFamily("grpc_server_handling_seconds", "Time from a call's begin to its end", labels=method)
         for calls in self._calls:
+            ended = sum(calls.handled)  # before `started`, which is never behind it
             started.add_metric(calls.labels, calls.started)
+            in_flight.add_metric(calls.labels, max(0, calls.started - ended))
             for code, count in zip(CODES, calls.handled, strict=True):
                 handled.add_metric((*calls.labels, code), count)
             received.add_metric(calls.labels, calls.received)
@@ -158,7 +169,7 @@ class Metrics:
         words = CounterMetricFamily("headlines_words", "Words read, by whether the model knows them", labels=("known",))
         words.add_metric(("true",), self._known_words)
         words.add_metric(("false",), self._unknown_words)
-        yield from (started, handled, received, sent, seconds, predictions, words)
+        yield from (started, in_flight, handled, received, sent, seconds, predictions, words)
         for name, documentation, distribution in (
             ("batch_size", "Headlines in a batch", self._batch_size),
             ("queue_wait_seconds", "Time that a request's first headline waited", self._queue_wait_seconds),

@@ -71,12 +71,12 @@ class Predictor:
         predictions = await self._batcher.submit(self._run, headlines, deadline=deadline, bulk=bulk)
         return Answer(predictions, version.number)
 
-    def require_room(self, headlines: int) -> None:
-        """Refuse a request of so many headlines where the queue is full, before they are read. Raises Overloaded.
+    def require_room(self, headlines: int, deadline: float | None = None) -> None:
+        """Refuse a request of so many headlines before they are read if it could not be answered in time. Raises Overloaded.
 
         Parsing a thousand takes 0.06 ms, reading them 1.2: refusing an overload after that would leave no time to answer.
         """
-        self._batcher.require_room(min(headlines, self._limits.max_headlines))
+        self._batcher.require_room(min(headlines, self._limits.max_headlines), deadline)
 
     def _check(self, headlines: Sequence[Headline]) -> None:
         most, longest = self._limits.max_headlines, self._limits.max_text_bytes

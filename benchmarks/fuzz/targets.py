@@ -34,7 +34,9 @@ from benchmarks.fuzz.mutation import mutate, twisted
 from headlines.v1 import popularity_pb2 as pb
 from service import artifact, engines
 from service.api import popularity, status
+from service.api.methods import Received
 from service.batcher import Batcher
+from service.budget import Budget
 from service.credentials import Certificate, Tokens
 from service.errors import DataError, RequestError, UsageError, VersionError
 from service.metrics import Metrics
@@ -117,6 +119,7 @@ def _request(version: Path, directory: Path) -> Target:  # noqa: ARG001
     repository, service = loop.run_until_complete(build())
     repository.live = Version.load(artifact.read(version), engine)
     context = SimpleNamespace(time_remaining=lambda: 5.0)
+    budget = Budget(1 << 20, 1)
     predict, predict_stream, get_model = (service.handlers()[name] for name in ("Predict", "PredictStream", "GetModel"))
 
     async def call(data: bytes) -> list[int]:
@@ -132,7 +135,7 @@ def _request(version: Path, directory: Path) -> Target:  # noqa: ARG001
 
         async def requests():
             for it in messages:
-                yield it
+                yield Received(it, budget.try_reserve(str))
 
         answers = [pb.PredictStreamResponse.FromString(it) async for it in predict_stream.stream_stream(requests(), context)]
         assert len(answers) == len(messages)

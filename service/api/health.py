@@ -13,8 +13,11 @@ import grpc
 from grpc_health.v1 import health_pb2
 
 from service.api.messages import parse
+from service.errors import InvalidRequest
 
 SERVICE = health_pb2.DESCRIPTOR.services_by_name["Health"]
+
+_LONGEST_REQUEST = 1024  # bytes; a Watch holds it for as long as it lasts
 
 _Response = health_pb2.HealthCheckResponse
 
@@ -52,14 +55,14 @@ class Health:
         }
 
     async def _check(self, raw: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
-        service = parse(health_pb2.HealthCheckRequest, raw).service
+        service = _service(raw)
         if service not in self._services:
             context.set_code(grpc.StatusCode.NOT_FOUND)
             context.set_details("no such service")
         return self._status(service)
 
     async def _watch(self, raw: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[bytes]:  # noqa: ARG002
-        service = parse(health_pb2.HealthCheckRequest, raw).service
+        service = _service(raw)
         told = None
         while True:
             changed = self._changed  # taken before the state, so that no change falls between
@@ -81,3 +84,11 @@ class Health:
     def _tell(self) -> None:
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
+
+
+def _service(raw: bytes) -> str:
+    """The name of the service that is asked for; raises InvalidRequest for what is none."""
+    if len(raw) > _LONGEST_REQUEST:
+        raise InvalidRequest(f"a service's name is too long: write at most {_LONGEST_REQUEST} bytes")
+    service: str = parse(health_pb2.HealthCheckRequest, raw).service
+    return service

@@ -1,43 +1,62 @@
-"""What surrounds every call: tokens are looked at, errors become status codes, and calls are counted."""
+"""What surrounds every call: authentication, room for its messages, errors as status codes, and metrics."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from time import perf_counter
-from typing import Any, TypeAlias
+from types import MappingProxyType
+from typing import Any, NamedTuple, Self, TypeAlias
 
 import grpc
 from google.protobuf.descriptor import ServiceDescriptor
 
 from service.api import status
+from service.budget import Budget, Lease
 from service.credentials import Tokens
-from service.errors import Unauthenticated
+from service.errors import InvalidRequest, Unauthenticated, Unavailable
 from service.metrics import Calls, Metrics
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+Unary: TypeAlias = Callable[[bytes, Context], Awaitable[bytes]]
+Streaming: TypeAlias = Callable[..., AsyncGenerator[bytes, None]]
 
 _OK, _CANCELLED, _DEADLINE_EXCEEDED, _UNIMPLEMENTED = 0, 1, 4, 12
+_NO_MESSAGE = "the call ended without a message"
 _TIMER_SLACK = 0.01  # seconds by which gRPC's clock may run before this one's
+
+
+class Received(NamedTuple):
+    """A message of a stream, and the room that it takes. Whoever has answered it releases the lease."""
+
+    raw: bytes
+    lease: Lease
 
 
 class Methods(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic in the stubs alone
     """The methods of some services, to be added to a server.
 
     In place of grpc.aio's interceptors, which see the same and cost each call two coroutines. Methods that stream answers must
-    be asynchronous generators.
+    be asynchronous generators. A method that takes one message gets its bytes; one that takes a stream gets `Received`s.
+
+    To gRPC all of them take a stream. Of other methods it reads the message first, and only then calls the handler.
     """
 
     def __init__(
         self,
         metrics: Metrics,
         services: Mapping[ServiceDescriptor, Mapping[str, Handler]],
+        budget: Budget,
         tokens: Tokens | None = None,
-        exempt: Sequence[ServiceDescriptor] = (),
+        exempt: Mapping[ServiceDescriptor, Budget] = MappingProxyType({}),
     ) -> None:
-        """Take each service's handlers by method; any other is `unknown`. Services not `exempt` want one of `tokens`."""
+        """Take each service's handlers by method; any other is `unknown`.
+
+        A message is read once `budget` has room for it. All but the `exempt` services want one of `tokens`. Those have budgets
+        of their own, so that they answer whatever the others do.
+        """
         self._tokens = tokens
         self._handlers: dict[str, Handler] = {}
         self._refusals: dict[str, Handler] = {}
@@ -45,7 +64,7 @@ class Methods(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic in t
         for service, handlers in services.items():
             for name, handler in handlers.items():
                 path = f"/{service.full_name}/{name}"
-                method = _Method(metrics.calls(_type(handler), service.full_name, name))
+                method = _Method(metrics.calls(_type(handler), service.full_name, name), exempt.get(service, budget))
                 self._handlers[path] = method.wrap(handler)
                 if tokens and service not in exempt:
                     self._refusals[path] = method.refusal()
@@ -65,37 +84,62 @@ class Methods(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic in t
 class _Method:
     """What surrounds the calls of one method."""
 
-    def __init__(self, calls: Calls) -> None:
+    def __init__(self, calls: Calls, budget: Budget) -> None:
         self._calls = calls
+        self._budget = budget
 
     def wrap(self, handler: Any) -> Handler:  # noqa: ANN401  (the stubs know synchronous handlers alone)
-        codecs = {"request_deserializer": handler.request_deserializer, "response_serializer": handler.response_serializer}
         if handler.request_streaming:
-            return grpc.stream_stream_rpc_method_handler(self._streaming(handler.stream_stream, self._count), **codecs)
+            return self._streaming(handler.stream_stream)
         if handler.response_streaming:
-            return grpc.unary_stream_rpc_method_handler(self._streaming(handler.unary_stream, self._count_one), **codecs)
-        return grpc.unary_unary_rpc_method_handler(self._unary(handler.unary_unary), **codecs)
+            return self._streaming(_after_one(handler.unary_stream))
+        return self._unary(handler.unary_unary)
 
     def refusal(self) -> Handler:
-        """A handler for who bears no token: as of a stream, whatever the method is, for which gRPC reads no message first."""
-        return grpc.stream_stream_rpc_method_handler(self._streaming(_refuse, self._count))
+        """A handler for callers without a valid token, which reads nothing of what they send."""
+        return self._streaming(_refuse)
 
-    def _unary(self, behaviour: Callable[..., Any]) -> Any:  # noqa: ANN401
-        async def unary(request: Any, context: Context) -> Any:  # noqa: ANN401
-            self._calls.received += 1
-            response = await self._observe(behaviour(request, context), context)
+    async def read(self, context: Context, lease: Lease) -> bytes | None:
+        """The next message, or None at the end. Raises Unavailable if none came and others need the room."""
+        try:
+            raw = await context.read()
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if lease.evicted and task and not task.uncancel():
+                raise Unavailable("no message came while others waited to send one; try again") from None
+            raise
+        if not isinstance(raw, bytes):  # grpc.aio.EOF
+            return None
+        lease.shrink(len(raw))
+        self._calls.received += 1
+        return raw
+
+    def _unary(self, behaviour: Unary) -> Handler:
+        async def unary(_: object, context: Context) -> bytes:
+            response: bytes = await self._observe(self._answer(behaviour, context), context)
             self._calls.sent += 1
             return response
 
-        return unary
+        return grpc.stream_unary_rpc_method_handler(unary)
 
-    def _streaming(self, behaviour: Callable[..., Any], count: Callable[[Any], Any]) -> Any:  # noqa: ANN401
-        async def streaming(request: Any, context: Context) -> None:  # noqa: ANN401
-            await self._observe(self._send(behaviour(count(request), context), context), context)
+    async def _answer(self, behaviour: Unary, context: Context) -> bytes:
+        lease = self._budget.try_reserve(context.peer) or await self._budget.reserve(context.peer)
+        try:
+            raw = await self.read(context, lease)
+            if raw is None:
+                raise InvalidRequest(_NO_MESSAGE)
+            return await behaviour(raw, context)
+        finally:
+            lease.release()
 
-        return streaming
+    def _streaming(self, behaviour: Streaming) -> Handler:
+        async def streaming(_: object, context: Context) -> None:
+            requests = _Requests(self, self._budget, context)
+            await self._observe(self._send(behaviour(requests, context), context), context)
 
-    async def _send(self, responses: AsyncGenerator[Any, None], context: Context) -> None:
+        return grpc.stream_stream_rpc_method_handler(streaming)
+
+    async def _send(self, responses: AsyncGenerator[bytes, None], context: Context) -> None:
         # Closed here, where a cancel arrives, and not whenever the garbage collector finds the generator.
         async with aclosing(responses):
             async for response in responses:
@@ -127,17 +171,59 @@ class _Method:
         # Out here, lest an error while aborting have the handler's own, and its words, as its context.
         await status.abort(context, ending)
 
-    async def _count(self, requests: AsyncIterable[Any]) -> AsyncIterator[Any]:
-        async for request in requests:
-            self._calls.received += 1
-            yield request
 
-    def _count_one(self, request: Any) -> Any:  # noqa: ANN401
-        self._calls.received += 1
-        return request
+class _Requests:
+    """The messages of a stream, each read when it is asked for."""
+
+    def __init__(self, method: _Method, budget: Budget, context: Context) -> None:
+        self._method = method
+        self._budget = budget
+        self._context = context
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Received:
+        peer = self._context.peer
+        lease = self._budget.try_reserve(peer, bulk=True) or await self._budget.reserve(peer, bulk=True)
+        raw = None
+        try:
+            raw = await self._method.read(self._context, lease)
+        finally:
+            if raw is None:
+                lease.release()
+        if raw is None:
+            raise StopAsyncIteration
+        return Received(raw, lease)
 
 
-async def _refuse(requests: Any, context: Context) -> AsyncIterator[Any]:  # noqa: ANN401, ARG001
+async def raw_messages(requests: AsyncIterator[Received]) -> AsyncGenerator[bytes, None]:
+    """The bytes of a stream's messages, for a method that has answered each when it asks for the next."""
+    async for raw, lease in requests:
+        try:
+            yield raw
+        finally:
+            lease.release()
+
+
+def _after_one(behaviour: Streaming) -> Streaming:
+    """A method that takes one message, as one that takes a stream."""
+
+    async def after_one(requests: AsyncIterator[Received], context: Context) -> AsyncGenerator[bytes, None]:
+        request = await anext(requests, None)
+        if request is None:
+            raise InvalidRequest(_NO_MESSAGE)
+        try:
+            async with aclosing(behaviour(request.raw, context)) as responses:
+                async for response in responses:
+                    yield response
+        finally:
+            request.lease.release()
+
+    return after_one
+
+
+async def _refuse(requests: object, context: Context) -> AsyncGenerator[bytes, None]:  # noqa: ARG001
     raise Unauthenticated("a valid token is missing; send one as the metadata `authorization: Bearer TOKEN`")
     yield
 

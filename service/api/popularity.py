@@ -15,6 +15,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from headlines.v1 import popularity_pb2
 from service.api import status
 from service.api.messages import has_more_fields, parse
+from service.api.methods import Received
 from service.errors import FieldViolation, InvalidRequest, Unavailable
 from service.predictor import Answer, Predictor
 from service.preprocessing import Headline
@@ -90,13 +91,14 @@ class Popularity:
     async def _predict(self, raw: bytes, context: _Context) -> bytes:
         with self._gate:
             request = self._parse(popularity_pb2.PredictRequest, raw)
-            self._predictor.require_room(len(request.headlines))
-            answer = await self._predictor.predict(self._headlines(request.headlines), deadline=_deadline(context))
+            deadline = _deadline(context)
+            self._predictor.require_room(len(request.headlines), deadline)
+            answer = await self._predictor.predict(self._headlines(request.headlines), deadline=deadline)
             response = popularity_pb2.PredictResponse()
             _fill(response, answer)
             return response.SerializeToString()
 
-    async def _predict_stream(self, requests: AsyncIterator[bytes], context: _Context) -> AsyncIterator[bytes]:
+    async def _predict_stream(self, requests: AsyncIterator[Received], context: _Context) -> AsyncIterator[bytes]:
         with self._gate:
             deadline = _deadline(context)
             room = asyncio.Semaphore(_INSIDE)
@@ -105,8 +107,9 @@ class Popularity:
 
             async def read() -> None:
                 await room.acquire()
-                async for raw in requests:
-                    answer = asyncio.create_task(self._answer(raw, deadline))
+                async for request in requests:
+                    answer = asyncio.create_task(self._answer(request.raw, deadline))
+                    answer.add_done_callback(lambda _, lease=request.lease: lease.release())  # type: ignore[misc]
                     inside.add(answer)
                     answers.put_nowait(answer)
                     await room.acquire()

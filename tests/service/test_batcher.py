@@ -249,6 +249,31 @@ def test_whether_there_is_room_can_be_asked_before_anything_is_made(run, record)
     assert record.drops == {"overloaded": 2}
 
 
+def test_a_request_that_could_not_be_answered_in_time_is_refused_before_it_is_parsed(run, record):
+    async def main():
+        loop = asyncio.get_running_loop()
+        batcher = make(record)
+
+        def slow(items):
+            loop.now += 0.1 * len(items)
+            return items
+
+        for i in range(50):
+            await batcher.submit(slow, [i])
+        waiting = asyncio.ensure_future(batcher.submit(slow, [0] * 20))
+        await asyncio.sleep(0)
+        with pytest.raises(Overloaded, match="deadline") as error:
+            batcher.require_room(1, loop.now + 1)
+        assert 1 < error.value.retry_after <= 2
+        batcher.require_room(1, loop.now + 10)
+        batcher.require_room(1)
+        await waiting
+        batcher.require_room(1, loop.now + 0.01)
+
+    run(main())
+    assert record.drops == {"overloaded": 1}
+
+
 @pytest.mark.parametrize(("seconds", "breaths"), [(2 * LONG, BREATHS), (LONG / 2, 0)])
 def test_after_a_long_batch_others_have_their_turns_first(run, record, seconds, breaths):
     async def main():

@@ -24,6 +24,9 @@ OWN = {
     "headlines_queue_wait_seconds": "histogram",
     "headlines_inference_seconds": "histogram",
     "headlines_dropped": "counter",
+    "headlines_calls_in_flight": "gauge",
+    "headlines_message_memory_bytes": "gauge",
+    "headlines_messages_waiting": "gauge",
     "headlines_words": "counter",
     "headlines_main_output": "histogram",
     "headlines_aux_output": "histogram",
@@ -38,6 +41,7 @@ OWN = {
 def metrics():
     metrics = Metrics(queue_capacity=4096)
     metrics.count_padding(lambda: 7)
+    metrics.watch_messages(lambda: 4096, lambda: 3)
     metrics.calls("unary", "headlines.v1.PopularityService", "Predict")
     return metrics
 

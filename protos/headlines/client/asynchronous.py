@@ -17,7 +17,7 @@ from headlines.client.blocking import FINISH_TIMEOUT
 from headlines.client.bulk import Bulk
 from headlines.client.caller import NO_ROOM, AsyncCall, Caller, closed, predict
 from headlines.client.connection import Connection
-from headlines.client.errors import Broken, DeadlineExceeded, InvalidRequest
+from headlines.client.errors import Broken, DeadlineExceeded, InvalidRequest, unreadable
 from headlines.client.parts import iterable
 from headlines.client.settings import Deadline
 from headlines.client.sources import async_source_of
@@ -171,13 +171,16 @@ class AsyncClient(Caller):
 
     async def _ask(self, method: Callable[..., Any], request: object, deadline: Deadline) -> Any:  # noqa: ANN401
         try:
-            return await method(request, timeout=deadline.left(), metadata=self._metadata)
+            response = await method(request, timeout=deadline.left(), metadata=self._metadata)
         except (asyncio.CancelledError, grpc.aio.UsageError):
             # gRPC cancels what is in flight when the channel is closed, as if the caller's own task were cancelled.
             task = asyncio.current_task()
             if self._closed and not (task and task.cancelling()):
                 raise closed() from None
             raise
+        if response is None:
+            raise unreadable()
+        return response
 
 
 async def _run(steps: Generator[AsyncCall, PredictResponse, list[Prediction]]) -> list[Prediction]:
@@ -243,12 +246,14 @@ class _Stream:
     async def _receive(self) -> None:
         end: grpc.RpcError = Broken(grpc.StatusCode.UNAVAILABLE, "the server ended the stream before it had answered all")
         try:
-            while (response := await self._call.read()) is not grpc.aio.EOF:
+            while isinstance(response := await self._call.read(), PredictStreamResponse):
                 self.inbox.append(response)
                 self._changed()
                 while len(self.inbox) >= _INBOX:
                     self._room.clear()
                     await self._room.wait()
+            if response is None:
+                end = unreadable()
         except grpc.RpcError as error:
             end = error
         self.inbox.append(end)

@@ -118,9 +118,8 @@ class Client(Caller):
                     stream = None
                     time.sleep(bulk.interrupted(error))
                 yield from bulk.answers()
-                inbox = stream.inbox if stream else None
                 with changed:
-                    if not changed.wait_for(lambda: inbox or bulk.can_go_on(), deadline.left()):
+                    if not changed.wait_for(partial(_has_work, bulk, stream), deadline.left()):
                         raise DeadlineExceeded("the time was up before all was answered")
             if stream:
                 stream.finish()
@@ -223,6 +222,10 @@ def _run(steps: Generator[Call, PredictResponse, list[Prediction]]) -> list[Pred
             return end.value  # type: ignore[no-any-return]
 
 
+def _has_work(bulk: Bulk, stream: _Stream | None) -> bool:
+    return bool(stream and stream.inbox) or bulk.can_go_on()
+
+
 class _Stream:
     """One call of PredictStream, whose responses a thread puts into `inbox`; `changed` is notified of them."""
 
@@ -234,9 +237,7 @@ class _Stream:
         self.inbox: deque[PredictStreamResponse | grpc.RpcError] = deque()
         self._changed = changed
         self._ended = False
-        self._call = connection.stub.PredictStream(
-            iter(self._requests.get, None), timeout=deadline.left(), metadata=metadata
-        )
+        self._call = connection.stub.PredictStream(iter(self._requests.get, None), timeout=deadline.left(), metadata=metadata)
         threading.Thread(target=self._receive, name="headlines", daemon=True).start()
 
     def read(self) -> PredictStreamResponse:

@@ -76,8 +76,10 @@ class Bulk:
     def can_go_on(self) -> bool:
         """Whether there is something to do without an answer of the server's."""
         if self.awaits_response or not self._source.ended:
-            return bool(self._unsent) or self._handed_out in self._answers or (
-                self._has_room() and self._source.at_hand(self.awaits_response)
+            return (
+                bool(self._unsent)
+                or self._handed_out in self._answers
+                or (self._has_room() and self._source.at_hand(self.awaits_response))
             )
         return True
 

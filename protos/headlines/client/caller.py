@@ -43,7 +43,7 @@ class Caller:
         self._metadata = settings.metadata(token)
         self._credentials, self._options = settings.credentials(tls, tls_server_name)
         self._peer = Peer()
-        self._connections: dict[Hashable, Connection] = {}
+        self._connections: dict[Any, Connection] = {}
         self._closed = False
 
     def _connection_of(self, key: Hashable) -> Connection:
@@ -70,7 +70,7 @@ class Caller:
     def _error(self, error: grpc.RpcError, locate: Locate | None = None) -> ClientError:
         result = translated(error, locate)
         if isinstance(result, Unavailable) and (name := self._target.proxy_variable()):
-            return Unavailable(f"{result} (by way of the proxy that the environment variable {name} names; no_proxy excepts hosts)")
+            return Unavailable(f"{result} (through the proxy that the environment variable {name} names; see also no_proxy)")
         return result
 
 
@@ -86,7 +86,8 @@ class _Cancellable(Protocol):
 class Call(_Cancellable, Protocol):
     """A call of Predict in plain code."""
 
-    def result(self) -> PredictResponse: ...
+    def result(self) -> PredictResponse:
+        """Wait for the response. Raises grpc.RpcError."""
 
 
 class AsyncCall(_Cancellable, Protocol):

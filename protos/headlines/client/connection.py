@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import grpc
@@ -58,7 +59,12 @@ class Connection:
     """A channel of `library`, grpc or grpc.aio, and its methods."""
 
     def __init__(
-        self, library: Any, semaphore: Any, target: str, credentials: grpc.ChannelCredentials | None, options: tuple[Any, ...]
+        self,
+        library: Any,  # noqa: ANN401
+        semaphore: Callable[[int], Any],
+        target: str,
+        credentials: grpc.ChannelCredentials | None,
+        options: tuple[tuple[str, Any], ...],
     ) -> None:
         options = (*_OPTIONS, *options)
         if credentials:

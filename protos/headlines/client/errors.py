@@ -81,10 +81,17 @@ class Broken(grpc.RpcError):
         self._code, self._details = code, details
 
     def code(self) -> grpc.StatusCode:
+        """As grpc.Call has it."""
         return self._code
 
     def details(self) -> str:
+        """As grpc.Call has it."""
         return self._details
+
+
+def unreadable() -> Broken:
+    """What grpc.aio answers with None, and grpc with an error like this."""
+    return Broken(grpc.StatusCode.INTERNAL, "the server's answer is no message of headlines.v1")
 
 
 def is_outage(error: grpc.RpcError) -> bool:

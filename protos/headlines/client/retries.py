@@ -21,7 +21,8 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 1.0  # seconds, give or take a half
 class ErrorOf(Protocol):
     """Makes the ClientError for an error of gRPC's."""
 
-    def __call__(self, error: grpc.RpcError, locate: Locate | None = None) -> ClientError: ...
+    def __call__(self, error: grpc.RpcError, locate: Locate | None = None) -> ClientError:
+        """See errors.translated."""
 
 
 class Peer:

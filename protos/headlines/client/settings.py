@@ -1,4 +1,4 @@
-"""What a client is told when it is made, and a timeout, checked before gRPC sees them: it would misread some and quote others."""
+"""A client's parameters, checked before gRPC sees them: it misreads some and quotes others, such as a token, in its errors."""
 
 from __future__ import annotations
 
@@ -26,11 +26,13 @@ _EXCEPTIONS = ("no_grpc_proxy", "no_proxy")
 
 def seconds(value: object, name: str = "timeout") -> float:
     """The timeout in seconds, math.inf for none. Raises TypeError, or InvalidSetting, which is a ValueError."""
-    if isinstance(value, bool) or not isinstance(value, Real):
+    if isinstance(value, bool) or not isinstance(value, (float, int, Real)):
         raise TypeError(f"{name}: must be a number of seconds (math.inf: no limit), not a {type(value).__name__}")
-    if not value > 0:
-        raise InvalidSetting(f"{name}: must be a number of seconds above 0 (math.inf: no limit), not {value}")
-    return math.inf if value >= _NO_LIMIT else float(value)
+    if value >= _NO_LIMIT:  # type: ignore[operator]
+        return math.inf  # before float(), which has no room for a large int
+    if not (number := float(value)) > 0:
+        raise InvalidSetting(f"{name}: must be a number of seconds above 0 (math.inf: no limit), not {number}")
+    return number
 
 
 class Deadline:

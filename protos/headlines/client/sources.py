@@ -26,9 +26,11 @@ class InMemory:
         self.ended = False
 
     def at_hand(self, whole: bool) -> bool:  # noqa: ARG002
+        """As Source.at_hand."""
         return not self.ended
 
     def take(self, whole: bool) -> Sequence[str | Headline]:  # noqa: ARG002
+        """As Source.take."""
         headlines = list(islice(self._headlines, MAX_HEADLINES))
         self.ended = len(headlines) < MAX_HEADLINES
         return headlines
@@ -47,12 +49,15 @@ class _Buffer:
 
     @property
     def ended(self) -> bool:
+        """As Source.ended."""
         return self._exhausted and not self._buffer
 
     def at_hand(self, whole: bool) -> bool:
+        """As Source.at_hand."""
         return bool(self._buffer) and (self._exhausted or not whole or len(self._buffer) >= MAX_HEADLINES)
 
     def take(self, whole: bool) -> Sequence[str | Headline]:
+        """As Source.take."""
         if not self.at_hand(whole):
             return []
         return [self._buffer.popleft() for _ in range(min(len(self._buffer), MAX_HEADLINES))]
@@ -73,6 +78,7 @@ class FromThread(_Buffer):
         threading.Thread(target=context.run, args=(self._read, iter(headlines)), name="headlines", daemon=True).start()
 
     def take(self, whole: bool) -> Sequence[str | Headline]:
+        """As Source.take."""
         with self._changed:
             headlines = super().take(whole)
             self._changed.notify_all()
@@ -94,7 +100,7 @@ class FromThread(_Buffer):
                     self._changed.wait_for(lambda: self._stopped or len(self._buffer) < MAX_HEADLINES)
                     if self._stopped:
                         return
-        except BaseException as error:  # noqa: BLE001 - it is raised where the caller iterates
+        except BaseException as error:  # it is raised where the caller iterates
             self.error = error
         finally:
             with self._changed:
@@ -112,6 +118,7 @@ class FromTask(_Buffer):
         self._task = asyncio.create_task(self._read(aiter(headlines)))
 
     def take(self, whole: bool) -> Sequence[str | Headline]:
+        """As Source.take."""
         headlines = super().take(whole)
         self._room.set()
         return headlines
@@ -128,7 +135,7 @@ class FromTask(_Buffer):
                 while len(self._buffer) >= MAX_HEADLINES:
                     self._room.clear()
                     await self._room.wait()
-        except BaseException as error:  # noqa: BLE001 - it is raised where the caller iterates
+        except BaseException as error:  # it is raised where the caller iterates
             self.error = error
         finally:
             self._exhausted = True

@@ -92,11 +92,11 @@ class Servicer(popularity_pb2_grpc.PopularityServiceServicer, health_pb2_grpc.He
 
 
 @contextlib.contextmanager
-def serving(servicer):
-    server = grpc.server(futures.ThreadPoolExecutor(8))
+def serving(servicer, port=0, **options):
+    server = grpc.server(futures.ThreadPoolExecutor(8), options=[(f"grpc.{name}", value) for name, value in options.items()])
     popularity_pb2_grpc.add_PopularityServiceServicer_to_server(servicer, server)
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
-    port = server.add_insecure_port("127.0.0.1:0")
+    port = server.add_insecure_port(f"127.0.0.1:{port}")
     server.start()
     yield f"127.0.0.1:{port}"
     server.stop(None).wait()

@@ -26,6 +26,8 @@ class Servicer(popularity_pb2_grpc.PopularityServiceServicer, health_pb2_grpc.He
         self.streams = 0
         self.metadata = {}
         self.peers = set()  # the connections that calls came by
+        self.words = "on purpose"
+        self.outlets = []
         self.failures = []  # status codes with which the next calls end
         self.break_after = []  # after how many answers each of the next streams ends
         self.lock = threading.Lock()
@@ -46,7 +48,7 @@ class Servicer(popularity_pb2_grpc.PopularityServiceServicer, health_pb2_grpc.He
         with self.lock:
             code = self.failures.pop(0) if self.failures else None
         if code:
-            context.abort(code, "on purpose")
+            context.abort(code, self.words)
 
     def Predict(self, request, context):  # noqa: N802
         with self.lock:
@@ -82,7 +84,7 @@ class Servicer(popularity_pb2_grpc.PopularityServiceServicer, health_pb2_grpc.He
 
     def GetModel(self, request, context):  # noqa: N802, ARG002
         self.fail(context)
-        return popularity_pb2.GetModelResponse(name="headline-popularity", version=7)
+        return popularity_pb2.GetModelResponse(name="headline-popularity", version=7, outlets=self.outlets)
 
     def Check(self, request, context):  # noqa: N802
         self.metadata = dict(context.invocation_metadata())

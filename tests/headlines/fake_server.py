@@ -108,12 +108,8 @@ class Plainly:
     """AsyncClient with the face of Client, so that each test runs against both."""
 
     def __init__(self, target, **settings):
+        self.client = AsyncClient(target, **settings)
         self.loop = asyncio.new_event_loop()
-
-        async def make():
-            return AsyncClient(target, **settings)
-
-        self.client = self.loop.run_until_complete(make())
 
     def __getattr__(self, name):
         method = getattr(self.client, name)
@@ -129,6 +125,9 @@ class Plainly:
         return self
 
     def __exit__(self, *_):
+        self.close()
+
+    def close(self):
         self.loop.run_until_complete(self.client.close())
         self.loop.close()
 

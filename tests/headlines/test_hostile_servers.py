@@ -187,7 +187,9 @@ def test_the_index_of_a_malformed_headline_is_the_callers(client):
     with pytest.raises(InvalidRequest) as caught:
         client.predict(headlines)
     assert caught.value.index == 200
-    assert [i for i, it in enumerate(client.predict_stream(headlines)) if isinstance(it, InvalidRequest) and it.index == i] == [200]
+    assert [i for i, it in enumerate(client.predict_stream(headlines)) if isinstance(it, InvalidRequest) and it.index == i] == [
+        200
+    ]
     headlines[250] = "\ud800"
     *_, wrong = [it for it in client.predict_stream(headlines) if isinstance(it, InvalidRequest)]
     assert wrong.index == 250

@@ -13,9 +13,8 @@ import grpc
 import grpc.aio
 from google.protobuf.wrappers_pb2 import StringValue
 
-from headlines.client.blocking import FINISH_TIMEOUT
 from headlines.client.bulk import Bulk
-from headlines.client.caller import NO_ROOM, AsyncCall, Caller, closed, predict
+from headlines.client.caller import FINISH_TIMEOUT, INBOX, NO_ROOM, OVERLOAD_TRIES, TOO_LATE, AsyncCall, Caller, closed, predict
 from headlines.client.connection import Connection
 from headlines.client.errors import Broken, DeadlineExceeded, InvalidRequest, unreadable
 from headlines.client.parts import iterable
@@ -30,9 +29,6 @@ from headlines.v1.popularity_pb2 import (
     PredictStreamRequest,
     PredictStreamResponse,
 )
-
-_INBOX = 16
-_OVERLOAD_TRIES = 5
 
 
 class AsyncClient(Caller):
@@ -71,7 +67,7 @@ class AsyncClient(Caller):
     ) -> AsyncIterator[Prediction | InvalidRequest]:
         changed = asyncio.Event()
         source = async_source_of(headlines, changed.set)
-        bulk = Bulk(source, self._retries(deadline, _OVERLOAD_TRIES))
+        bulk = Bulk(source, self._retries(deadline, OVERLOAD_TRIES))
         stream = None
         try:
             while bulk.fill():
@@ -95,7 +91,7 @@ class AsyncClient(Caller):
                         async with asyncio.timeout(deadline.left()):
                             await changed.wait()
                     except TimeoutError:
-                        raise DeadlineExceeded("the time was up before all was answered") from None
+                        raise DeadlineExceeded(TOO_LATE) from None
             if stream:
                 await stream.finish()
         finally:
@@ -170,6 +166,8 @@ class AsyncClient(Caller):
             connection.room.release()
 
     async def _ask(self, method: Callable[..., Any], request: object, deadline: Deadline) -> Any:  # noqa: ANN401
+        if deadline.passed():  # gRPC rounds up
+            raise DeadlineExceeded(TOO_LATE)
         try:
             response = await method(request, timeout=deadline.left(), metadata=self._metadata)
         except (asyncio.CancelledError, grpc.aio.UsageError):
@@ -249,7 +247,7 @@ class _Stream:
             while isinstance(response := await self._call.read(), PredictStreamResponse):
                 self.inbox.append(response)
                 self._changed()
-                while len(self.inbox) >= _INBOX:
+                while len(self.inbox) >= INBOX:
                     self._room.clear()
                     await self._room.wait()
             if response is None:

@@ -16,7 +16,7 @@ import grpc
 from google.protobuf.wrappers_pb2 import StringValue
 
 from headlines.client.bulk import Bulk
-from headlines.client.caller import NO_ROOM, Call, Caller, closed, predict
+from headlines.client.caller import FINISH_TIMEOUT, INBOX, NO_ROOM, OVERLOAD_TRIES, TOO_LATE, Call, Caller, closed, predict
 from headlines.client.connection import Connection
 from headlines.client.errors import Broken, DeadlineExceeded, InvalidRequest
 from headlines.client.parts import iterable
@@ -31,10 +31,6 @@ from headlines.v1.popularity_pb2 import (
     PredictStreamRequest,
     PredictStreamResponse,
 )
-
-_INBOX = 16  # responses that wait for the caller, more than a stream has requests without an answer
-_OVERLOAD_TRIES = 5  # of a stream, as many as gRPC makes of another call
-FINISH_TIMEOUT = 5.0  # seconds for a server to end a stream that it has answered
 
 
 class Client(Caller):
@@ -101,7 +97,7 @@ class Client(Caller):
     def _stream(self, headlines: Iterable[str | Headline], deadline: Deadline) -> Iterator[Prediction | InvalidRequest]:
         changed = threading.Condition()
         source = source_of(headlines, changed)
-        bulk = Bulk(source, self._retries(deadline, _OVERLOAD_TRIES))
+        bulk = Bulk(source, self._retries(deadline, OVERLOAD_TRIES))
         stream = None
         try:
             while bulk.fill():
@@ -120,7 +116,7 @@ class Client(Caller):
                 yield from bulk.answers()
                 with changed:
                     if not changed.wait_for(partial(_has_work, bulk, stream), deadline.left()):
-                        raise DeadlineExceeded("the time was up before all was answered")
+                        raise DeadlineExceeded(TOO_LATE)
             if stream:
                 stream.finish()
         finally:
@@ -190,6 +186,8 @@ class Client(Caller):
         return connection
 
     def _ask(self, method: Callable[..., Any], request: object, deadline: Deadline) -> Any:  # noqa: ANN401
+        if deadline.passed():  # gRPC rounds up
+            raise DeadlineExceeded(TOO_LATE)
         try:
             return method(request, timeout=deadline.left(), metadata=self._metadata)
         except ValueError:  # as gRPC has it when another thread closed the channel
@@ -277,6 +275,6 @@ class _Stream:
 
     def _put(self, response: PredictStreamResponse | grpc.RpcError) -> None:
         with self._changed:
-            self._changed.wait_for(lambda: self._ended or len(self.inbox) < _INBOX)
+            self._changed.wait_for(lambda: self._ended or len(self.inbox) < INBOX)
             self.inbox.append(response)
             self._changed.notify_all()

@@ -104,8 +104,9 @@ class AsyncClient(Caller):
         deadline = self._deadline(timeout)
         retries = self._retries(deadline)
         while True:
+            connection = self._connection()
             try:
-                response: GetModelResponse = await self._ask(self._connection().stub.GetModel, GetModelRequest(), deadline)
+                response: GetModelResponse = await self._ask(connection, connection.stub.GetModel, GetModelRequest(), deadline)
             except grpc.RpcError as error:
                 await asyncio.sleep(retries.pause(error))
             else:
@@ -114,8 +115,9 @@ class AsyncClient(Caller):
 
     async def health(self, *, timeout: float | None = None) -> bool:
         """As Client.health."""
+        connection = self._connection()
         try:
-            response = await self._ask(self._connection().check, StringValue(), self._deadline(timeout))
+            response = await self._ask(connection, connection.check, StringValue(), self._deadline(timeout))
         except grpc.RpcError as error:
             raise self._error(error) from error
         return bool(response.value == 1)
@@ -161,15 +163,18 @@ class AsyncClient(Caller):
         except TimeoutError:
             raise DeadlineExceeded(NO_ROOM) from None
         try:
-            return cast(PredictResponse, await self._ask(connection.stub.Predict, request, deadline))
+            return cast(PredictResponse, await self._ask(connection, connection.stub.Predict, request, deadline))
         finally:
             connection.room.release()
 
-    async def _ask(self, method: Callable[..., Any], request: object, deadline: Deadline) -> Any:  # noqa: ANN401
+    async def _ask(self, connection: Connection, method: Callable[..., Any], request: object, deadline: Deadline) -> Any:  # noqa: ANN401
         if deadline.passed():  # gRPC rounds up
             raise DeadlineExceeded(TOO_LATE)
         try:
             response = await method(request, timeout=deadline.left(), metadata=self._metadata)
+        except grpc.RpcError as error:
+            connection.failed(error)
+            raise
         except (asyncio.CancelledError, grpc.aio.UsageError):
             # gRPC cancels what is in flight when the channel is closed, as if the caller's own task were cancelled.
             task = asyncio.current_task()
@@ -178,6 +183,7 @@ class AsyncClient(Caller):
             raise
         if response is None:
             raise unreadable()
+        connection.answered()
         return response
 
 
@@ -206,6 +212,7 @@ class _Stream:
         metadata: tuple[tuple[str, str], ...],
         changed: Callable[[], object],
     ) -> None:
+        self._connection = connection
         self._call = connection.stub.PredictStream(timeout=deadline.left(), metadata=metadata)
         self.inbox: deque[PredictStreamResponse | grpc.RpcError] = deque()
         self._changed = changed
@@ -227,7 +234,9 @@ class _Stream:
         response = self.inbox.popleft()
         self._room.set()
         if isinstance(response, grpc.RpcError):
+            self._connection.failed(response)
             raise response
+        self._connection.answered()
         return response
 
     async def finish(self) -> None:

@@ -129,8 +129,9 @@ class Client(Caller):
         deadline = self._deadline(timeout)
         retries = self._retries(deadline)
         while True:
+            connection = self._connection()
             try:
-                response: GetModelResponse = self._ask(self._connection().stub.GetModel, GetModelRequest(), deadline)
+                response: GetModelResponse = self._ask(connection, connection.stub.GetModel, GetModelRequest(), deadline)
             except grpc.RpcError as error:
                 time.sleep(retries.pause(error))
             else:
@@ -139,8 +140,9 @@ class Client(Caller):
 
     def health(self, *, timeout: float | None = None) -> bool:
         """Whether the server says that it can answer. Raises Unavailable where none is reached, and other ClientErrors."""
+        connection = self._connection()
         try:
-            serving: bool = self._ask(self._connection().check, StringValue(), self._deadline(timeout)).value == 1
+            serving: bool = self._ask(connection, connection.check, StringValue(), self._deadline(timeout)).value == 1
         except grpc.RpcError as error:
             raise self._error(error) from error
         return serving
@@ -174,7 +176,7 @@ class Client(Caller):
         time.sleep(pause)
         connection = self._enter(deadline)
         try:
-            return cast(PredictResponse, self._ask(connection.stub.Predict, request, deadline))
+            return cast(PredictResponse, self._ask(connection, connection.stub.Predict, request, deadline))
         finally:
             connection.room.release()
 
@@ -185,15 +187,20 @@ class Client(Caller):
             raise DeadlineExceeded(NO_ROOM)
         return connection
 
-    def _ask(self, method: Callable[..., Any], request: object, deadline: Deadline) -> Any:  # noqa: ANN401
+    def _ask(self, connection: Connection, method: Callable[..., Any], request: object, deadline: Deadline) -> Any:  # noqa: ANN401
         if deadline.passed():  # gRPC rounds up
             raise DeadlineExceeded(TOO_LATE)
         try:
-            return method(request, timeout=deadline.left(), metadata=self._metadata)
+            response = method(request, timeout=deadline.left(), metadata=self._metadata)
+        except grpc.RpcError as error:
+            connection.failed(error)
+            raise
         except ValueError:  # as gRPC has it when another thread closed the channel
             if self._closed:
                 raise closed() from None
             raise
+        connection.answered()
+        return response
 
 
 class _Blocking(NamedTuple):
@@ -230,6 +237,7 @@ class _Stream:
     def __init__(
         self, connection: Connection, deadline: Deadline, metadata: tuple[tuple[str, str], ...], changed: threading.Condition
     ) -> None:
+        self._connection = connection
         self._requests: SimpleQueue[PredictStreamRequest | None] = SimpleQueue()
         self.write = self._requests.put
         self.inbox: deque[PredictStreamResponse | grpc.RpcError] = deque()
@@ -244,7 +252,9 @@ class _Stream:
         with self._changed:
             self._changed.notify_all()
         if isinstance(response, grpc.RpcError):
+            self._connection.failed(response)
             raise response
+        self._connection.answered()
         return response
 
     def finish(self) -> None:

@@ -55,6 +55,9 @@ class Caller:
         if self._closed:
             raise closed()
         connection = self._connections.get(key)
+        if connection and connection.is_stale():
+            self._connections.pop(key, None)  # not closed: a call that is in flight may yet be answered
+            connection = None
         if connection is None:
             # A proxy between this machine and itself is never meant: those who set http_proxy seldom think of no_proxy.
             options = (*self._options, ("grpc.enable_http_proxy", int(not self._target.is_loopback)))

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from typing import Any
 
 import grpc
 from google.protobuf.wrappers_pb2 import Int32Value, StringValue
 
+from headlines.client.errors import is_outage
 from headlines.v1.popularity_pb2_grpc import PopularityServiceStub
 
 # Calls of Predict at once; more wait in the client. A server refuses what is beyond its limit of calls a connection, and counts
 # those too that it has just answered: with a limit of 48 a third of 200 at once failed, whatever the retries.
 _CALLS = 32
+# Seconds of an outage after which a new channel is made: gRPC looks a name that could not be resolved up again after up to two
+# minutes, and no option shortens that.
+_STALE_AFTER = 10.0
 _OPTIONS: tuple[tuple[str, Any], ...] = (
     (
         "grpc.service_config",
@@ -77,3 +82,19 @@ class Connection:
             "/grpc.health.v1.Health/Check", StringValue.SerializeToString, Int32Value.FromString
         )
         self.room = semaphore(_CALLS)
+        self._failing_since: float | None = None
+
+    def answered(self) -> None:
+        """Say that the server answered."""
+        self._failing_since = None
+
+    def failed(self, error: grpc.RpcError) -> None:
+        """Say how a call failed."""
+        if not is_outage(error):
+            self._failing_since = None
+        elif self._failing_since is None:
+            self._failing_since = time.monotonic()
+
+    def is_stale(self) -> bool:
+        """Whether another channel would find the server sooner."""
+        return self._failing_since is not None and time.monotonic() - self._failing_since > _STALE_AFTER

@@ -1,5 +1,6 @@
 """A server that goes away and comes back."""
 
+import os
 import socket
 import threading
 import time
@@ -9,7 +10,7 @@ import grpc
 import pytest
 from fake_server import Servicer, serving, texts, word_counts
 
-from headlines.client import Overloaded, Unavailable
+from headlines.client import Overloaded, Unavailable, connection
 
 SECONDS = 60  # for what takes a few
 
@@ -123,6 +124,53 @@ def test_a_long_outage_does_not_keep_the_client_away(kind):
             asking.result(SECONDS)
         listener.shutdown(socket.SHUT_RDWR)
         accepting.result(SECONDS)
+
+
+class NameServer(threading.Thread):
+    """Answers that no name is known, until it knows that of the server."""
+
+    def __init__(self):
+        super().__init__()
+        self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.socket.bind(("127.0.0.1", 0))
+        self.port = self.socket.getsockname()[1]
+        self.known = False
+        self.asked = threading.Semaphore(0)
+
+    def run(self):
+        while (received := self.socket.recvfrom(512))[0]:
+            query, sender = received
+            question = query[12 : query.index(b"\0", 12) + 5]
+            is_ipv4 = question.endswith(b"\0\1\0\1")
+            answer = b""
+            if is_ipv4:
+                self.asked.release()
+                if self.known:
+                    answer = b"\xc0\x0c\0\1\0\1\0\0\0\0\0\4" + socket.inet_aton("127.0.0.1")
+            flags = b"\x81\x80" if self.known else b"\x81\x83"
+            header = query[:2] + flags + b"\0\1" + (b"\0\1" if answer else b"\0\0") + b"\0\0\0\0"
+            self.socket.sendto(header + question + answer, sender)
+
+    def stop(self):
+        self.socket.sendto(b"", self.socket.getsockname())
+        self.join(SECONDS)
+        self.socket.close()
+
+
+@pytest.mark.skipif(os.environ.get("GRPC_DNS_RESOLVER", "ares") != "ares", reason="this resolver takes no name server")
+def test_a_name_that_was_lost_is_looked_up_again_soon(kind, monkeypatch):
+    """By gRPC's own backoff the twelfth lookup comes minutes after the first."""
+    monkeypatch.setattr(connection, "_STALE_AFTER", 1.0)
+    names = NameServer()
+    names.start()
+    with serving(Servicer()) as target, kind(f"dns://127.0.0.1:{names.port}/news.test:{target.rpartition(':')[2]}") as client:
+        for _ in range(12):
+            while not names.asked.acquire(timeout=0.01):
+                with pytest.raises(Unavailable):
+                    client.predict(["four"], timeout=0.5)
+        names.known = True
+        assert word_counts(client.predict(["four"], timeout=SECONDS)) == [4]
+    names.stop()
 
 
 def ask_for(client, seconds):

@@ -12,7 +12,7 @@ import grpc
 
 from headlines.client import settings
 from headlines.client.connection import Connection
-from headlines.client.errors import ClientError, InvalidRequest, Locate, Unavailable, translated
+from headlines.client.errors import ClientError, InvalidRequest, InvalidSetting, Locate, Unavailable, translated
 from headlines.client.parts import MAX_BYTES, MAX_HEADLINES, Part, iterable, messages_of, parts_of
 from headlines.client.retries import Peer, Retries
 from headlines.client.settings import Deadline
@@ -44,6 +44,8 @@ class Caller:
     ) -> None:
         self._target = settings.target(target)
         self._timeout = settings.seconds(timeout)
+        if not self._timeout:
+            raise InvalidSetting("timeout: must be above 0 (math.inf: no limit); with 0 every call would be too late")
         self._metadata = settings.metadata(token)
         self._credentials, self._options = settings.credentials(tls, tls_server_name)
         self._peer = Peer()

@@ -24,15 +24,13 @@ _PROXIES = ("grpc_proxy", "https_proxy", "http_proxy")  # the variables that gRP
 _EXCEPTIONS = ("no_grpc_proxy", "no_proxy")
 
 
-def seconds(value: object, name: str = "timeout") -> float:
-    """The timeout in seconds, math.inf for none. Raises TypeError, or InvalidSetting, which is a ValueError."""
+def seconds(value: object) -> float:
+    """A timeout in seconds, math.inf for none. Raises TypeError, or InvalidSetting, which is a ValueError."""
     if isinstance(value, bool) or not isinstance(value, (float, int, Real)):
-        raise TypeError(f"{name}: must be a number of seconds (math.inf: no limit), not a {type(value).__name__}")
-    if value >= _NO_LIMIT:  # type: ignore[operator]
-        return math.inf  # before float(), which has no room for a large int
-    if not (number := float(value)) > 0:
-        raise InvalidSetting(f"{name}: must be a number of seconds above 0 (math.inf: no limit), not {number}")
-    return number
+        raise TypeError(f"timeout: must be a number of seconds (math.inf: no limit), not a {type(value).__name__}")
+    if not value >= 0:  # type: ignore[operator]
+        raise InvalidSetting("timeout: must be a number of seconds, 0 or greater (math.inf: no limit)")
+    return math.inf if value >= _NO_LIMIT else float(value)  # type: ignore[operator]
 
 
 class Deadline:

@@ -149,6 +149,7 @@ def test_an_error_names_the_proxy_in_use(kind, monkeypatch, variable):
         ("unix:/run/headlines.sock", True),
         ("unix:///run/headlines.sock", True),
         ("unix-abstract:headlines", True),
+        ("xds:///headlines", False),
         ("dns:53", False),
         ("ipv4:127.0.0.1:1,10.0.0.1:1", False),
         ("10.0.0.1:1", False),

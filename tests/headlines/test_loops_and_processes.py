@@ -182,6 +182,44 @@ def test_a_client_is_used_on_both_sides_of_a_fork(target, support):
     assert process.stdout.splitlines() == ["[[1, 300, True], [2, 300, True], [3, 300, True]]", "[4, 300, True]"], process.stderr
 
 
+FORKS_ASYNC = """
+import asyncio, os, sys
+from headlines.client import AsyncClient, Client, ClientError
+
+async def ask(client):
+    return (await client.predict(["four"], timeout=20))[0].word_count
+
+client = AsyncClient(sys.argv[1])
+assert asyncio.run(ask(client)) == 4
+if child := os.fork():
+    assert os.waitpid(child, 0)[1] == 0
+    print(asyncio.run(ask(client)))
+else:
+    for used in (client, AsyncClient(sys.argv[1])):
+        try:
+            asyncio.run(ask(used))
+        except ClientError as error:
+            print(error, flush=True)
+    os._exit(0)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_an_async_client_says_that_it_does_not_survive_a_fork(target):
+    process = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", FORKS_ASYNC, target],
+        env={**os.environ, "PYTHONPATH": str(PROTOS)},
+        capture_output=True,
+        text=True,
+        timeout=2 * SECONDS,
+        check=False,
+    )
+    *refused, answer = process.stdout.splitlines() or [""]
+    assert answer == "4", process.stderr
+    assert len(refused) == 2
+    assert all("forked" in line for line in refused)
+
+
 def wait_for(condition):
     for _ in range(SECONDS * 100):
         if condition():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Generator, Iterable
 from contextlib import closing
@@ -16,7 +17,7 @@ from google.protobuf.wrappers_pb2 import StringValue
 from headlines.client.bulk import Bulk
 from headlines.client.caller import FINISH_TIMEOUT, INBOX, NO_ROOM, OVERLOAD_TRIES, TOO_LATE, AsyncCall, Caller, closed, predict
 from headlines.client.connection import Connection
-from headlines.client.errors import Broken, DeadlineExceeded, InvalidRequest, unreadable
+from headlines.client.errors import Broken, ClientError, DeadlineExceeded, InvalidRequest, unreadable
 from headlines.client.parts import iterable
 from headlines.client.settings import Deadline
 from headlines.client.sources import async_source_of
@@ -38,11 +39,13 @@ class AsyncClient(Caller):
             [prediction] = await client.predict(["Storm closes every school"])
 
     It may be made where no event loop runs, as when a module is imported, and used in several loops, one after another or at
-    once; each has a connection of its own. `close` ends them all.
+    once (gRPC then logs a harmless BlockingIOError now and then); each has a connection of its own. `close` ends them all. gRPC
+    for asyncio does not survive a fork: a child of a process that has used an AsyncClient gets a ClientError.
     """
 
     _library: ClassVar[Any] = grpc.aio
     _semaphore: ClassVar[Any] = asyncio.Semaphore
+    _process: ClassVar[int | None] = None  # which first used gRPC for asyncio
 
     async def predict(
         self, headlines: Iterable[str | Headline], *, timeout: float | None = None, one_version: bool = False
@@ -143,6 +146,10 @@ class AsyncClient(Caller):
 
     def _connection(self) -> Connection:
         loop = asyncio.get_running_loop()
+        if AsyncClient._process is None:
+            AsyncClient._process = os.getpid()
+        elif AsyncClient._process != os.getpid():  # gRPC would wait for ever for a thread that was not forked
+            raise ClientError("an AsyncClient was used before this process was forked; use Client here, or spawn the process")
         if loop not in self._connections:
             for other in [*self._connections]:
                 if other.is_closed():

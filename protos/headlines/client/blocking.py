@@ -82,15 +82,15 @@ class Client(Caller):
 
         Answers come as soon as the server has given them, also when the next headline is long in coming. For this, an iterable
         that is no collection (a generator, a file) is read in a thread of its own; what belongs to the caller's thread, such
-        as an sqlite3 cursor, is passed as a list. At most 640 headlines are taken ahead of the answers. What the iterable
-        raises is raised here, after the answers to what came before.
+        as an sqlite3 cursor, is passed as a list. Some hundred headlines are taken ahead of their answers. What the
+        iterable raises is raised here, after the answers to what came before.
 
         A malformed headline is answered by an InvalidRequest and harms no other. When the connection ends, what has no
         answer is sent again over a new one. `timeout` is for everything together; None: no limit.
 
         Raises ClientError where no further answer is to be had; TypeError for what is no headline.
         """
-        self._connection()
+        self._connection()  # raises if the client is closed
         deadline = self._stream_deadline(timeout)
         return self._stream(iterable(headlines), deadline)
 

@@ -12,7 +12,15 @@ import grpc
 
 from headlines.client import settings
 from headlines.client.connection import Connection
-from headlines.client.errors import ClientError, InvalidRequest, InvalidSetting, Locate, Unavailable, translated
+from headlines.client.errors import (
+    ClientError,
+    DeadlineExceeded,
+    InvalidRequest,
+    InvalidSetting,
+    Locate,
+    Unavailable,
+    translated,
+)
 from headlines.client.parts import MAX_BYTES, MAX_HEADLINES, Part, iterable, messages_of, parts_of
 from headlines.client.retries import Peer, Retries
 from headlines.client.settings import Deadline
@@ -78,8 +86,11 @@ class Caller:
 
     def _error(self, error: grpc.RpcError, locate: Locate | None = None) -> ClientError:
         result = translated(error, locate)
-        if isinstance(result, Unavailable) and (name := self._target.proxy_variable()):
-            return Unavailable(f"{result} (through the proxy that the environment variable {name} names; see also no_proxy)")
+        # A proxy that swallows calls looks like a server that does.
+        unreached = isinstance(result, Unavailable) or (isinstance(result, DeadlineExceeded) and not self._peer.reached)
+        if unreached and (name := self._target.proxy_variable()):
+            hint = f"through the proxy that the environment variable {name} names, unless no_proxy excepts the host"
+            return type(result)(f"{result} ({hint})")
         return result
 
 

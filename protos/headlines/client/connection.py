@@ -91,7 +91,8 @@ class Connection:
     def failed(self, error: grpc.RpcError) -> None:
         """Say how a call failed."""
         if not is_outage(error):
-            self._failing_since = None
+            if error.code() is not grpc.StatusCode.DEADLINE_EXCEEDED:  # which says nothing about the server
+                self._failing_since = None
         elif self._failing_since is None:
             self._failing_since = time.monotonic()
 

@@ -106,7 +106,6 @@ def is_overload(error: grpc.RpcError) -> bool:
 
 def translated(error: grpc.RpcError, locate: Locate | None = None) -> ClientError:
     """The ClientError for an error of gRPC's; `locate` puts a server's violations into the caller's terms."""
-    violations = []
     if error.code() is grpc.StatusCode.INVALID_ARGUMENT:
         found = _violations(error)
         located = [locate(*it) if locate else (None, FieldViolation(*it)) for it in found]
@@ -117,10 +116,8 @@ def translated(error: grpc.RpcError, locate: Locate | None = None) -> ClientErro
 
 
 def from_status(code: grpc.StatusCode, details: str | None) -> ClientError:
-    """The ClientError for a status."""
+    """The ClientError for a status other than INVALID_ARGUMENT."""
     text = _text(code, details)
-    if code is grpc.StatusCode.INVALID_ARGUMENT:
-        return InvalidRequest(text)
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and _TOO_LARGE.search(text):
         return ServerError(f"a message is larger than its receiver allows: {text}")
     return _ERRORS.get(code, ServerError)(text)

@@ -19,7 +19,8 @@ _NO_LIMIT = 1e8  # seconds, three years: longer timeouts overflow in gRPC and in
 _SHAPE = "must be host:port, such as 127.0.0.1:50051 or [::1]:50051, or one of gRPC's names, such as dns:///host:port"
 _ADDRESS = re.compile(r"(?P<host>[^\s:/@\[\]]+|\[[0-9A-Fa-f:.%\w]+\]):(?P<port>[0-9]{1,5})")
 _ADDRESSES = ("dns", "ipv4", "ipv6")  # gRPC's schemes that hold host:port
-_OTHERS = ("unix", "unix-abstract", "vsock", "xds", "google-c2p")
+_SOCKETS = ("unix", "unix-abstract", "vsock")
+_SERVICES = ("xds", "google-c2p")
 _PROXIES = ("grpc_proxy", "https_proxy", "http_proxy")  # the variables that gRPC looks at, in its order
 _EXCEPTIONS = ("no_grpc_proxy", "no_proxy")
 
@@ -53,7 +54,7 @@ class Target(NamedTuple):
     """Where the server listens."""
 
     name: str  # as gRPC takes it
-    hosts: tuple[str, ...]  # those that it names; none for a socket's path, or for what a name service knows
+    hosts: tuple[str, ...]  # those that it names; none for a socket of this machine
 
     @property
     def is_loopback(self) -> bool:
@@ -61,7 +62,7 @@ class Target(NamedTuple):
         return all(map(_is_loopback, self.hosts))
 
     def proxy_variable(self, environment: Mapping[str, str] = os.environ) -> str | None:
-        """The variable whose proxy gRPC uses for this target; None: none is used."""
+        """The variable that names the proxy for this target; None: there is none."""
         if self.is_loopback:
             return None
         if (name := next(filter(environment.get, _PROXIES), None)) is None:
@@ -76,8 +77,8 @@ def target(value: str) -> Target:
     if not isinstance(value, str):
         raise TypeError(f"target: {_SHAPE}, not a {type(value).__name__}")
     scheme, colon, rest = value.partition(":")
-    if colon and scheme in _OTHERS and rest:
-        return Target(value, ())
+    if colon and rest and scheme in (*_SOCKETS, *_SERVICES):
+        return Target(value, () if scheme in _SOCKETS else (rest,))
     addresses = value
     if colon and scheme in _ADDRESSES and not rest.isdigit():  # dns:53 is a host of that name
         addresses = re.sub("^//[^/]*/", "", rest)  # the authority is the DNS server to ask

@@ -27,6 +27,7 @@ class Servicer(popularity_pb2_grpc.PopularityServiceServicer, health_pb2_grpc.He
         self.metadata = {}
         self.peers = set()  # the connections that calls came by
         self.words = "on purpose"
+        self.description = "is bad"
         self.outlets = []
         self.failures = []  # status codes with which the next calls end
         self.break_after = []  # after how many answers each of the next streams ends
@@ -35,7 +36,9 @@ class Servicer(popularity_pb2_grpc.PopularityServiceServicer, health_pb2_grpc.He
         self.hold.set()
 
     def answer(self, headlines):
-        violations = [(f"headlines[{i}].text", "is bad") for i, headline in enumerate(headlines) if headline.text == "bad"]
+        violations = [
+            (f"headlines[{i}].text", self.description) for i, headline in enumerate(headlines) if headline.text == "bad"
+        ]
         predictions = [
             popularity_pb2.Prediction(main_output=0.75, aux_output=0.25, word_count=len(h.text), outlet_known=bool(h.outlet))
             for h in headlines

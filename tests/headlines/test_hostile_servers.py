@@ -152,7 +152,8 @@ def test_an_empty_message_becomes_one_that_names_the_status(raw):
         client.predict(["a"])
 
 
-def test_as_many_violations_as_headlines_arrive(client):
+def test_as_many_violations_as_headlines_arrive(client, servicer):
+    servicer.description = "is bad: " + 100 * "x"  # 128 of them are more metadata than gRPC takes by default
     with pytest.raises(InvalidRequest) as caught:
         client.predict(["bad"] * 128)
     assert len(caught.value.violations) == 128

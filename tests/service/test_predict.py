@@ -55,7 +55,7 @@ def test_a_program_gets_one_object_a_headline(target):
 
     assert done.returncode == 1
     assert [answer["headline"] for answer in answers[:2]] == ["first", "City votes on new park"]
-    assert "no character" in answers[2]["error"]
+    assert "UTF-8" in answers[2]["error"]
     assert answers[3]["headline"] == "The market wins"
     assert answers[3]["posted_at"] == "2026-03-01T18:30:00+00:00"
     assert answers[3]["word_count"] == 3

@@ -171,6 +171,19 @@ class Settings:
         "many callers who share a connection, lower it, say to 48, where many connections may bring an overload",
         default=100,
     )
+    max_connections: int | None = _option(
+        _whole(1, _INT32 - 1),
+        "gRPC connections open at once; more are closed as soon as they are accepted; lower it to save memory, raise it together "
+        "with the limit of open files",
+        default=None,
+        metavar="N",
+    )
+    handshake_seconds: float = _option(
+        _seconds(0.1),
+        "seconds in which a connection must begin to speak: TLS and HTTP/2 for gRPC, a whole request over HTTP; raise it for very "
+        "slow networks",
+        default=10.0,
+    )
     max_connection_age: float = _option(
         _seconds(1),
         "seconds, give or take a tenth, after which a connection or a stream ends in order and its caller comes back, "

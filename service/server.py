@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn, Self
+from typing import Any, NoReturn, Self
 
 import grpc
 
@@ -23,15 +23,12 @@ from service.batcher import Batcher
 from service.config import Settings
 from service.credentials import Certificate, Tokens
 from service.engines import Engine
-from service.http import HttpServer, make_app
+from service.http import App, HttpServer, make_app
 from service.metrics import Metrics
 from service.predictor import Limits, Predictor
 from service.preprocessing import Headline
 from service.repository import Repository
 from service.version import Prediction, Version
-
-if TYPE_CHECKING:
-    from wsgiref.types import WSGIApplication
 
 logger = logging.getLogger(__name__)
 
@@ -319,9 +316,9 @@ class Server:
         return time.monotonic() - self._heartbeat < _DEAD_AFTER
 
 
-def _open_http(settings: Settings, app: WSGIApplication) -> HttpServer:
+def _open_http(settings: Settings, app: App) -> HttpServer:
     try:
-        return HttpServer(settings.http_host, settings.http_port, app)
+        return HttpServer(settings.http_host, settings.http_port, app, settings.handshake_seconds)
     except OSError as error:
         where = f"{settings.http_host}:{settings.http_port}"
         raise OSError(f"{where} cannot be listened at ({error.strerror}); is --http-port taken?") from error

@@ -173,15 +173,15 @@ class Settings:
     )
     max_connections: int | None = _option(
         _whole(1, _INT32 - 1),
-        "gRPC connections open at once; more are closed as soon as they are accepted; lower it to save memory, raise it together "
-        "with the limit of open files",
+        "gRPC connections at once; more are closed as soon as they come. Each takes a descriptor and some 14 kB; by default it "
+        "is 4096, or what the limit of open files (ulimit -Hn) leaves",
         default=None,
         metavar="N",
     )
     handshake_seconds: float = _option(
         _seconds(0.1),
-        "seconds in which a connection must begin to speak: TLS and HTTP/2 for gRPC, a whole request over HTTP; raise it for very "
-        "slow networks",
+        "seconds after which a connection that has not spoken ends: TLS and HTTP/2's settings to gRPC, a whole request to the "
+        "HTTP port; raise it for slow networks",
         default=10.0,
     )
     max_connection_age: float = _option(

@@ -81,12 +81,11 @@ def make_app(registry: CollectorRegistry, alive: Callable[[], bool], ready: Call
 
 def _scrape(registry: CollectorRegistry, request: Request) -> Response:
     # prometheus-client's own choice of a format fails on a version that is not a number.
-    if "application/openmetrics-text" in _offers(request.headers.get("accept", "")):
-        generate, content_type = openmetrics.generate_latest, openmetrics.CONTENT_TYPE_LATEST
-    else:
-        generate, content_type = generate_latest, "text/plain; version=0.0.4; charset=utf-8"
+    as_openmetrics = "application/openmetrics-text" in _offers(request.headers.get("accept", ""))
     names = parse_qs(request.query).get("name[]")
-    body = generate(registry.restricted_registry(names) if names else registry)  # type: ignore[no-untyped-call]
+    collector = registry.restricted_registry(names) if names else registry
+    body = openmetrics.generate_latest(collector) if as_openmetrics else generate_latest(collector)  # type: ignore[no-untyped-call]
+    content_type = openmetrics.CONTENT_TYPE_LATEST if as_openmetrics else "text/plain; version=0.0.4; charset=utf-8"
     if "gzip" in _offers(request.headers.get("accept-encoding", "")):
         return Response(HTTPStatus.OK, gzip.compress(body), (("Content-Type", content_type), ("Content-Encoding", "gzip")))
     return Response(HTTPStatus.OK, body, (("Content-Type", content_type),))
@@ -159,19 +158,20 @@ class HttpServer:
         poll = select.poll()  # not epoll, for which each of a flood's connections would cost two more system calls
         if time.monotonic() >= self._accept_after:
             poll.register(self._listener, select.POLLIN)
-        for descriptor, connection in self._connections.items():
-            poll.register(descriptor, _EVENTS[connection.state])
+        for descriptor, it in self._connections.items():
+            poll.register(descriptor, _EVENTS[it.state])
         for descriptor, _ in poll.poll(0 if self._scrapes else 1000 * _POLL):
             if connection := self._connections.get(descriptor):
                 self._advance(connection)
             elif descriptor == self._listener.fileno():
                 self._accept()
         if self._scrapes:  # one a turn, since each takes milliseconds, for which a probe would wait
-            connection = next(iter(self._scrapes))
-            self._answer(connection, self._scrapes.pop(connection))
+            scraper, request = next(iter(self._scrapes.items()))
+            del self._scrapes[scraper]
+            self._answer(scraper, request)
         now = time.monotonic()
-        for connection in [it for it in self._connections.values() if it.deadline <= now]:
-            self._drop(connection)
+        for late in [it for it in self._connections.values() if it.deadline <= now]:
+            self._drop(late)
         if self._spare is None:
             self._spare = _open_spare()
 
@@ -299,10 +299,10 @@ class _Connection:
         if self._received and not self._received[:1].isalpha():  # such as TLS, which may never send the end of a line
             raise _BadRequest(HTTPStatus.BAD_REQUEST, "the port speaks plain HTTP/1.1")
         if not self._line and (end := self._received.find(b"\n", searched)) >= 0:
-            self._line = _parse_line(self._received[:end])
+            self._line = _parse_line(bytes(self._received[:end]))
         if self._line and (ended := _END.search(self._received, max(0, searched - 3))):
             self.state = _State.WAITING
-            return Request(*self._line, _parse_fields(self._received[: ended.start()]))
+            return Request(*self._line, _parse_fields(bytes(self._received[: ended.start()])))
         if len(self._received) > _MAX_REQUEST_BYTES:
             status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE if self._line else HTTPStatus.REQUEST_URI_TOO_LONG
             raise _BadRequest(status, f"a request's line and headers may take {_MAX_REQUEST_BYTES} bytes")

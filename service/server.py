@@ -17,13 +17,13 @@ from typing import Any, NoReturn, Self
 import grpc
 
 from headlines.v1 import popularity_pb2
-from service import credentials, engines, log, timer
+from service import connections, credentials, engines, http, log, timer
 from service.api import health, methods, popularity, reflection
 from service.batcher import Batcher
 from service.config import Settings
 from service.credentials import Certificate, Tokens
 from service.engines import Engine
-from service.http import App, HttpServer, make_app
+from service.http import HttpServer, make_app
 from service.metrics import Metrics
 from service.predictor import Limits, Predictor
 from service.preprocessing import Headline
@@ -109,7 +109,7 @@ class Server:
     def __init__(self, settings: Settings, engine: Engine, began: float | None = None) -> None:
         """Build all parts; `began` is when the start began, by time.monotonic().
 
-        Raises UsageError where a certificate or the tokens cannot be used.
+        Raises UsageError if a certificate or the tokens cannot be used, or if there are too few descriptors for connections.
         """
         self.port = settings.port  # the real ones from the start on
         self.http_port = settings.http_port
@@ -154,6 +154,7 @@ class Server:
             ),
             stream_age=settings.max_connection_age,
         )
+        self._capacity = connections.grpc_capacity(settings.max_connections, http.MAX_CONNECTIONS)
         self._health = health.Health([popularity.SERVICE.full_name])
         self._grpc = self._build_grpc()
         self._tasks: list[asyncio.Task[None]] = []
@@ -174,6 +175,9 @@ class Server:
             ("grpc.max_metadata_size", settings.max_metadata_bytes),
             ("grpc.absolute_max_metadata_size", settings.max_metadata_bytes),
             ("grpc.max_concurrent_streams", settings.max_streams),
+            # One that never calls ends by its age; gRPC has no way to end idle ones only when there is no room for others.
+            ("grpc.max_allowed_incoming_connections", self._capacity),
+            ("grpc.server_handshake_timeout_ms", _milliseconds(settings.handshake_seconds)),
             # Only what is not compressed: a message is unpacked before its size is looked at.
             ("grpc.compression_enabled_algorithms_bitset", 1 << grpc.Compression.NoCompression.value),
             # By default gRPC waits for ever for a connection's last stream. One that begins at the last moment ends by its
@@ -213,6 +217,10 @@ class Server:
         except RuntimeError as error:
             self._http.close()
             raise OSError(f"{address} cannot be listened at; is --port taken, or --host not this machine's?") from error
+        self.metrics.watch_connections("grpc", lambda: connections.count_open(self.port), self._capacity)
+        self.metrics.watch_connections("http", lambda: self._http.connections if self._http else 0, http.MAX_CONNECTIONS)
+        if self._certificate:
+            self.metrics.watch_certificate(self._certificate.expires_at)
         self._beat()
         self._http.start()
         await self._grpc.start()
@@ -316,7 +324,7 @@ class Server:
         return time.monotonic() - self._heartbeat < _DEAD_AFTER
 
 
-def _open_http(settings: Settings, app: App) -> HttpServer:
+def _open_http(settings: Settings, app: http.App) -> HttpServer:
     try:
         return HttpServer(settings.http_host, settings.http_port, app, settings.handshake_seconds)
     except OSError as error:

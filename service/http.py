@@ -176,12 +176,14 @@ class HttpServer:
             self._spare = _open_spare()
 
     def _accept(self) -> None:
-        for _ in range(_ACCEPTS):
+        for attempt in range(_ACCEPTS):
             try:
                 accepted, _ = self._listener.accept()
             except BlockingIOError:
                 return
             except OSError as error:
+                if attempt > 0:  # without descriptors Linux says so even when no client waits: the next poll knows
+                    return
                 if error.errno in {errno.EMFILE, errno.ENFILE} and self._free_descriptor():
                     continue
                 self._accept_after = time.monotonic() + _POLL  # the listener stays readable: do not spin

@@ -1,6 +1,7 @@
 """Who gets in: TLS, mutual TLS and tokens, with real certificates against the server as a process; and how long they stay."""
 
 import asyncio
+import re
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from urllib.request import urlopen
 import grpc
 import pytest
 from certificates import NAME, Authority
+from cryptography import x509
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from in_process import running
@@ -136,13 +138,15 @@ def test_a_renewed_certificate_is_taken_without_a_restart_and_a_half_renewed_one
         assert answers(old)  # a connection stays what it was
 
         files.write(authority.issue(expired=True))
+        assert server.wait_for("expired on")["level"] == "error"
+        with secure(server, stranger) as stub:  # what was valid is still in use
+            assert answers(stub)
+        valid = authority.issue()
+        files.write(valid)
         server.wait_for("taken up anew")
-        with secure(server, authority) as stub:
-            code, details = refusal(stub)
-            assert code is grpc.StatusCode.UNAVAILABLE
-            assert "certificate has expired" in details
-        files.write(authority.issue())
-        server.wait_for("taken up anew")
+        metrics = urlopen(f"http://127.0.0.1:{server.http_port}/metrics").read().decode()
+        (expiry,) = re.findall("^headlines_tls_certificate_expiry_timestamp_seconds (.*)$", metrics, re.MULTILINE)
+        assert float(expiry) == x509.load_pem_x509_certificate(valid.certificate).not_valid_after_utc.timestamp()
         with secure(server, authority) as stub:
             assert answers(stub)
         assert "PRIVATE KEY" not in server.output

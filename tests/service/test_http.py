@@ -254,7 +254,7 @@ def test_a_connection_that_does_not_take_its_answer_is_closed():
         slow.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
         assert slow.recv(12) == b"HTTP/1.0 200"
         with socket.create_connection(("127.0.0.1", port), PATIENCE) as silent:
-            assert silent.recv(1) == b""  # its time was up no sooner than that of `slow` and one request more
+            assert silent.recv(1) == b""  # it came after `slow` was answered, so that one is closed too
         received = 12
         while True:
             try:

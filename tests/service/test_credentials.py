@@ -7,10 +7,12 @@ import re
 import socket
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
+import grpc
 import pytest
-from certificates import Authority
+from certificates import NAME, Authority
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption
 
@@ -236,7 +238,7 @@ def hung(monkeypatch, tmp_path):
     Hung.go.set()
 
 
-async def test_a_hung_volume_holds_one_thread_and_stops_no_other_file(use, write, tmp_path, caplog, hung):
+async def test_a_hung_volume_holds_one_thread_and_stops_no_other_file(use, write, caplog, hung):
     hung.hangs = False
     write("it", b"old")
     stuck, other = use("--tokens"), Tokens(write("other", b"first"))
@@ -258,7 +260,8 @@ async def test_a_hung_volume_holds_one_thread_and_stops_no_other_file(use, write
     task.cancel()
 
 
-def test_a_hung_volume_at_the_start_is_an_error(write, tmp_path, hung):
+@pytest.mark.usefixtures("hung")
+def test_a_hung_volume_at_the_start_is_an_error(write, tmp_path):
     write("it", b"token")
     with pytest.raises(UsageError, match=r"^--tokens: '.*/it' cannot be read within 0.1 s"):
         Tokens(tmp_path / "it")
@@ -393,6 +396,21 @@ def test_a_key_that_grpc_does_not_support_is_refused_at_the_start_and_later(writ
     assert in_use(certificate, good)
 
 
+@pytest.mark.parametrize(
+    "make_key",
+    [lambda: rsa.generate_private_key(65537, 2048), lambda: ec.generate_private_key(ec.SECP384R1())],
+    ids=["RSA", "P-384"],
+)
+def test_grpc_answers_with_the_other_kinds_of_keys(write, authority, make_key):
+    server = grpc.server(ThreadPoolExecutor(1))
+    port = server.add_secure_port("127.0.0.1:0", start(write, authority.issue(key=make_key())).for_server())
+    server.start()
+    options = [("grpc.ssl_target_name_override", NAME)]
+    with grpc.secure_channel(f"127.0.0.1:{port}", grpc.ssl_channel_credentials(authority.certificate), options) as channel:
+        grpc.channel_ready_future(channel).result(60)
+    server.stop(None).wait(60)
+
+
 def test_a_small_rsa_key_is_refused(write, authority):
     with pytest.raises(UsageError, match="KEY_TOO_SMALL"):
         start(write, authority.issue(key=rsa.generate_private_key(65537, 1024)))
@@ -400,7 +418,7 @@ def test_a_small_rsa_key_is_refused(write, authority):
 
 @pytest.mark.parametrize("first", ["certificate", "key"])
 def test_a_renewal_in_two_steps_logs_no_error(write, authority, caplog, first):
-    certificate, new = start(write, authority.issue()), authority.issue()
+    certificate, new = start(write, authority.issue()), authority.issue(ends=days(30))
     files = {"certificate": ("c", new.certificate), "key": ("k", new.key)}
     write(*files.pop(first))
     certificate.refresh()
@@ -412,9 +430,9 @@ def test_a_renewal_in_two_steps_logs_no_error(write, authority, caplog, first):
 
 
 def test_a_renewal_by_a_link_that_is_switched_is_taken(authority, tmp_path, caplog):
-    for name in ("old", "new"):
+    for name, ends in (("old", days(20)), ("new", days(30))):
         (tmp_path / name).mkdir()
-        renew(lambda file, contents, name=name: (tmp_path / name / file).write_bytes(contents), authority.issue())
+        renew(lambda file, contents, name=name: (tmp_path / name / file).write_bytes(contents), authority.issue(ends=ends))
     (tmp_path / "data").symlink_to("old")
     certificate = Certificate(tmp_path / "data" / "c", tmp_path / "data" / "k")
     (tmp_path / "next").symlink_to("new")

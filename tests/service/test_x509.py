@@ -1,5 +1,6 @@
 """What is read of a certificate, compared with what cryptography reads of it."""
 
+from base64 import b64encode
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -45,10 +46,9 @@ def test_both_forms_of_time_are_read(year):
 
 def test_what_is_no_certificate_is_a_value_error():
     pem = Authority().certificate
-    der = reference.load_pem_x509_certificate(pem).public_bytes(Encoding.DER)
+    cut = b64encode(reference.load_pem_x509_certificate(pem).public_bytes(Encoding.DER)[:40])
     with pytest.raises(ValueError, match="no certificate"):
         x509.read_leaf(b"")
-    for text in (b"", b"MA==", b"!"):
-        with pytest.raises(ValueError, match="."):
+    for text in (b"", b"MA==", b"MAA=", b"!", cut):
+        with pytest.raises(ValueError, match=r"no certificate|not enough values"):
             x509.read_leaf(b"-----BEGIN CERTIFICATE-----\n" + text + b"\n-----END CERTIFICATE-----\n")
-    assert len(der) > 100

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import resource
 import socket
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
+from pathlib import Path
 
 from service.errors import UsageError
 
@@ -47,16 +48,15 @@ def count_open(port: int) -> int | None:
     gRPC does not say. The kernel's list of all connections takes 10 ms to read, however few there are.
     """
     try:
-        descriptors = [int(name) for name in os.listdir("/proc/self/fd")]
+        descriptors = [int(it.name) for it in Path("/proc/self/fd").iterdir()]
     except OSError:  # no Linux, or no descriptor left
         return None
-    return sum(_port(_LIBC.getpeername, it) is not None and _port(_LIBC.getsockname, it) == port for it in descriptors)
+    address, end = ctypes.create_string_buffer(128), port.to_bytes(2, "big")
+    own, peer = (partial(_has_address, of, address) for of in (_LIBC.getsockname, _LIBC.getpeername))
+    return sum(own(it) and address.raw[2:4] == end and peer(it) for it in descriptors)
 
 
-def _port(of: Callable[..., int], descriptor: int) -> int | None:
-    """The port at one end of a connection; None if the descriptor is no such end."""
-    address, length = ctypes.create_string_buffer(128), ctypes.c_uint(128)
-    if of(descriptor, address, ctypes.byref(length)) != 0:
-        return None
-    family, port = address.raw[:2], address.raw[2:4]
-    return int.from_bytes(port, "big") if int.from_bytes(family, sys.byteorder) in _IP else None
+def _has_address(of: Callable[..., int], address: ctypes.Array[ctypes.c_char], descriptor: int) -> bool:
+    """Whether a descriptor has an IP address at this end, which is written to `address`."""
+    done = of(descriptor, address, ctypes.byref(ctypes.c_uint(len(address)))) == 0
+    return done and int.from_bytes(address.raw[:2], sys.byteorder) in _IP

@@ -42,6 +42,14 @@ def grpc_capacity(wanted: int | None, http: int) -> int:
     return capacity
 
 
+def listeners(host: str) -> int:
+    """How many addresses gRPC listens on for a host, such as 2 for a localhost of IPv4 and IPv6: it bounds each by itself."""
+    try:
+        return len({address for *_, address in socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)})
+    except (OSError, UnicodeError):  # no such host, which opening the port reports
+        return 1
+
+
 def count_open(port: int) -> int | None:
     """How many TCP connections to this local port this process holds, whoever opened them; None if it cannot see its files.
 

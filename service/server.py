@@ -176,7 +176,7 @@ class Server:
             ("grpc.absolute_max_metadata_size", settings.max_metadata_bytes),
             ("grpc.max_concurrent_streams", settings.max_streams),
             # One that never calls ends by its age; gRPC has no way to end idle ones only when there is no room for others.
-            ("grpc.max_allowed_incoming_connections", self._capacity),
+            ("grpc.max_allowed_incoming_connections", max(1, self._capacity // connections.listeners(settings.host))),
             ("grpc.server_handshake_timeout_ms", _milliseconds(settings.handshake_seconds)),
             # Only what is not compressed: a message is unpacked before its size is looked at.
             ("grpc.compression_enabled_algorithms_bitset", 1 << grpc.Compression.NoCompression.value),

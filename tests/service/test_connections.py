@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from server_process import ROOT, environment
 
-from service.connections import count_open
+from service.connections import count_open, listeners
 
 
 def capacity(wanted, soft, hard, http=64):
@@ -65,6 +65,11 @@ def test_what_does_not_fit_is_an_error_that_says_what_would(wanted, hard, words)
     error = capacity(wanted, hard, hard)
     assert error.startswith("--max-connections (HEADLINES_MAX_CONNECTIONS): ")
     assert words in error
+
+
+@pytest.mark.parametrize(("host", "number"), [("127.0.0.1", 1), ("0.0.0.0", 1), ("::1", 1), ("::", 1), ("x" * 64, 1)])
+def test_an_address_is_one_listener(host, number):
+    assert listeners(host) == number
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="Linux alone shows a process its descriptors")

@@ -4,7 +4,7 @@ import asyncio
 import re
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from urllib.request import urlopen
 
 import grpc
@@ -272,6 +272,19 @@ async def test_it_warns_where_strangers_may_call_or_listen(make_settings, files,
 
 
 # How long they stay
+
+
+async def test_a_connection_that_does_not_finish_its_handshake_ends_and_others_do_not(make_settings):
+    async with running(make_settings(handshake_seconds=0.5)) as (server, stub), asyncio.timeout(60):
+        assert await stub.Predict(REQUEST)
+        for said in (b"", b"PRI *", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00\x01"):
+            reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+            writer.write(said)
+            with suppress(ConnectionResetError):
+                while await reader.read(1000):
+                    pass
+            writer.close()
+        assert await stub.Predict(REQUEST)  # on the connection of the first
 
 
 async def test_a_connection_that_ends_by_its_age_fails_no_call(make_settings):

@@ -173,6 +173,19 @@ class Settings:
         "that shares a connection; more are refused before they cost anything; lower it if many connections may overload it",
         default=200,
     )
+    max_connections: int | None = _option(
+        _whole(1, _INT32 - 1),
+        "gRPC connections at once; more are closed as soon as they come. Each takes a descriptor and some 14 kB; by default it "
+        "is 4096, or what the limit of open files (ulimit -Hn) leaves",
+        default=None,
+        metavar="N",
+    )
+    handshake_seconds: float = _option(
+        _seconds(0.1),
+        "seconds after which a connection that has not spoken ends: TLS and HTTP/2's settings to gRPC, a whole request to the "
+        "HTTP port; raise it for slow networks",
+        default=10.0,
+    )
     max_connection_age: float = _option(
         _seconds(1),
         "seconds, give or take a tenth, after which a connection or a stream ends in order and its caller comes back, "

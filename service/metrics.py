@@ -65,8 +65,12 @@ class Metrics:
         self.model_load_seconds = Histogram(
             "headlines_model_load_seconds", "Time to check, load and probe a version", registry=registry, buckets=SECONDS
         )
+        self.connection_capacity = Gauge(
+            "headlines_connection_capacity", "Connections that may be open, by port", ("port",), registry=registry
+        )
 
         self._queued = 0
+        self._connections: dict[str, Callable[[], int | None]] = {}  # by port
         self.queue_headlines.set_function(lambda: self._queued)
         self.queue_capacity.set(queue_capacity)
         self._predictions: dict[int, int] = {}  # by version
@@ -142,6 +146,19 @@ class Metrics:
         ):
             Gauge(f"headlines_{name}", documentation, registry=self.registry).set_function(function)
 
+    def watch_connections(self, port: str, open_now: Callable[[], int | None], capacity: int) -> None:
+        """Show how many connections a port ("grpc" or "http") has, unless the function does not know, beside its bound."""
+        self._connections[port] = open_now
+        self.connection_capacity.labels(port).set(capacity)
+
+    def watch_certificate(self, expires_at: Callable[[], float]) -> None:
+        """Show when the certificate in use ends to be valid, in seconds since 1970."""
+        Gauge(
+            "headlines_tls_certificate_expiry_timestamp_seconds",
+            "When the TLS certificate in use expires",
+            registry=self.registry,
+        ).set_function(expires_at)
+
     def watch_gpu_memory(self, used: Callable[[], float]) -> None:
         """Add gpu_memory_bytes, which tells what this function returns."""
         Gauge("headlines_gpu_memory_bytes", "Memory in use on the GPUs", registry=self.registry).set_function(used)
@@ -169,7 +186,11 @@ class Metrics:
         words = CounterMetricFamily("headlines_words", "Words read, by whether the model knows them", labels=("known",))
         words.add_metric(("true",), self._known_words)
         words.add_metric(("false",), self._unknown_words)
-        yield from (started, in_flight, handled, received, sent, seconds, predictions, words)
+        connections = GaugeMetricFamily("headlines_connections", "Connections that are open, by port", labels=("port",))
+        for port, open_now in list(self._connections.items()):
+            if (connected := open_now()) is not None:
+                connections.add_metric((port,), connected)
+        yield from (started, in_flight, handled, received, sent, seconds, predictions, words, connections)
         for name, documentation, distribution in (
             ("batch_size", "Headlines in a batch", self._batch_size),
             ("queue_wait_seconds", "Time that a request's first headline waited", self._queue_wait_seconds),

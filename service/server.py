@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn, Self
+from typing import Any, NoReturn, Self
 
 import grpc
 
 from headlines.v1 import popularity_pb2
-from service import credentials, engines, log, timer
+from service import connections, credentials, engines, http, log, timer
 from service.api import health, methods, popularity, reflection
 from service.batcher import Batcher
 from service.budget import Budget
@@ -30,9 +30,6 @@ from service.predictor import Limits, Predictor
 from service.preprocessing import Headline
 from service.repository import Repository
 from service.version import Prediction, Version
-
-if TYPE_CHECKING:
-    from wsgiref.types import WSGIApplication
 
 logger = logging.getLogger(__name__)
 
@@ -114,7 +111,7 @@ class Server:
     def __init__(self, settings: Settings, engine: Engine, began: float | None = None) -> None:
         """Build all parts; `began` is when the start began, by time.monotonic().
 
-        Raises UsageError where a certificate or the tokens cannot be used.
+        Raises UsageError if a certificate or the tokens cannot be used, or if there are too few descriptors for connections.
         """
         self.port = settings.port  # the real ones from the start on
         self.http_port = settings.http_port
@@ -159,6 +156,7 @@ class Server:
             ),
             stream_age=settings.max_connection_age,
         )
+        self._capacity = connections.grpc_capacity(settings.max_connections, http.MAX_CONNECTIONS)
         self._health = health.Health([popularity.SERVICE.full_name])
         self._grpc = self._build_grpc()
         self._tasks: list[asyncio.Task[None]] = []
@@ -182,6 +180,9 @@ class Server:
             ("grpc.max_metadata_size", settings.max_metadata_bytes),
             ("grpc.absolute_max_metadata_size", settings.max_metadata_bytes),
             ("grpc.max_concurrent_streams", settings.max_streams),
+            # One that never calls ends by its age; gRPC has no way to end idle ones only when there is no room for others.
+            ("grpc.max_allowed_incoming_connections", max(1, self._capacity // connections.listeners(settings.host))),
+            ("grpc.server_handshake_timeout_ms", _milliseconds(settings.handshake_seconds)),
             # Only what is not compressed: a message is unpacked before its size is looked at.
             ("grpc.compression_enabled_algorithms_bitset", 1 << grpc.Compression.NoCompression.value),
             # By default gRPC waits for ever for a connection's last stream. One that begins at the last moment ends by its
@@ -227,6 +228,10 @@ class Server:
         except RuntimeError as error:
             self._http.close()
             raise OSError(f"{address} cannot be listened at; is --port taken, or --host not this machine's?") from error
+        self.metrics.watch_connections("grpc", lambda: connections.count_open(self.port), self._capacity)
+        self.metrics.watch_connections("http", lambda: self._http.connections if self._http else 0, http.MAX_CONNECTIONS)
+        if self._certificate:
+            self.metrics.watch_certificate(self._certificate.expires_at)
         self._beat()
         self._http.start()
         await self._grpc.start()
@@ -330,9 +335,9 @@ class Server:
         return time.monotonic() - self._heartbeat < _DEAD_AFTER
 
 
-def _open_http(settings: Settings, app: WSGIApplication) -> HttpServer:
+def _open_http(settings: Settings, app: http.App) -> HttpServer:
     try:
-        return HttpServer(settings.http_host, settings.http_port, app)
+        return HttpServer(settings.http_host, settings.http_port, app, settings.handshake_seconds)
     except OSError as error:
         where = f"{settings.http_host}:{settings.http_port}"
         raise OSError(f"{where} cannot be listened at ({error.strerror}); is --http-port taken?") from error

@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 
 NAME = "headlines.test"
+BEGINS, ENDS = timedelta(days=-2), timedelta(days=1)
 
 
 class Pair(NamedTuple):
@@ -22,21 +23,25 @@ class Authority:
     def __init__(self):
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"authority {secrets.token_hex(8)}")])
-        self.certificate = self._sign(self._name, self._key, 1, x509.BasicConstraints(ca=True, path_length=None))
+        self.certificate = self._sign(self._name, self._key, x509.BasicConstraints(ca=True, path_length=None))
 
-    def issue(self, *, expired=False, encryption=None):
-        """A certificate for NAME, valid until tomorrow or yesterday, and its key."""
-        key = ec.generate_private_key(ec.SECP256R1())
+    def issue(self, *, expired=False, encryption=None, key=None, begins=BEGINS, ends=ENDS):
+        """A certificate for NAME and its key, on P-256 unless one is given; valid from two days ago until tomorrow.
+
+        `begins` and `ends` change that, each a timedelta from now; `expired` lets it end yesterday.
+        """
+        key = key or ec.generate_private_key(ec.SECP256R1())
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, NAME)])
-        certificate = self._sign(name, key, -1 if expired else 1, x509.SubjectAlternativeName([x509.DNSName(NAME)]))
+        extension = x509.SubjectAlternativeName([x509.DNSName(NAME)])
+        certificate = self._sign(name, key, extension, begins, timedelta(days=-1) if expired else ends)
         return Pair(certificate, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption or NoEncryption()))
 
-    def _sign(self, name, key, days, extension):
+    def _sign(self, name, key, extension, begins=BEGINS, ends=ENDS):
         now = datetime.now(UTC)
         return (
             x509.CertificateBuilder(self._name, name, key.public_key(), x509.random_serial_number())
-            .not_valid_before(now - timedelta(days=2))
-            .not_valid_after(now + timedelta(days=days))
+            .not_valid_before(now + begins)
+            .not_valid_after(now + ends)
             .add_extension(extension, critical=True)
             .sign(self._key, SHA256())
             .public_bytes(Encoding.PEM)

@@ -19,11 +19,12 @@ def environment(**variables):
 
 
 class ServerProcess:
-    """`python -m service serve` as a process, with its log as it comes."""
+    """`python -m service serve` as a process, with its log as it comes; perhaps one that may open few files."""
 
-    def __init__(self, *flags, **variables):
+    def __init__(self, *flags, open_files=None, **variables):
+        limited = ["sh", "-c", 'ulimit -n "$0" && exec "$@"', str(open_files)] if open_files else []
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "service", "serve", *map(str, flags)],
+            [*limited, sys.executable, "-m", "service", "serve", *map(str, flags)],
             env=environment(**variables),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

@@ -33,6 +33,8 @@ OTHER_VALUES = {
     "max_metadata_bytes": ("8192", 8192),
     "queue_headlines": ("2048", 2048),
     "max_streams": ("10", 10),
+    "max_connections": ("1000", 1000),
+    "handshake_seconds": ("2.5", 2.5),
     "max_connection_age": ("60", 60.0),
     "drain_seconds": ("0", 0.0),
     "grace_seconds": ("1e1", 10.0),

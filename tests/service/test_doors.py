@@ -1,14 +1,16 @@
 """Who gets in: TLS, mutual TLS and tokens, with real certificates against the server as a process; and how long they stay."""
 
 import asyncio
+import re
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from urllib.request import urlopen
 
 import grpc
 import pytest
 from certificates import NAME, Authority
+from cryptography import x509
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from in_process import running
@@ -136,13 +138,15 @@ def test_a_renewed_certificate_is_taken_without_a_restart_and_a_half_renewed_one
         assert answers(old)  # a connection stays what it was
 
         files.write(authority.issue(expired=True))
+        assert server.wait_for("expired on")["level"] == "error"
+        with secure(server, stranger) as stub:  # what was valid is still in use
+            assert answers(stub)
+        valid = authority.issue()
+        files.write(valid)
         server.wait_for("taken up anew")
-        with secure(server, authority) as stub:
-            code, details = refusal(stub)
-            assert code is grpc.StatusCode.UNAVAILABLE
-            assert "certificate has expired" in details
-        files.write(authority.issue())
-        server.wait_for("taken up anew")
+        metrics = urlopen(f"http://127.0.0.1:{server.http_port}/metrics").read().decode()
+        (expiry,) = re.findall("^headlines_tls_certificate_expiry_timestamp_seconds (.*)$", metrics, re.MULTILINE)
+        assert float(expiry) == x509.load_pem_x509_certificate(valid.certificate).not_valid_after_utc.timestamp()
         with secure(server, authority) as stub:
             assert answers(stub)
         assert "PRIVATE KEY" not in server.output
@@ -268,6 +272,19 @@ async def test_it_warns_where_strangers_may_call_or_listen(make_settings, files,
 
 
 # How long they stay
+
+
+async def test_a_connection_that_does_not_finish_its_handshake_ends_and_others_do_not(make_settings):
+    async with running(make_settings(handshake_seconds=0.5)) as (server, stub), asyncio.timeout(60):
+        assert await stub.Predict(REQUEST)
+        for said in (b"", b"PRI *", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00\x01"):
+            reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+            writer.write(said)
+            with suppress(ConnectionResetError):
+                while await reader.read(1000):
+                    pass
+            writer.close()
+        assert await stub.Predict(REQUEST)  # on the connection of the first
 
 
 async def test_a_connection_that_ends_by_its_age_fails_no_call(make_settings):

@@ -19,6 +19,8 @@ OWN = {
     "headlines_predictions": "counter",
     "headlines_batch_size": "histogram",
     "headlines_batch_padding_rows": "counter",
+    "headlines_connections": "gauge",
+    "headlines_connection_capacity": "gauge",
     "headlines_queue_headlines": "gauge",
     "headlines_queue_capacity": "gauge",
     "headlines_queue_wait_seconds": "histogram",

@@ -25,8 +25,16 @@ logger = logging.getLogger(__name__)
 _POLL = 0.1  # seconds within which it notices that it shall stop
 
 
-def make_app(registry: CollectorRegistry, alive: Callable[[], bool], ready: Callable[[], bool]) -> WSGIApplication:
-    """The three paths as a WSGI application: the registry's metrics, and two questions that are answered by 200 or 503."""
+def make_app(
+    registry: CollectorRegistry,
+    alive: Callable[[], bool],
+    ready: Callable[[], bool],
+    problem: Callable[[], str] = lambda: "no",
+) -> WSGIApplication:
+    """The three paths as a WSGI application: the registry's metrics, and two questions that are answered by 200 or 503.
+
+    `problem` says why it is not ready, in one line.
+    """
     metrics = make_wsgi_app(registry)
     checks = {"/healthz": alive, "/readyz": ready}
 
@@ -38,7 +46,9 @@ def make_app(registry: CollectorRegistry, alive: Callable[[], bool], ready: Call
             status, headers, body = _text(HTTPStatus.METHOD_NOT_ALLOWED, "GET or HEAD it")
             return status, [*headers, ("Allow", "GET, HEAD")], body
         if path in checks:
-            return _text(HTTPStatus.OK, "ok") if checks[path]() else _text(HTTPStatus.SERVICE_UNAVAILABLE, "no")
+            if checks[path]():
+                return _text(HTTPStatus.OK, "ok")
+            return _text(HTTPStatus.SERVICE_UNAVAILABLE, problem() if path == "/readyz" else "no")
         started: list[Any] = []
         body = b"".join(metrics({**environ, "REQUEST_METHOD": "GET"}, lambda *arguments: started.extend(arguments)))
         return started[0], started[1], body

@@ -55,10 +55,14 @@ class Engine:
         return sum(int(tf.config.experimental.get_memory_info(f"GPU:{i}")["current"]) for i in range(self._gpus))
 
     def load(self, artifact: Artifact) -> Model:
-        """Load the version's SavedModel; raises VersionError where TensorFlow cannot."""
+        """Load the version's SavedModel; raises VersionError if TensorFlow cannot, and MemoryError if the GPU's memory is full."""
         try:
             model = Model(artifact.files, self._cost)
             probe(model, len(artifact.vocabulary))
+        except (MemoryError, OSError):  # no verdict on the version
+            raise
+        except tf.errors.ResourceExhaustedError as error:
+            raise MemoryError(error.message) from error
         except Exception as error:  # TensorFlow raises whatever the damage makes it stumble over
             reason = str(error).strip().partition("\n")[0]
             raise VersionError(f"saved_model.pb: TensorFlow cannot run it: {type(error).__name__}: {reason}") from error

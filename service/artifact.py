@@ -188,15 +188,15 @@ def read(directory: Path, most_bytes: int = sys.maxsize) -> Artifact:
     return Artifact(directory, int(directory.name), digest, files, info, vocabulary, _parse_examples(files[EXAMPLES]))
 
 
-def probe(directory: Path, name: str, offset: int) -> None:
-    """Raise VersionError if a version still cannot be read: read a byte of each file, and of `name` the one at `offset`."""
-    for each in (*checksums(directory)[1], name):
+def probe(directory: Path, file: str, offset: int) -> None:
+    """Raise VersionError if a version still cannot be read: read a byte of each file, and of `file` the one at `offset`."""
+    for name in checksums(directory)[1]:
         try:
-            with _open(directory, each) as file:
-                file.seek(offset if each == name else 0)
-                file.read(1)
+            with _open(directory, name) as opened:
+                opened.seek(offset if name == file else 0)
+                opened.read(1)
         except OSError as error:
-            raise _unreadable(each, error) from error
+            raise _unreadable(name, error) from error
         pace.rest()
 
 

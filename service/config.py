@@ -97,7 +97,7 @@ class Settings:
         "seconds between two looks for new versions, certificates and tokens; more spares a network volume",
         default=2.0,
     )
-    # A version of the standard network has 36 MB. While one is loaded, its files and what the engine makes of them take memory
+    # A version of the standard network has 32 MB. While one is loaded, its files and what the engine makes of them take memory
     # beside the live version.
     max_version_bytes: int = _option(
         _whole(1 << 20),

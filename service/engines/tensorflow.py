@@ -55,7 +55,7 @@ class Engine:
         return sum(int(tf.config.experimental.get_memory_info(f"GPU:{i}")["current"]) for i in range(self._gpus))
 
     def load(self, artifact: Artifact) -> Model:
-        """Load the version's SavedModel; raises VersionError if TensorFlow cannot, and MemoryError if the GPU's memory is full."""
+        """Load the version's SavedModel; raises VersionError if TensorFlow cannot, MemoryError if a GPU's memory is full."""
         try:
             model = Model(artifact.files, self._cost)
             probe(model, len(artifact.vocabulary))

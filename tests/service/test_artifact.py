@@ -147,10 +147,10 @@ def test_damage_is_found_and_the_file_is_named(tmp_path, name, damage):
         (b"0" * 64 + b"  /etc/passwd\n", "inside the version"),
         (b"0" * 64 + b"  assets//vocabulary.txt\n", "inside the version"),
         (b"nonsense\n", "not a checksum"),
-        (b"0" * 64 + b"  assets/a\0b\n", "missing, or no regular file"),
-        (b"0" * 64 + b"  assets/loop\n", "missing, or no regular file"),
-        (b"0" * 64 + b"  assets/endless\n", "missing, or no regular file"),
-        (b"0" * 64 + b"  assets/pipe\n", "missing, or no regular file"),
+        (b"0" * 64 + b"  assets/a\0b\n", "not a checksum"),
+        (b"0" * 64 + b"  assets/loop\n", "assets/loop: cannot be read"),
+        (b"0" * 64 + b"  assets/endless\n", "assets/endless: is not a regular file"),
+        (b"0" * 64 + b"  assets/pipe\n", "assets/pipe: is not a regular file"),
     ],
 )
 def test_a_wrong_list_of_checksums_is_refused(tmp_path, content, words):
@@ -167,7 +167,6 @@ def test_a_wrong_list_of_checksums_is_refused(tmp_path, content, words):
     ("content", "words"),
     [
         (b"\xff\xfe" * 1000, "is not UTF-8"),
-        (b"0" * 64 + b"  a\0b\n", "not a checksum"),
         (b"0" * 64 + b"  a\n" + b"1" * 64 + b"  a\n", "two checksums for a"),
         (b"0" * (1 << 20) + b"\n", "larger than 1 MiB"),
     ],
@@ -207,7 +206,7 @@ def test_a_file_that_grows_while_it_is_read_is_refused(tmp_path):
     path.symlink_to("/proc/self/status")  # a regular file that has more bytes than its size says
     if not path.is_file():
         pytest.skip("there is no /proc")
-    with pytest.raises(VersionError, match="cpu.tflite: grew while it was read"):
+    with pytest.raises(VersionError, match=r"cpu\.tflite: grew while it was read"):
         artifact.read(tmp_path / "1")
 
 

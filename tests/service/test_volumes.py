@@ -544,7 +544,7 @@ async def test_a_version_without_its_directory_and_a_pinned_one_can_be_withdrawn
         (lambda models: models.mkdir(), None, ["it is empty", "volume"]),
         (lambda models: publish(models / "deep"), None, ["passed over", "deep holds versions; name it, --models"]),
         (lambda models: make(models, "v1", "007", "model-2", "0", "x" * 200), None, ["007", "model-2", "v1", "whole numbers"]),
-        (lambda models: make(models, *map("v{}".format, range(5000))), None, ["v0", "and more"]),
+        (lambda models: make(models, *map("v{}".format, range(50))), None, ["v0", "and more"]),
         (lambda models: make(models, "a\nb", "c\x1b[31m"), None, ["a?b", "c?[31m"]),
         (lambda models: make(models, *map(str, range(1, 20))), None, ["version 19: ", "SHA256SUMS: is missing", "16 more"]),
         (lambda models: publish(models), 9, ["version 9, which --version asks for, is not there", "there: 1"]),

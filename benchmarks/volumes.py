@@ -6,8 +6,8 @@ Clients without retries ask while a volume is unmounted, permissions are withhel
 renames, a link is switched, and reads fail. What is compared with the promise is the time from the moment at which a version
 can be read until its load begins: at most two polls. It ends with 1 if a promise is broken.
 
-The server runs as another user where this one is root, whom permissions do not bind, and with an audit hook that lets opening
-a model fail while a certain file exists.
+The server runs without the capabilities by which files' modes do not bind root, and with an audit hook that lets opening a
+model fail while a certain file exists.
 """
 
 from __future__ import annotations
@@ -39,8 +39,7 @@ PROMISED_POLLS = 2.0
 PATIENCE = 60.0  # seconds
 SERVER = """
 import os, sys
-from service import __main__, server
-from service.engines import litert
+from service import __main__
 
 failing = sys.argv.pop(1)
 
@@ -49,12 +48,10 @@ def fail(event, arguments):
         raise OSError(5, os.strerror(5))
 
 sys.addaudithook(fail)
-if not os.geteuid():
-    os.setgroups([])
-    os.setgid(65534)
-    os.setuid(65534)
 sys.exit(__main__.main(sys.argv[1:]))
 """
+
+AS_USERS_ARE = ("setpriv", *(f"--{name}=-dac_override,-dac_read_search" for name in ("bounding-set", "inh-caps")))
 
 
 @dataclass
@@ -71,7 +68,6 @@ class Volume:
     """MODELS in a directory of its own, and what is done to it."""
 
     def __init__(self, directory: Path, models: Path, questions: Sequence[Question]) -> None:
-        directory.chmod(0o755)
         trial = swaps.Trial.prepare(directory, models, questions, swaps=1, broken=())
         self.models, self.coming, self.answers = trial.models, trial.coming / "2", trial.answers
         self.directory = directory
@@ -92,7 +88,6 @@ class Volume:
     def mount(self) -> None:
         """Put an empty file system over MODELS. Raises subprocess.CalledProcessError."""
         subprocess.run(["mount", "-t", "tmpfs", "tmpfs", self.models], check=True, capture_output=True)
-        self.models.chmod(0o755)
 
     def umount(self) -> None:
         """Take it away."""
@@ -206,7 +201,17 @@ async def attempt(name: str, volume: Volume, questions: Sequence[Question], clie
     prepare, act = CASES[name]
     prepare(volume)
     flags = ("--models", str(volume.models), "--port", "0", "--http-port", "0", "--engine", "litert", "--drain-seconds", "0")
-    command = [sys.executable, "-c", SERVER, str(volume.failing), "serve", *flags, "--poll-seconds", str(poll_seconds)]
+    command = [
+        *(() if os.geteuid() else AS_USERS_ARE),
+        sys.executable,
+        "-c",
+        SERVER,
+        str(volume.failing),
+        "serve",
+        *flags,
+        "--poll-seconds",
+        str(poll_seconds),
+    ]
     try:
         with started(command) as server:
             volume.log = swaps.Log(server)

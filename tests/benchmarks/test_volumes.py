@@ -2,8 +2,6 @@
 
 import asyncio
 import subprocess
-import tempfile
-from pathlib import Path
 
 import pytest
 
@@ -11,12 +9,11 @@ from benchmarks import volumes
 
 
 @pytest.mark.parametrize("case", volumes.CASES)
-def test_no_call_is_lost_and_what_can_be_read_goes_live(models, questions, case):
-    with tempfile.TemporaryDirectory() as directory:  # which another user can get to, unlike tmp_path
-        volume = volumes.Volume(Path(directory), models, questions)
-        try:
-            outcome = asyncio.run(volumes.attempt(case, volume, questions, clients=4, poll_seconds=0.1))
-        except subprocess.CalledProcessError:
-            pytest.skip("mounting is not permitted")
+def test_no_call_is_lost_and_what_can_be_read_goes_live(models, questions, tmp_path, case):
+    volume = volumes.Volume(tmp_path, models, questions)
+    try:
+        outcome = asyncio.run(volumes.attempt(case, volume, questions, clients=4, poll_seconds=0.1))
+    except subprocess.CalledProcessError:
+        pytest.skip("mounting is not permitted")
     assert outcome.problems == []
     assert outcome.calls

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 from service.errors import Unreadable, VersionError
 from service.listing import Fingerprint
@@ -19,8 +20,9 @@ class Attempt:
     cheaply waits, longer each time. What did not fit into memory is tried again beside a smaller live version.
     """
 
-    def __init__(self, fingerprint: Fingerprint) -> None:
+    def __init__(self, fingerprint: Fingerprint, logged: Iterable[str] = ()) -> None:
         self.fingerprint = fingerprint
+        self.logged = set(logged)  # why it failed, also before its directory changed; each is worth one line in the log
         self.read_error: tuple[str, int] | None = None  # the file that could not be read, and the offset in it
         self.blocked = False  # it still could not be read at the last poll
         self._failures = 0

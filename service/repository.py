@@ -22,14 +22,14 @@ from service import artifact, pace
 from service.attempt import Attempt
 from service.engines import Engine
 from service.errors import VersionError
-from service.listing import Fingerprint, Listing, explain, explain_error, fingerprint, look
+from service.listing import Listing, explain, explain_error, fingerprint, look
+from service.reminder import Reminder
 from service.version import Version
 
 logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
-REMIND_SECONDS = 60.0  # between two log lines about something that lasts
 PATIENCE = 30.0  # seconds after which a directory that does not answer is worth a line in the log
 
 
@@ -88,11 +88,10 @@ class Repository:
         self._clock = clock
         self._states: dict[int, VersionState] = {}
         self._attempts: dict[int, Attempt] = {}
-        self._logged: dict[int, set[str]] = {}  # failures of each version
         self._live_bytes = 0  # of the live version's files
         self._device = 0  # of MODELS when the live version was last seen there
         self._missing_since: datetime | None = None  # since when the live version's directory has not been seen
-        self._reminder = Reminder(clock)
+        self._reminder = Reminder(logger, clock)
         self._loader = ThreadPoolExecutor(1, "loader", initializer=pace.give_way)
 
     @property
@@ -115,7 +114,7 @@ class Repository:
     async def scan(self) -> None:
         """Look once, and make the best version live."""
         try:
-            listing = await self._look()
+            listing = await self._ask(look, self._models)
         except OSError as error:
             problem = explain_error(self._models, error)
             if self.live:
@@ -136,12 +135,6 @@ class Repository:
         else:
             other = f", and {self._models} is another volume" if listing.device != self._device else ""
             self._keep(self.live, f"its directory is missing{other}")
-
-    async def _look(self) -> Listing:
-        looking = self._aside(look, self._models)
-        if not (await asyncio.wait([looking], timeout=PATIENCE))[0]:
-            logger.warning("%s has not answered for %g s; still waiting for it", self._models, PATIENCE)
-        return await looking
 
     def _readmit(self, listing: Listing) -> None:
         """Forget what was decided about versions that are withdrawn no longer, and about a live one that is back."""
@@ -178,16 +171,16 @@ class Repository:
         """Whether there is a reason to load a version: it is new, has changed, or what kept it away may have passed."""
         attempt = self._attempts.get(number)
         directory = self._models / str(number)
-        seen: Fingerprint = await self._aside(fingerprint, directory, attempt.fingerprint if attempt else ())
+        seen = await self._ask(fingerprint, directory, attempt.fingerprint if attempt else ())
         if attempt is None or attempt.fingerprint != seen:
-            self._attempts[number] = Attempt(seen)
+            self._attempts[number] = Attempt(seen, attempt.logged if attempt else ())
             return True
         if number not in self._states or self._states[number].state is State.RETIRED:  # the newer one was taken away
             return True
         if attempt.read_error:
             was_blocked = attempt.blocked
             try:
-                await self._aside(artifact.probe, directory, *attempt.read_error)
+                await self._ask(artifact.probe, directory, *attempt.read_error)
             except VersionError:
                 attempt.blocked = True
                 return False
@@ -212,14 +205,8 @@ class Repository:
                 return True
             version = await self._aside(Version.load, read, self.engine)
         except Exception as error:
-            self._attempts[number].failed(error, self._clock(), self._live_bytes)
-            self._log_failure(number, error, live is not None)
             self._on_load(False, time.monotonic() - began)
-            problem = _describe(error)
-            if live:
-                self._states[number] = VersionState(number, State.LIVE, live.digest, f"on disk now, but not served: {problem}")
-            else:
-                self._states[number] = VersionState(number, State.FAILED, digest, problem)
+            self._failed(number, digest, error, live)
             return False
         seconds = time.monotonic() - began
         self._passed(number)
@@ -235,16 +222,20 @@ class Repository:
         self._set_live(version, sum(map(len, read.files.values())))
         return True
 
-    def _log_failure(self, number: int, error: Exception, live: bool) -> None:
-        """Log why a version failed, once for each reason."""
+    def _failed(self, number: int, digest: str, error: Exception, live: Version | None) -> None:
+        """Note that a version could not be loaded, and log each reason once; `live` is the version if it is the live one."""
         problem = _describe(error)
-        logged = self._logged.setdefault(number, set())
-        if problem in logged:
-            return
-        logged.add(problem)
-        what = "is live, and what is on disk now cannot be" if live else "cannot go live"
-        unexpected = not isinstance(error, (VersionError, MemoryError))
-        logger.error("version %d %s: %s", number, what, problem, exc_info=unexpected, extra={"version": number})
+        if live:
+            self._states[number] = VersionState(number, State.LIVE, live.digest, f"on disk now, but not served: {problem}")
+        else:
+            self._states[number] = VersionState(number, State.FAILED, digest, problem)
+        attempt = self._attempts[number]
+        attempt.failed(error, self._clock(), self._live_bytes)
+        if problem not in attempt.logged:
+            attempt.logged.add(problem)
+            what = "is live, and what is on disk now cannot be" if live else "cannot go live"
+            unexpected = not isinstance(error, (VersionError, MemoryError))
+            logger.error("version %d %s: %s", number, what, problem, exc_info=unexpected, extra={"version": number})
 
     def _keep(self, live: Version, why: str) -> None:
         """Say of the live version that its directory cannot be seen, and keep it."""
@@ -262,7 +253,6 @@ class Repository:
         self._passed(live.number)
 
     def _passed(self, number: int) -> None:
-        self._logged.pop(number, None)
         self._attempts[number] = Attempt(self._attempts[number].fingerprint)
 
     def _withdraw(self, listing: Listing) -> None:
@@ -277,17 +267,20 @@ class Repository:
 
     def _forget(self, listing: Listing) -> None:
         """Forget versions that are no longer there; of the live one only how its directory looked."""
-        for number in [*self._attempts]:
-            if number not in listing.versions:
-                del self._attempts[number]
-        for number in [*self._states]:
-            if number not in listing.versions and not (self.live and self.live.number == number):
-                del self._states[number]
-                self._logged.pop(number, None)
+        live = self.live.number if self.live else None
+        self._attempts = {number: it for number, it in self._attempts.items() if number in listing.versions}
+        self._states = {number: it for number, it in self._states.items() if number in (*listing.versions, live)}
 
     def _say(self, problem: str) -> None:
         self.problem = problem
         self._reminder.say(logging.WARNING, problem)
+
+    async def _ask(self, function: Callable[..., Result], *args: object) -> Result:
+        """Call a function that only looks at MODELS, and log if that takes long, as on a network volume that hangs."""
+        answer = self._aside(function, *args)
+        if not (await asyncio.wait([answer], timeout=PATIENCE))[0]:
+            logger.warning("%s has not answered for %g s; still waiting for it", self._models, PATIENCE)
+        return await answer
 
     def _aside(self, function: Callable[..., Result], *args: object) -> asyncio.Future[Result]:
         """Call a function in another thread, which gives way to callers where there are any."""
@@ -304,25 +297,6 @@ class Repository:
         self._live_bytes = size
         self._missing_since = None
         self._on_live(version)
-
-
-class Reminder:
-    """Logs what lasts: when it begins, when it changes, and again every REMIND_SECONDS."""
-
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
-        self._text = ""
-        self._next = 0.0
-
-    def say(self, level: int, text: str) -> None:
-        """Log a text if it is new or was logged long ago."""
-        if text != self._text or self._clock() >= self._next:
-            logger.log(level, "%s", text)
-            self._text, self._next = text, self._clock() + REMIND_SECONDS
-
-    def clear(self) -> None:
-        """What was logged has passed."""
-        self._text = ""
 
 
 def _withdrawn_by(number: int) -> str:

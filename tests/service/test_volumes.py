@@ -1,5 +1,6 @@
 """Volumes that go away, links that are switched, files that cannot be read: what is live, and what is said of it."""
 
+import asyncio
 import errno
 import hashlib
 import logging
@@ -9,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -587,3 +589,20 @@ async def test_what_was_replaced_is_logged(models, repository, caplog):
         await repository.scan()
     assert "in place of version 1" in caplog.text
     assert [record.replaced for record in caplog.records if hasattr(record, "replaced")] == [1]
+
+
+async def test_a_volume_that_hangs_is_told_while_the_live_version_answers(models, repository, caplog, monkeypatch):
+    publish(models)
+    await repository.scan()
+    monkeypatch.setattr("service.repository.PATIENCE", 0.01)
+    goes_on = threading.Event()
+    with on_open(lambda path: path == str(models) and goes_on.wait(60)):
+        scan = asyncio.create_task(repository.scan())
+        async with asyncio.timeout(60):
+            while not problems(caplog):
+                await asyncio.sleep(0.001)
+        assert answer(repository) == 0.25
+        goes_on.set()
+        await scan
+    assert "has not answered" in problems(caplog)[0]
+    assert errors(repository) == {}

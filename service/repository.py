@@ -116,11 +116,10 @@ class Repository:
         try:
             listing = await self._ask(look, self._models)
         except OSError as error:
-            problem = explain_error(self._models, error)
             if self.live:
-                self._keep(self.live, problem)
+                self._keep(self.live, f"the directory of versions cannot be read: {error.strerror or error}")
             else:
-                self._say(problem)
+                self._say(explain_error(self._models, error))
             return
         self._readmit(listing)
         await self._choose(listing)
@@ -133,7 +132,7 @@ class Repository:
             self._device = listing.device
             self._reminder.clear()
         else:
-            other = f", and {self._models} is another volume" if listing.device != self._device else ""
+            other = ", and the directory of versions is on another volume" if listing.device != self._device else ""
             self._keep(self.live, f"its directory is missing{other}")
 
     def _readmit(self, listing: Listing) -> None:
@@ -243,7 +242,7 @@ class Repository:
         since = self._missing_since.isoformat(timespec="seconds")
         error = f"{why} (since {since}); it is served from memory, and would be lost with a restart"
         self._states[live.number] = VersionState(live.number, State.LIVE, live.digest, error)
-        self._reminder.say(logging.ERROR, f"version {live.number} is live, but {error}")
+        self._reminder.say(logging.ERROR, f"version {live.number} of {self._models} is live, but {error}")
 
     def _restored(self, live: Version) -> None:
         """The live version's directory holds what is served."""

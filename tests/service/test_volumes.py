@@ -385,6 +385,19 @@ async def test_a_link_that_is_switched_to_files_of_the_same_size_and_time_is_see
     assert answer(repository) == 0.75
 
 
+async def test_a_version_that_is_too_large_fails_by_name_before_it_is_read(models):
+    repository = Repository(models, WordCounter(), max_version_bytes=1 << 20)
+    publish(models)
+    publish(models)
+    os.truncate(models / "2" / artifact.CPU_MODEL, 3 << 30)
+    opened = []
+    with on_open(opened.append):
+        await repository.scan()
+    assert states(repository) == {2: State.FAILED, 1: State.LIVE}
+    assert f"{artifact.CPU_MODEL}: has 3,221,225,472 bytes" in errors(repository)[2]
+    assert {path for path in opened if "/2/" in path} == {str(models / "2" / artifact.CHECKSUMS)}
+
+
 # The live version outlives its directory
 
 
@@ -416,12 +429,12 @@ async def test_a_models_directory_that_is_gone_or_unreadable_takes_nothing_out_o
     publish(models)
     await repository.scan()
     models.rename(models.parent / "away")
-    await missing(repository, "does not exist")
+    await missing(repository, "cannot be read: No such file or directory")
     models.touch()
-    await missing(repository, "is not a directory")
+    await missing(repository, "cannot be read: Not a directory")
     models.unlink()
     models.symlink_to("models")
-    await missing(repository, "cannot be read", "Too many levels")
+    assert str(models) not in await missing(repository, "cannot be read: Too many levels")  # callers see it in GetModel
     models.unlink()
     models.mkdir()
     await missing(repository, "its directory is missing")
@@ -458,7 +471,7 @@ async def test_an_unmounted_volume_is_no_rollback_to_what_lies_below_its_mount_p
         await repository.scan()
         assert repository.live.number == 2
         umount(models)
-        await missing(repository, "is another volume")
+        await missing(repository, "on another volume")
         assert repository.live.number == 2
         publish(models)
         publish(models)

@@ -390,10 +390,13 @@ def _read_file(directory: Path, name: str, most: int, too_large: str) -> bytes:
 def _open(directory: Path, name: str) -> IO[bytes]:
     """Open a regular file without ever waiting for one that is a pipe or a device. Raises OSError and VersionError."""
     descriptor = os.open(directory / name, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise VersionError(f"{name}: is not a regular file")
+        return os.fdopen(descriptor, "rb", buffering=0)
+    except BaseException:
         os.close(descriptor)
-        raise VersionError(f"{name}: is not a regular file")
-    return os.fdopen(descriptor, "rb", buffering=0)
+        raise
 
 
 def _size(directory: Path, name: str) -> int:

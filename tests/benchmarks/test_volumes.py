@@ -14,6 +14,6 @@ def test_no_call_is_lost_and_what_can_be_read_goes_live(models, questions, tmp_p
     try:
         outcome = asyncio.run(volumes.attempt(case, volume, questions, clients=4, poll_seconds=0.1))
     except subprocess.CalledProcessError:
-        pytest.skip("mounting is not permitted")
+        pytest.skip("mounting, or dropping capabilities, is not permitted")
     assert outcome.problems == []
     assert outcome.calls

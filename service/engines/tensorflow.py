@@ -6,6 +6,7 @@ import gc
 import logging
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import PurePosixPath
 from uuid import uuid4
 
@@ -91,7 +92,8 @@ class Model:
             del loaded
             gc.collect()
         finally:
-            tf.io.gfile.rmtree(directory)
+            with suppress(tf.errors.NotFoundError):  # nothing was written; why says the error that is on its way
+                tf.io.gfile.rmtree(directory)
 
     def predict(self, ids: Ids, lengths: Ids, aux: Floats) -> Floats:
         """See service.engines.Model."""

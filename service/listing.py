@@ -35,7 +35,7 @@ class Listing:
     dangling: frozenset[int]  # versions that are links to what does not exist
     withdrawn: frozenset[int]  # by a file such as 7.withdrawn
     passed_over: tuple[str, ...]  # names that are no versions, without those that begin with a dot; not all
-    is_version: bool  # MODELS itself looks like a version
+    parent: str  # the directory that MODELS is in, where MODELS itself looks like a version; or empty
     nested: str  # the name of a directory that holds versions, where MODELS holds none; or empty
 
     def holds(self, number: int) -> bool:
@@ -71,7 +71,7 @@ def look(models: Path) -> Listing:
         frozenset(dangling),
         frozenset(withdrawn),
         tuple(passed_over[: _NAMES + 1]),
-        is_version,
+        str(models.resolve().parent) if is_version else "",
         "" if versions or is_version else _nested(models, passed_over[:_NAMES]),
     )
 
@@ -99,15 +99,15 @@ def fingerprint(directory: Path, before: Fingerprint = ()) -> Fingerprint:
 def explain(models: Path, listing: Listing, pinned: int | None, problems: Mapping[int, str]) -> str:
     """Why none of these versions is served, and what would be right, in one line; `problems` are by version."""
     said = []
-    if listing.is_version:
-        said.append(f"it is itself a model version; name its parent, --models {models.resolve().parent}")
+    if listing.parent:
+        said.append(f"it is itself a model version; name its parent, --models {listing.parent}")
     if pinned is not None and not problems:
         there = ", ".join(map(str, listing.versions[:_NAMES])) or "none"
         said.append(f"version {pinned}, which --version asks for, is not there; versions that are there: {there}")
     said += [f"version {number}: {problem[:_LONGEST_PROBLEM]}" for number, problem in islice(problems.items(), _PROBLEMS)]
     if len(problems) > _PROBLEMS:
         said.append(f"and {len(problems) - _PROBLEMS} more that failed")
-    if listing.passed_over and not listing.is_version:
+    if listing.passed_over and not listing.parent:
         names = ", ".join(name[:_LONGEST_NAME] for name in listing.passed_over[:_NAMES])
         more = " and more" if len(listing.passed_over) > _NAMES else ""
         said.append(f"passed over, since only whole numbers name versions: {names}{more}")

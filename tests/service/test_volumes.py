@@ -163,9 +163,9 @@ async def test_what_lies_beside_the_versions_and_below_the_live_one_is_not_looke
     ("place", "mode"),
     [
         ("2", 0o000),
-        ("2", 0o744),
+        ("2", 0o644),
         ("2/assets.extra", 0o000),
-        ("2/assets.extra", 0o744),
+        ("2/assets.extra", 0o644),
         (f"2/{artifact.CHECKSUMS}", 0o000),
         (f"2/{artifact.CPU_MODEL}", 0o000),
     ],

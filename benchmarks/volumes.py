@@ -121,7 +121,7 @@ async def unmount(volume: Volume) -> int:
 
 async def withhold(volume: Volume) -> int:
     """A new version may not be read at first."""
-    volume.coming.chmod(0)
+    volume.coming.chmod(0o200)  # without which only root may move it
     volume.coming.rename(volume.models / "2")
     await volume.failed(2)
     (volume.models / "2").chmod(0o755)

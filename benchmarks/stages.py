@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -25,8 +25,8 @@ from service.batcher import Batcher
 from service.budget import Budget
 from service.metrics import Metrics
 from service.predictor import Answer, Predictor
-from service.preprocessing import words
-from service.version import Version
+from service.preprocessing import Headline, words
+from service.version import Prediction, Version
 
 PASSES = 7
 REQUESTS = 200
@@ -52,9 +52,10 @@ async def measure(version: Version, size: int) -> dict[str, float]:
     metrics.went_live(version.number, version.digest, "litert", 0.0)
     batcher = Batcher(capacity=4096, largest_batch=256, executor=None, observer=metrics)
 
-    def observe(number: int, predictions: Iterable[tuple[float, float, int, int, bool]]) -> None:
-        main_outputs, aux_outputs, counts, unknown, _ = zip(*predictions, strict=True)
+    def observe(number: int, headlines: Sequence[Headline], predictions: Sequence[Prediction]) -> None:
+        main_outputs, aux_outputs, counts, unknown, known = zip(*predictions, strict=True)
         metrics.predicted(number, main_outputs, aux_outputs, sum(counts), sum(unknown))
+        metrics.outlets(len(headlines), sum(known), [outlet for _, _, outlet in headlines].count(""))
 
     repository = SimpleNamespace(live=version)
     predictor = Predictor(repository, batcher, observer=observe)

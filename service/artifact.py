@@ -6,6 +6,7 @@ MODELS/
 │   ├── assets/vocabulary.txt
 │   ├── assets.extra/{model.json, examples.json, cpu.tflite, SHA256SUMS}
 │   └── report/                         for people; not covered by SHA256SUMS
+├── 7.withdrawn                         an empty file: version 7 must not be served
 ├── .last_version                       the highest number ever given
 ├── .lock                               held while a version is begun or given its number
 └── .tmp-*/                             versions in the making
@@ -17,10 +18,13 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import io
 import json
 import os
 import re
 import shutil
+import stat
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -30,7 +34,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple, TypeVar
 
 from service import pace
-from service.errors import VersionError
+from service.errors import Unreadable, VersionError
 from service.preprocessing import AUX_FEATURES, FIRST_WORD, RULES, SEQUENCE_LENGTH, VOCABULARY_HEAD, Headline
 
 FORMAT = 1
@@ -42,10 +46,11 @@ CHECKSUMS = "assets.extra/SHA256SUMS"
 REPORT = "report"
 
 _STEP = 1 << 20  # bytes whose checksum is taken at a time: less than a millisecond
+_MOST_CHECKSUMS = 1 << 20  # bytes of SHA256SUMS, read at every poll; a version of eight files has less than 1 kB
 _LONGEST_PROBLEM = 500  # characters of what is wrong inside a file, which may quote it
 _HIGHEST_LEVEL = 1e6  # in deviations: n posts allow the square root of n, and float32 holds what the network makes of this
 
-_CHECKSUM_LINE = re.compile(r"([0-9a-f]{64})  ([^\\]+)")
+_CHECKSUM_LINE = re.compile(r"([0-9a-f]{64})  ([^\\\0]+)")
 
 _Kind = TypeVar("_Kind")
 
@@ -115,29 +120,61 @@ class Artifact:
 def versions(models: Path) -> list[int]:
     """The numbers of the versions in `models`, highest first; none where there is no such directory."""
     try:
-        names = [entry.name for entry in os.scandir(models) if entry.is_dir()]
+        with os.scandir(models) as entries:
+            return sorted(filter(None, map(version_number, entries)), reverse=True)
     except FileNotFoundError:
         return []
-    return sorted((int(name) for name in names if re.fullmatch("[1-9][0-9]{0,17}", name)), reverse=True)
 
 
-def read(directory: Path) -> Artifact:
-    """Read a version's directory whole.
+def version_number(entry: os.DirEntry[str]) -> int | None:
+    """The version that an entry of MODELS is, if it is one.
 
-    Raises VersionError, naming the file, where anything is missing, damaged, or of a format that this program does not know.
+    A link counts wherever it leads: one that leads nowhere or to itself is a version that cannot be read.
     """
-    checksums = _read_file(directory, CHECKSUMS)
-    files: dict[str, bytes] = {}
-    for line in _text(checksums, CHECKSUMS).removesuffix("\n").split("\n"):
+    if not re.fullmatch("[1-9][0-9]{0,17}", entry.name):
+        return None
+    try:
+        is_version = entry.is_symlink() or entry.is_dir()
+    except OSError:  # a file system that does not say what its entries are
+        is_version = True
+    return int(entry.name) if is_version else None
+
+
+def checksums(directory: Path) -> tuple[bytes, dict[str, str]]:
+    """A version's SHA256SUMS, and the checksum of each file by its path. Raises VersionError."""
+    content = _read_file(directory, CHECKSUMS, _MOST_CHECKSUMS, f"is larger than {_MOST_CHECKSUMS >> 20} MiB")
+    sums: dict[str, str] = {}
+    for line in _text(content, CHECKSUMS).removesuffix("\n").split("\n"):
         match = _CHECKSUM_LINE.fullmatch(line)
         path = PurePosixPath(match[2] if match else "")
         if not match or path.is_absolute() or ".." in path.parts or str(path) != match[2]:
             raise VersionError(f"{CHECKSUMS}: a line is not a checksum and a path inside the version, as sha256sum writes them")
-        data = _read_file(directory, match[2])
+        if sums.setdefault(match[2], match[1]) != match[1]:
+            raise VersionError(f"{CHECKSUMS}: has two checksums for {match[2]}")
+    return content, sums
+
+
+def read(directory: Path, most_bytes: int = sys.maxsize) -> Artifact:
+    """Read a version's directory whole.
+
+    Raises VersionError, naming the file, where anything is missing, damaged, or of a format that this program does not know,
+    and before anything is read where the files have more than `most_bytes` together. Raises Unreadable, which is one, where
+    another try may succeed.
+    """
+    content, sums = checksums(directory)
+    sizes = {name: _size(directory, name) for name in sums}
+    if (total := sum(sizes.values())) > most_bytes:
+        largest = max(sizes, key=lambda name: sizes[name])
+        raise VersionError(
+            f"{largest}: has {sizes[largest]:,} bytes, and the version {total:,} in all; "
+            f"--max-version-bytes allows {most_bytes:,}"
+        )
+    files: dict[str, bytes] = {}
+    for name, checksum in sums.items():
+        data = files[name] = _read_file(directory, name, sizes[name], "grew while it was read")
         pace.rest()
-        if _checksum(data) != match[1]:
-            raise VersionError(f"{match[2]}: its SHA-256 is not the one in {CHECKSUMS}; the file is damaged or incomplete")
-        files[match[2]] = data
+        if _checksum(data) != checksum:
+            raise VersionError(f"{name}: its SHA-256 is not the one in {CHECKSUMS}; the file is damaged or incomplete")
     for name in ("saved_model.pb", VOCABULARY, INFO, EXAMPLES, CPU_MODEL):
         if name not in files:
             raise VersionError(f"{CHECKSUMS}: does not list {name}, which every version has")
@@ -147,8 +184,20 @@ def read(directory: Path) -> Artifact:
         raise VersionError(f"{VOCABULARY}: must be an empty line, [UNK] and words, {info.vocabulary_size} lines in all")
     if not directory.name.isdecimal():
         raise VersionError(f"{directory.name}: a version's directory is named by its number")
-    digest = hashlib.sha256(checksums).hexdigest()
+    digest = hashlib.sha256(content).hexdigest()
     return Artifact(directory, int(directory.name), digest, files, info, vocabulary, _parse_examples(files[EXAMPLES]))
+
+
+def probe(directory: Path, file: str, offset: int) -> None:
+    """Raise VersionError if a version still cannot be read: read a byte of each file, and of `file` the one at `offset`."""
+    for name in checksums(directory)[1]:
+        try:
+            with _open(directory, name) as opened:
+                opened.seek(offset if name == file else 0)
+                opened.read(1)
+        except OSError as error:
+            raise _unreadable(name, error) from error
+        pace.rest()
 
 
 def _checksum(data: bytes) -> str:
@@ -323,13 +372,43 @@ def _iso(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat()
 
 
-def _read_file(directory: Path, name: str) -> bytes:
+def _read_file(directory: Path, name: str, most: int, too_large: str) -> bytes:
+    """A file's content; VersionError says `too_large` of one with more than `most` bytes."""
+    data = io.BytesIO()  # whose value is not copied
     try:
-        if not (directory / name).is_file():  # a pipe would be waited for, a device read for ever
-            raise VersionError(f"{name}: is missing, or no regular file")
-        return (directory / name).read_bytes()
+        with _open(directory, name) as file:
+            while chunk := file.read(_STEP):
+                if data.tell() + len(chunk) > most:
+                    raise VersionError(f"{name}: {too_large}")
+                data.write(chunk)
+                pace.rest()
     except OSError as error:
-        raise VersionError(f"{name}: cannot be read: {error.strerror}") from error
+        raise _unreadable(name, error, data.tell()) from error
+    return data.getvalue()
+
+
+def _open(directory: Path, name: str) -> IO[bytes]:
+    """Open a regular file without ever waiting for one that is a pipe or a device. Raises OSError and VersionError."""
+    descriptor = os.open(directory / name, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise VersionError(f"{name}: is not a regular file")
+        return os.fdopen(descriptor, "rb", buffering=0)
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def _size(directory: Path, name: str) -> int:
+    try:
+        return (directory / name).stat().st_size
+    except OSError as error:
+        raise _unreadable(name, error) from error
+
+
+def _unreadable(name: str, error: OSError, offset: int = 0) -> Unreadable:
+    problem = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror or error}"
+    return Unreadable(f"{name}: {problem}", name, offset)
 
 
 def _text(data: bytes, name: str) -> str:

@@ -97,6 +97,13 @@ class Settings:
         "seconds between two looks for new versions, certificates and tokens; more spares a network volume",
         default=2.0,
     )
+    # A version of the standard network has 32 MB. While one is loaded, its files and what the engine makes of them take memory
+    # beside the live version.
+    max_version_bytes: int = _option(
+        _whole(1 << 20),
+        "bytes of a version's files together; a larger one is refused before it is read, so that it cannot exhaust the memory",
+        default=1 << 30,
+    )
     engine: Literal["auto", "litert", "tensorflow"] = _option(
         _one_of("auto", "litert", "tensorflow"),
         "what computes: litert for CPUs, tensorflow for GPUs; auto takes tensorflow where there is a GPU and TensorFlow",

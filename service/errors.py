@@ -8,6 +8,7 @@ HeadlinesError
 │   ├── Unavailable             nothing is served now, or the server stops
 │   └── Unauthenticated         no valid token
 ├── VersionError            a model version on disk cannot be used
+│   └── Unreadable              one of its files cannot be read now; another try may succeed
 ├── DataError               a data set cannot be read or trained on
 └── UsageError              a flag or variable is wrong
 
@@ -66,6 +67,15 @@ class Unauthenticated(RequestError):
 
 class VersionError(HeadlinesError):
     """A model version on disk is damaged, incomplete or of a kind that this program cannot serve."""
+
+
+class Unreadable(VersionError):
+    """A file of a model version cannot be read at the moment: an error of the system's, not of what the file holds."""
+
+    def __init__(self, message: str, file: str, offset: int) -> None:
+        super().__init__(message)
+        self.file = file  # its path inside the version
+        self.offset = offset  # bytes that were read before the error
 
 
 class DataError(HeadlinesError):

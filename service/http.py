@@ -63,8 +63,16 @@ class Response(NamedTuple):
 App = Callable[[Request], Response]
 
 
-def make_app(registry: CollectorRegistry, alive: Callable[[], bool], ready: Callable[[], bool]) -> App:
-    """The three paths: the registry's metrics, and two questions that are answered by 200 or 503."""
+def make_app(
+    registry: CollectorRegistry,
+    alive: Callable[[], bool],
+    ready: Callable[[], bool],
+    problem: Callable[[], str] = lambda: "no",
+) -> App:
+    """The three paths: the registry's metrics, and two questions that are answered by 200 or 503.
+
+    `problem` says why it is not ready, in one line.
+    """
     checks = {"/healthz": alive, "/readyz": ready}
 
     def answer(request: Request) -> Response:
@@ -73,7 +81,9 @@ def make_app(registry: CollectorRegistry, alive: Callable[[], bool], ready: Call
         if request.method not in {"GET", "HEAD"}:
             return _text(HTTPStatus.METHOD_NOT_ALLOWED, "GET or HEAD it", ("Allow", "GET, HEAD"))
         if request.path in checks:
-            return _text(HTTPStatus.OK, "ok") if checks[request.path]() else _text(HTTPStatus.SERVICE_UNAVAILABLE, "no")
+            if checks[request.path]():
+                return _text(HTTPStatus.OK, "ok")
+            return _text(HTTPStatus.SERVICE_UNAVAILABLE, problem() if request.path == "/readyz" else "no")
         return _scrape(registry, request)
 
     return answer

@@ -24,6 +24,7 @@ from prometheus_client.registry import Collector
 SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 PROBABILITIES = tuple(n / 20 for n in range(1, 21))
+OUTLETS = ("true", "false", "none")  # known to the model, unknown, or absent
 DROP_REASONS = ("overloaded", "expired", "cancelled")
 CODES = tuple(code.name for code in sorted(StatusCode, key=lambda code: int(code.value[0])))  # by number, 0 to 16
 
@@ -34,7 +35,7 @@ class Metrics:
     """The metrics of one server, with what happens as methods.
 
     `queued`, `waited`, `computed` and `dropped` make it the batcher's observer, `predicted` the predictor's and `loaded` the
-    repository's. Everything but `predicted` is called on the event loop alone.
+    repository's. Everything but `predicted` and `outlets` is called on the event loop alone.
     """
 
     def __init__(self, queue_capacity: int = 0) -> None:
@@ -58,8 +59,11 @@ class Metrics:
             "headlines_dropped", "Headlines that were not computed, by reason", ("reason",), registry=registry
         )
         self.model_info = Gauge("headlines_model_info", "The live version", ("version", "digest", "engine"), registry=registry)
-        self.model_trained_timestamp_seconds = Gauge(
-            "headlines_model_trained_timestamp_seconds", "When the live version was made", registry=registry
+        self.ready = Gauge("headlines_ready", "1 if the server is ready, as /readyz says, else 0", registry=registry)
+        self.model_directory_missing = Gauge(
+            "headlines_model_directory_missing",
+            "1 if the live version could not be loaded again, since its directory is gone, unreadable or has changed; else 0",
+            registry=registry,
         )
         self.model_loads_total = Counter("headlines_model_loads", "Versions tried, by outcome", ("outcome",), registry=registry)
         self.model_load_seconds = Histogram(
@@ -75,6 +79,8 @@ class Metrics:
         self.queue_capacity.set(queue_capacity)
         self._predictions: dict[int, int] = {}  # by version
         self._known_words = self._unknown_words = 0
+        self._outlets = dict.fromkeys(OUTLETS, 0)
+        self._trained_at: float | None = None  # of the live version
         self._dropped = {reason: self.dropped_total.labels(reason) for reason in DROP_REASONS}
         self._loads = {True: self.model_loads_total.labels("success"), False: self.model_loads_total.labels("failure")}
 
@@ -116,6 +122,12 @@ class Metrics:
         self._main_output.observe(main_outputs)
         self._aux_output.observe(aux_outputs)
 
+    def outlets(self, headlines: int, known: int, absent: int) -> None:
+        """Of so many headlines that were predicted, the model knew the outlet of some, and others named none."""
+        self._outlets["true"] += known
+        self._outlets["false"] += headlines - known - absent
+        self._outlets["none"] += absent
+
     def loaded(self, passed: bool, seconds: float) -> None:
         """A version was tried, for so long."""
         self._loads[passed].inc()
@@ -125,13 +137,13 @@ class Metrics:
         """Another version is live now; `trained_at` in seconds since 1970."""
         self.went_away()
         self.model_info.labels(str(version), digest, engine).set(1)
-        self.model_trained_timestamp_seconds.set(trained_at)
+        self._trained_at = trained_at
         self._predictions.setdefault(version, 0)
 
     def went_away(self) -> None:
         """The version that was live is so no longer."""
         self.model_info.clear()
-        self.model_trained_timestamp_seconds.set(0)
+        self._trained_at = None
 
     def count_padding(self, rows: Callable[[], int]) -> None:
         """Let batch_padding_rows_total tell what this function returns: rows computed for shape only, since the start."""
@@ -190,7 +202,21 @@ class Metrics:
         for port, open_now in list(self._connections.items()):
             if (connected := open_now()) is not None:
                 connections.add_metric((port,), connected)
-        yield from (started, in_flight, handled, received, sent, seconds, predictions, words, connections)
+        outlets = CounterMetricFamily(
+            "headlines_outlets",
+            "Headlines predicted, by whether the model knows their outlet; none: no outlet was named",
+            labels=("known",),
+        )
+        for known, count in self._outlets.items():
+            outlets.add_metric((known,), count)
+        trained = GaugeMetricFamily(
+            "headlines_model_trained_timestamp_seconds",
+            "When the live version was trained, in seconds since 1970; absent while none is live",
+        )
+        if self._trained_at is not None:
+            trained.add_metric((), self._trained_at)
+        yield from (started, in_flight, handled, received, sent, seconds)
+        yield from (predictions, words, outlets, trained, connections)
         for name, documentation, distribution in (
             ("batch_size", "Headlines in a batch", self._batch_size),
             ("queue_wait_seconds", "Time that a request's first headline waited", self._queue_wait_seconds),

@@ -13,6 +13,7 @@ import os
 import sys
 import threading
 import time
+from contextlib import suppress
 
 SHARE = 0.05  # of a processor; less and a version waits longer until it is live, more and callers notice it
 STEP = 0.0005  # seconds of work that are worth a rest
@@ -25,7 +26,8 @@ def give_way() -> None:
     """Let the calling thread rest from now on wherever it calls `rest`, and run when others leave a processor idle."""
     _thread.worked = time.thread_time()
     if sys.platform == "linux":  # elsewhere only whole processes have a priority
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
+        with suppress(OSError):  # a sandbox may forbid it; a lower priority is a courtesy, the rests are what matters
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
 
 
 def rest() -> None:

@@ -35,7 +35,8 @@ class Answer(NamedTuple):
     version: int
 
 
-Observer = Callable[[int, Sequence[Prediction]], None]  # is told the version's number and what it predicted, a batch at a time
+# Is told the version's number, and headlines with what it predicted for each, a batch at a time.
+Observer = Callable[[int, Sequence[Headline], Sequence[Prediction]], None]
 
 
 class Predictor:
@@ -46,7 +47,7 @@ class Predictor:
         repository: Repository,
         batcher: Batcher[Headline, Prediction],
         limits: Limits = Limits(),
-        observer: Observer = lambda version, predictions: None,  # noqa: ARG005
+        observer: Observer = lambda version, headlines, predictions: None,  # noqa: ARG005
     ) -> None:
         self._repository = repository
         self._batcher = batcher
@@ -107,5 +108,5 @@ class _Run:
 
     def __call__(self, headlines: Sequence[Headline]) -> list[Prediction]:
         predictions = self.version.predict(headlines)
-        self.observer(self.version.number, predictions)
+        self.observer(self.version.number, headlines, predictions)
         return predictions

@@ -139,6 +139,7 @@ class Server:
             engine,
             pinned=settings.version,
             poll_seconds=settings.poll_seconds,
+            max_version_bytes=settings.max_version_bytes,
             on_load=self.metrics.loaded,
             on_live=self._on_live,
         )
@@ -158,6 +159,8 @@ class Server:
         )
         self._capacity = connections.grpc_capacity(settings.max_connections, http.MAX_CONNECTIONS)
         self._health = health.Health([popularity.SERVICE.full_name])
+        self.metrics.ready.set_function(lambda: self._health.serving)
+        self.metrics.model_directory_missing.set_function(lambda: self._repository.directory_missing)
         self._grpc = self._build_grpc()
         self._tasks: list[asyncio.Task[None]] = []
         self._http: HttpServer | None = None
@@ -217,7 +220,8 @@ class Server:
                 else "with neither TLS nor tokens: anybody there may call"
             )
             logger.warning("%s is open to the network, %s", settings.host, lacks)
-        self._http = _open_http(settings, make_app(self.metrics.registry, self._is_alive, lambda: self._health.serving))
+        app = make_app(self.metrics.registry, self._is_alive, lambda: self._health.serving, self._not_ready)
+        self._http = _open_http(settings, app)
         self.http_port = self._http.port
         address = f"[{settings.host}]:{settings.port}" if ":" in settings.host else f"{settings.host}:{settings.port}"
         try:
@@ -319,9 +323,13 @@ class Server:
         if not self._stopping:
             self._health.set_serving(version is not None)
 
-    def _on_predictions(self, version: int, predictions: Sequence[Prediction]) -> None:
-        main_outputs, aux_outputs, words, unknown_words, _ = zip(*predictions, strict=True)
+    def _not_ready(self) -> str:
+        return "the server is stopping" if self._stopping else self._repository.problem
+
+    def _on_predictions(self, version: int, headlines: Sequence[Headline], predictions: Sequence[Prediction]) -> None:
+        main_outputs, aux_outputs, words, unknown_words, outlets_known = zip(*predictions, strict=True)
         self.metrics.predicted(version, main_outputs, aux_outputs, sum(words), sum(unknown_words))
+        self.metrics.outlets(len(headlines), sum(outlets_known), [outlet for _, _, outlet in headlines].count(""))
 
     def _padding_rows(self) -> int:
         version = self._version

@@ -6,6 +6,7 @@ import gc
 import logging
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import PurePosixPath
 from uuid import uuid4
 
@@ -55,10 +56,14 @@ class Engine:
         return sum(int(tf.config.experimental.get_memory_info(f"GPU:{i}")["current"]) for i in range(self._gpus))
 
     def load(self, artifact: Artifact) -> Model:
-        """Load the version's SavedModel; raises VersionError where TensorFlow cannot."""
+        """Load the version's SavedModel; raises VersionError if TensorFlow cannot, MemoryError if a GPU's memory is full."""
         try:
             model = Model(artifact.files, self._cost)
             probe(model, len(artifact.vocabulary))
+        except (MemoryError, OSError):  # no verdict on the version
+            raise
+        except tf.errors.ResourceExhaustedError as error:
+            raise MemoryError(error.message) from error
         except Exception as error:  # TensorFlow raises whatever the damage makes it stumble over
             reason = str(error).strip().partition("\n")[0]
             raise VersionError(f"saved_model.pb: TensorFlow cannot run it: {type(error).__name__}: {reason}") from error
@@ -87,7 +92,8 @@ class Model:
             del loaded
             gc.collect()
         finally:
-            tf.io.gfile.rmtree(directory)
+            with suppress(tf.errors.NotFoundError):  # nothing was written; why says the error that is on its way
+                tf.io.gfile.rmtree(directory)
 
     def predict(self, ids: Ids, lengths: Ids, aux: Floats) -> Floats:
         """See service.engines.Model."""

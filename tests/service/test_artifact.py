@@ -5,8 +5,10 @@ import math
 import multiprocessing
 import os
 import signal
+import socket
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -145,10 +147,10 @@ def test_damage_is_found_and_the_file_is_named(tmp_path, name, damage):
         (b"0" * 64 + b"  /etc/passwd\n", "inside the version"),
         (b"0" * 64 + b"  assets//vocabulary.txt\n", "inside the version"),
         (b"nonsense\n", "not a checksum"),
-        (b"0" * 64 + b"  assets/a\0b\n", "missing, or no regular file"),
-        (b"0" * 64 + b"  assets/loop\n", "missing, or no regular file"),
-        (b"0" * 64 + b"  assets/endless\n", "missing, or no regular file"),
-        (b"0" * 64 + b"  assets/pipe\n", "missing, or no regular file"),
+        (b"0" * 64 + b"  assets/a\0b\n", "not a checksum"),
+        (b"0" * 64 + b"  assets/loop\n", "assets/loop: cannot be read"),
+        (b"0" * 64 + b"  assets/endless\n", "assets/endless: is not a regular file"),
+        (b"0" * 64 + b"  assets/pipe\n", "assets/pipe: is not a regular file"),
     ],
 )
 def test_a_wrong_list_of_checksums_is_refused(tmp_path, content, words):
@@ -158,6 +160,77 @@ def test_a_wrong_list_of_checksums_is_refused(tmp_path, content, words):
     os.mkfifo(tmp_path / "1" / "assets" / "pipe")
     (tmp_path / "1" / artifact.CHECKSUMS).write_bytes(content)
     with pytest.raises(VersionError, match=words):
+        artifact.read(tmp_path / "1")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"\xff\xfe" * 1000, "is not UTF-8"),
+        (b"0" * 64 + b"  a\n" + b"1" * 64 + b"  a\n", "two checksums for a"),
+        (b"0" * (1 << 20) + b"\n", "larger than 1 MiB"),
+    ],
+)
+def test_a_list_of_checksums_that_is_none_is_refused(tmp_path, content, words):
+    publish(tmp_path)
+    (tmp_path / "1" / artifact.CHECKSUMS).write_bytes(content)
+    with pytest.raises(VersionError, match=f"SHA256SUMS: .*{words}"):
+        artifact.read(tmp_path / "1")
+
+
+@pytest.mark.parametrize("name", [artifact.CHECKSUMS, artifact.CPU_MODEL])
+def test_a_huge_file_is_refused_by_name_before_it_is_read(tmp_path, name):
+    publish(tmp_path)
+    os.truncate(tmp_path / "1" / name, 3 << 30)
+    tracemalloc.start()
+    try:
+        with pytest.raises(VersionError, match=f"{name}: .*(3,221,225,472 bytes.*--max-version-bytes|larger than 1 MiB)"):
+            artifact.read(tmp_path / "1", 1 << 30)
+        assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_sizes_are_added_up(tmp_path):
+    publish(tmp_path)
+    size = sum((tmp_path / "1" / name).stat().st_size for name in artifact.read(tmp_path / "1").files)
+    artifact.read(tmp_path / "1", size)
+    with pytest.raises(VersionError, match="--max-version-bytes"):
+        artifact.read(tmp_path / "1", size - 1)
+
+
+def test_a_file_that_grows_while_it_is_read_is_refused(tmp_path):
+    publish(tmp_path)
+    path = tmp_path / "1" / artifact.CPU_MODEL
+    path.unlink()
+    path.symlink_to("/proc/self/status")  # a regular file that has more bytes than its size says
+    if not path.is_file():
+        pytest.skip("there is no /proc")
+    with pytest.raises(VersionError, match=r"cpu\.tflite: grew while it was read"):
+        artifact.read(tmp_path / "1")
+
+
+def _listen(path):
+    with socket.socket(socket.AF_UNIX) as listener:
+        here = Path.cwd()
+        os.chdir(path.parent)  # a socket's path may not be long
+        try:
+            listener.bind(path.name)
+        finally:
+            os.chdir(here)
+
+
+@pytest.mark.parametrize("name", [artifact.CHECKSUMS, artifact.CPU_MODEL])
+@pytest.mark.parametrize(
+    "put",
+    [os.mkfifo, Path.mkdir, _listen, lambda path: path.symlink_to("/dev/zero"), lambda path: path.symlink_to(path.name)],
+    ids=["pipe", "directory", "socket", "device", "loop"],
+)
+def test_what_is_no_file_is_refused_by_name_and_never_waited_for(tmp_path, name, put):
+    publish(tmp_path)
+    (tmp_path / "1" / name).unlink()
+    put(tmp_path / "1" / name)
+    with pytest.raises(VersionError, match=f"{name}: (is not a regular file|cannot be read)"):
         artifact.read(tmp_path / "1")
 
 

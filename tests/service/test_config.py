@@ -17,6 +17,7 @@ OTHER_VALUES = {
     "model_name": ("gazette", "gazette"),
     "version": ("7", 7),
     "poll_seconds": ("0.5", 0.5),
+    "max_version_bytes": ("1048576", 1 << 20),
     "engine": ("litert", "litert"),
     "host": ("::1", "::1"),
     "port": ("0", 0),

@@ -253,6 +253,26 @@ def test_tensorflow_refuses_what_it_cannot_run(exported, damage):
         choose("tensorflow").load(artifact)
 
 
+@pytest.mark.parametrize(
+    ("error", "raised"),
+    [
+        (MemoryError(), MemoryError),
+        (tf.errors.ResourceExhaustedError(None, None, "out of memory"), MemoryError),
+        (OSError(24, "Too many open files"), OSError),
+    ],
+    ids=["memory", "GPU memory", "descriptors"],
+)
+def test_a_shortage_is_no_verdict_on_the_version(error, raised):
+    class Files(dict):
+        """Files at which TensorFlow's copying of them stops."""
+
+        def items(self):
+            raise error
+
+    with pytest.raises(raised):
+        choose("tensorflow").load(Artifact(Path("1"), 1, "", Files(), info=None, vocabulary=[], examples=()))
+
+
 @pytest.mark.parametrize("name", ENGINES)
 def test_a_vocabulary_larger_than_the_table_is_refused(exported, name):
     with pytest.raises(VersionError, match="cannot run it"):

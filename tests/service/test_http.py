@@ -27,7 +27,7 @@ class State:
 def port():
     registry = CollectorRegistry()
     Counter("headlines_test", "A counter", registry=registry).inc(3)
-    server = HttpServer("127.0.0.1", 0, make_app(registry, lambda: State.alive, lambda: State.ready))
+    server = HttpServer("127.0.0.1", 0, make_app(registry, lambda: State.alive, lambda: State.ready, lambda: "v1 is no number"))
     server.start()
     yield server.port
     server.stop()
@@ -52,7 +52,7 @@ def test_metrics_are_prometheus_text(port):
 
 def test_health_and_readiness_follow_the_server(port, monkeypatch):
     assert ask(port, "/healthz")[:2] == (200, b"ok\n")
-    assert ask(port, "/readyz")[:2] == (503, b"no\n")
+    assert ask(port, "/readyz")[:2] == (503, b"v1 is no number\n")
     monkeypatch.setattr(State, "alive", False)
     monkeypatch.setattr(State, "ready", True)
     assert ask(port, "/healthz")[:2] == (503, b"no\n")

@@ -30,9 +30,12 @@ OWN = {
     "headlines_message_memory_bytes": "gauge",
     "headlines_messages_waiting": "gauge",
     "headlines_words": "counter",
+    "headlines_outlets": "counter",
     "headlines_main_output": "histogram",
     "headlines_aux_output": "histogram",
+    "headlines_ready": "gauge",
     "headlines_model_info": "gauge",
+    "headlines_model_directory_missing": "gauge",
     "headlines_model_trained_timestamp_seconds": "gauge",
     "headlines_model_loads": "counter",
     "headlines_model_load_seconds": "histogram",
@@ -73,6 +76,8 @@ def test_known_series_start_at_zero(metrics):
         assert value(metrics, "headlines_dropped_total", reason=reason) == 0
     for known in ("true", "false"):
         assert value(metrics, "headlines_words_total", known=known) == 0
+    for known in ("true", "false", "none"):
+        assert value(metrics, "headlines_outlets_total", known=known) == 0
     for outcome in ("success", "failure"):
         assert value(metrics, "headlines_model_loads_total", outcome=outcome) == 0
     assert value(metrics, "headlines_queue_capacity") == 4096
@@ -93,6 +98,7 @@ def test_a_swap_leaves_one_version_in_model_info(metrics):
     assert value(metrics, "headlines_model_trained_timestamp_seconds") == 1_465_000_000
     metrics.went_away()
     assert not families(metrics)["headlines_model_info"].samples
+    assert not families(metrics)["headlines_model_trained_timestamp_seconds"].samples
 
 
 def test_predictions_are_counted_by_version_words_and_outputs(metrics):
@@ -101,6 +107,8 @@ def test_predictions_are_counted_by_version_words_and_outputs(metrics):
     assert value(metrics, "headlines_predictions_total", version="3") == 4
     assert value(metrics, "headlines_words_total", known="true") == 17
     assert value(metrics, "headlines_words_total", known="false") == 3
+    metrics.outlets(5, 2, 1)
+    assert [value(metrics, "headlines_outlets_total", known=it) for it in ("true", "false", "none")] == [2, 2, 1]
     assert value(metrics, "headlines_main_output_bucket", le="0.05") == 2
     assert value(metrics, "headlines_main_output_bucket", le="0.1") == 3
     assert value(metrics, "headlines_main_output_bucket", le="1.0") == 4

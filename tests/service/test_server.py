@@ -7,6 +7,7 @@ import shutil
 import socket
 import time
 from datetime import UTC, datetime
+from urllib.error import HTTPError
 from urllib.request import urlopen
 
 import grpc
@@ -199,6 +200,52 @@ async def test_without_a_version_predict_is_unavailable_and_get_model_says_why(m
             model = await stub.GetModel(pb.GetModelRequest())
         assert model.version == 0
         assert "cpu.tflite" in model.versions[0].error
+
+
+async def test_what_is_served_and_what_is_not_is_said_in_metrics_readiness_and_get_model(make_settings, models, tmp_path):
+    def ready():
+        try:
+            with urlopen(f"http://127.0.0.1:{server.http_port}/readyz") as answer:
+                return answer.status, answer.read().decode()
+        except HTTPError as error:
+            return error.code, error.read().decode()
+
+    def read():
+        names = ("ready", "model_directory_missing", "model_trained_timestamp_seconds")
+        return [sample(server, f"headlines_{name}") for name in names]
+
+    async def until(*expected):
+        async with asyncio.timeout(60):
+            while read() != [*expected]:
+                await asyncio.sleep(0.01)
+        return await asyncio.to_thread(ready)
+
+    settings = make_settings(models=tmp_path / "models")
+    (settings.models / "v1").mkdir(parents=True)
+    async with Server(settings, engines.choose("litert")) as server, connect(server) as channel:
+        stub = popularity_pb2_grpc.PopularityServiceStub(channel)
+        status, body = await until(0, 0, None)
+        while "v1" not in body:  # it has not looked yet
+            status, body = await asyncio.to_thread(ready)
+        assert (status, "only whole numbers name versions" in body, str(settings.models) in body) == (503, True, True)
+        shutil.copytree(models / "1", tmp_path / "1")
+        (tmp_path / "1").rename(settings.models / "1")
+        assert await until(1, 0, 1_464_200_000) == (200, "ok\n")
+        (settings.models / "1").rename(tmp_path / "1")
+        assert await until(1, 1, 1_464_200_000) == (200, "ok\n")
+        [state] = (await stub.GetModel(pb.GetModelRequest())).versions
+        assert (state.state, "its directory is missing" in state.error) == (pb.ModelVersion.STATE_LIVE, True)
+        assert (await stub.Predict(request("park"))).model_version == 1
+        (settings.models / "1.withdrawn").touch()
+        assert (await until(0, 0, None))[0] == 503
+        assert (await stub.GetModel(pb.GetModelRequest())).version == 0
+
+
+async def test_known_unknown_and_absent_outlets_are_counted(server, stub):
+    outlets = ["gazette", " GAZETTE", "The Gazette", "", "", ""]
+    await stub.Predict(pb.PredictRequest(headlines=[headline(outlet=outlet) for outlet in outlets]))
+    counts = [sample(server, "headlines_outlets_total", known=known) for known in ("true", "false", "none")]
+    assert counts == [2, 1, 3]
 
 
 async def test_get_model_describes_what_is_served(stub, version):

@@ -68,7 +68,7 @@ def test_flags_come_from_the_environment_and_kubernetes_links_do_not_matter(mode
 
 def test_without_a_models_directory_it_waits_and_is_not_serving(tmp_path, serve):
     with serve(tmp_path / "none", "--engine", "litert", "--drain-seconds", 0) as server:
-        server.wait_for("cannot be read")
+        server.wait_for("does not exist")
         with grpc.insecure_channel(server.target) as channel:
             status = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest()).status
             assert status == health_pb2.HealthCheckResponse.NOT_SERVING

@@ -21,6 +21,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from service import build
+
 SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 PROBABILITIES = tuple(n / 20 for n in range(1, 21))
@@ -57,6 +59,8 @@ class Metrics:
         self.dropped_total = Counter(
             "headlines_dropped", "Headlines that were not computed, by reason", ("reason",), registry=registry
         )
+        self.build_info = Gauge("headlines_build_info", "What is running", tuple(build.versions()), registry=registry)
+        self.build_info.labels(**build.versions()).set(1)
         self.model_info = Gauge("headlines_model_info", "The live version", ("version", "digest", "engine"), registry=registry)
         self.model_trained_timestamp_seconds = Gauge(
             "headlines_model_trained_timestamp_seconds", "When the live version was made", registry=registry
@@ -133,6 +137,11 @@ class Metrics:
         """Let batch_padding_rows_total tell what this function returns: rows computed for shape only, since the start."""
         name, documentation = "headlines_batch_padding_rows", "Rows computed to fill a shape"
         self.registry.register(_Collector(lambda: [CounterMetricFamily(name, documentation, value=rows())]))
+
+    def count_dropped_log_lines(self, lines: Callable[[], int]) -> None:
+        """Let log_dropped_total tell what this function returns: lines of the log that were not written, since the start."""
+        name, documentation = "headlines_log_dropped", "Lines of the log that were dropped, since nobody read it"
+        self.registry.register(_Collector(lambda: [CounterMetricFamily(name, documentation, value=lines())]))
 
     def watch_gpu_memory(self, used: Callable[[], float]) -> None:
         """Add gpu_memory_bytes, which tells what this function returns."""

@@ -37,6 +37,7 @@ OTHER_VALUES = {
     "grace_seconds": ("1e1", 10.0),
     "reflection": ("no", False),
     "log_level": ("debug", "debug"),
+    "log_format": ("text", "text"),
 }
 
 # What cannot stand alone.
@@ -159,7 +160,7 @@ def test_a_wrong_setting_ends_the_command_with_exit_code_2(capsys, monkeypatch):
     monkeypatch.setenv("HEADLINES_MAX_HEADLINES", "many")
     assert main(["serve", "--models", "m"]) == 2
     assert capsys.readouterr().err == (
-        "headlines serve: HEADLINES_MAX_HEADLINES: must be a whole number, 128 or more, not 'many'\n"
+        "headlines serve: HEADLINES_MAX_HEADLINES (--max-headlines): must be a whole number, 128 or more, not 'many'\n"
     )
     monkeypatch.delenv("HEADLINES_MAX_HEADLINES")
     assert main(["serve"]) == 2

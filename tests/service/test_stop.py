@@ -162,6 +162,7 @@ async def test_while_it_drains_everything_is_answered_and_a_second_signal_ends_i
             status = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
             assert status.status == health_pb2.HealthCheckResponse.NOT_SERVING
             assert await asyncio.to_thread(ready, server) == 503
+            await asyncio.sleep(1.1)  # within a second it would be the same wish
             server.process.send_signal(signal.SIGTERM)
             assert await asyncio.to_thread(server.wait) == -signal.SIGTERM
 

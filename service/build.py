@@ -11,7 +11,7 @@ _LIBRARIES = ("grpcio", "ai-edge-litert", "tensorflow")
 def versions() -> dict[str, str]:
     """Versions by `version` (this program), `python`, and each library with underscores; empty for what is not installed."""
     return {
-        "version": _version("headline-popularity"),
+        "version": _version("headline-popularity") or "unknown",
         "python": platform.python_version(),
         **{name.replace("-", "_"): _version(name) for name in _LIBRARIES},
     }

@@ -62,7 +62,7 @@ def set_up(level: str, format_: str = "auto") -> None:
     _log_uncaught()
     faulthandler.enable(real)  # not to what is captured: after a crash nobody reads it
     if not (terminal and as_text):
-        _capture = _Capture(real)
+        _capture = _Capture(_writer, real)
 
 
 def close(seconds: float = _FLUSH) -> None:
@@ -106,6 +106,7 @@ class _Writer(logging.Handler):
         self._refused = 0  # lines
         self._taken = 0  # bytes; changed by the thread alone, as is _failed
         self._failed = 0  # lines
+        self._writing = threading.Lock()
         threading.Thread(target=self._run, name="log", daemon=True).start()
 
     @property
@@ -133,6 +134,10 @@ class _Writer(logging.Handler):
         self._queue.put(done)
         done.wait(max(seconds, 0))
 
+    def write(self, record: logging.LogRecord) -> bool:
+        """Write a record before those that wait, and say whether that went well. It may wait for who reads."""
+        return self._write(self._line(record))
+
     def _line(self, record: logging.LogRecord) -> bytes:
         return self.format(record).encode(self._encoding, "backslashreplace") + b"\n"
 
@@ -140,18 +145,15 @@ class _Writer(logging.Handler):
         told = 0
         while True:
             item = self._queue.get()
+            if isinstance(item, bytes):
+                self._failed += not self._write(item)
+                self._taken += len(item)
+            if (total := self.dropped) > told and (isinstance(item, threading.Event) or self._queue.empty()):
+                arguments = ("%d log lines were dropped", (total - told,), None)
+                if self.write(logger.makeRecord(logger.name, logging.WARNING, "", 0, *arguments)):
+                    told = total
             if isinstance(item, threading.Event):
                 item.set()
-                continue
-            self._failed += not self._write(item)
-            self._taken += len(item)
-            if self.dropped > told and self._queue.empty():
-                total = self.dropped
-                record = logger.makeRecord(
-                    logger.name, logging.WARNING, "", 0, "%d log lines were dropped", (total - told,), None
-                )
-                if self._write(self._line(record)):
-                    told = total
 
     def _write(self, line: bytes) -> bool:
         while line:
@@ -167,12 +169,14 @@ class _Writer(logging.Handler):
 
 
 class _Capture:
-    """What is written to standard error's file descriptor becomes records, whatever the level of the log."""
+    """What is written to standard error's file descriptor becomes records, whatever the level of the log.
 
-    def __init__(self, real: int) -> None:
+    They go before others: when a library aborts the process, there are but moments for what it wrote last.
+    """
+
+    def __init__(self, writer: _Writer, real: int) -> None:
+        self._writer = writer
         self._real = real
-        self._logger = logging.getLogger("stderr")
-        self._logger.setLevel(logging.INFO)
         self._pipe, end = os.pipe()
         if sys.platform == "linux":
             import fcntl
@@ -205,7 +209,7 @@ class _Capture:
 
     def _log(self, line: bytes) -> None:
         if text := line.decode("utf-8", "backslashreplace").rstrip():
-            self._logger.info("%s", text)
+            self._writer.write(logger.makeRecord("stderr", logging.INFO, "", 0, "%s", (text,), None))
 
 
 def _open_closed_streams() -> None:

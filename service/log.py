@@ -10,6 +10,7 @@ becomes records of the logger `stderr`.
 
 from __future__ import annotations
 
+import atexit
 import faulthandler
 import json
 import logging
@@ -63,10 +64,11 @@ def set_up(level: str, format_: str = "auto") -> None:
     faulthandler.enable(real)  # not to what is captured: after a crash nobody reads it
     if not (terminal and as_text):
         _capture = _Capture(_writer, real)
+    atexit.register(close)
 
 
 def close(seconds: float = _FLUSH) -> None:
-    """Write what waits, for so many seconds at most, and let standard error be as it was."""
+    """Write what waits, for so many seconds at most, and let standard error be as it was. `os._exit` needs it before."""
     end = time.monotonic() + seconds
     if _capture:
         _capture.end(seconds)
@@ -198,9 +200,9 @@ class _Capture:
 
     def _run(self) -> None:
         rest = b""
-        while chunk := os.read(self._pipe, _MAX_LINE):
+        while chunk := os.read(self._pipe, _MAX_LINE // 4):
             *lines, rest = (rest + chunk).split(b"\n")
-            if len(rest) >= _MAX_LINE:
+            if len(rest) >= _MAX_LINE // 2:  # no line is that long
                 lines.append(rest)
                 rest = b""
             for line in lines:

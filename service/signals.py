@@ -70,14 +70,20 @@ class StopSignals:
         self._lock = threading.Lock()
         self._stop: Callable[[], object] | None = None
         self._awaited = _STOPS & signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        self._thread = threading.Thread(target=self._watch, name="signals", daemon=True)
+        self._thread.start()
         for number in self._awaited:
-            signal.signal(number, signal.SIG_DFL)  # Python's own for SIGINT would not end the process
-        threading.Thread(target=self._watch, name="signals", daemon=True).start()
+            signal.signal(number, self._pass_on)
 
     def on_stop(self, stop: Callable[[], object]) -> None:
         """From now on the first signal calls `stop`, in the thread that waits."""
         with self._lock:
             self._stop = stop
+
+    def _pass_on(self, number: int, _: object) -> None:
+        # Threads that are older than the program's first line, as those of a tracer, do not block signals and get them all.
+        assert self._thread.ident
+        signal.pthread_kill(self._thread.ident, number)
 
     def _watch(self) -> None:
         number = signal.sigwait(self._awaited)
@@ -108,6 +114,9 @@ def _name(number: int) -> str:
 
 def _end_by(number: int) -> NoReturn:
     """End as if nobody had caught the signal."""
+    import ctypes
+
+    ctypes.pythonapi.PyOS_setsig(number, None)  # signal.signal works in the main thread alone, which may hang
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})
     os.kill(os.getpid(), number)
     os._exit(128 + number)  # PID 1 outlives it

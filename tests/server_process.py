@@ -3,12 +3,9 @@
 import json
 import os
 import queue
-import re
-import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -19,18 +16,6 @@ def environment(**variables):
     path = os.pathsep.join([str(ROOT), str(ROOT / "protos"), *filter(None, [os.environ.get("PYTHONPATH")])])
     plain = {name: value for name, value in os.environ.items() if not name.startswith("HEADLINES_")}
     return {**plain, "PYTHONPATH": path, **variables}
-
-
-def wait_until_blocked(pid):
-    """Wait until a process blocks SIGTERM, as the server does from its first line on."""
-    status = Path(f"/proc/{pid}/status")
-    deadline = time.monotonic() + PATIENCE
-    while True:
-        (mask,) = re.findall(r"^SigBlk:\s+([0-9a-f]+)", status.read_text(), re.MULTILINE)
-        if int(mask, 16) >> (signal.SIGTERM - 1) & 1:
-            return
-        assert time.monotonic() < deadline, "the process does not block SIGTERM"
-        time.sleep(0.0005)
 
 
 class ServerProcess:

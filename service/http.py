@@ -6,6 +6,7 @@ It runs in threads of its own, so that it answers also when the event loop does 
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import socket
 from collections.abc import Callable, Iterable
@@ -59,8 +60,7 @@ class HttpServer:
     """Serves a WSGI application from a thread, each connection in one of its own. Raises OSError where the port is taken."""
 
     def __init__(self, host: str, port: int, app: WSGIApplication) -> None:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        self._server = _Server(family, address[:2])
+        self._server = _Server(bind(host, port))
         self._server.set_app(app)
         self.port: int = self._server.server_address[1]
         self._executor = ThreadPoolExecutor(1, "http")
@@ -84,22 +84,48 @@ class HttpServer:
         self._server.server_close()
 
 
+def bind(host: str, port: int) -> socket.socket:
+    """A socket at this address; `::` and `0.0.0.0` are all addresses of IPv4 and IPv6, as they are to gRPC.
+
+    A name that has addresses of both stands for that of IPv4. Raises OSError if the port is taken or the host unknown.
+    """
+    if host in {"::", "0.0.0.0"}:
+        try:
+            return _bind(socket.AF_INET6, ("::", port))
+        except OSError as error:
+            if error.errno not in {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL}:
+                raise
+        host = "0.0.0.0"  # this machine has no IPv6
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    family, _, _, _, address = min(found, key=lambda it: it[0] != socket.AF_INET)
+    return _bind(family, address)
+
+
+def _bind(family: int, address: Any) -> socket.socket:  # noqa: ANN401  (of two or four parts)
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        bound.bind(address)
+    except OSError:
+        bound.close()
+        raise
+    return bound
+
+
 class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
     block_on_close = False
     request_queue_size = 64
 
-    def __init__(self, family: socket.AddressFamily, address: Any) -> None:  # noqa: ANN401  (host and port)
-        self.address_family = family
-        super().__init__(address, _Handler)
-
-    def server_bind(self) -> None:
-        # The inherited one asks DNS for this machine's name, which can take seconds.
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self.socket.bind(self.server_address)
-        self.server_address = self.socket.getsockname()
+    def __init__(self, bound: socket.socket) -> None:
+        super().__init__(bound.getsockname(), _Handler, bind_and_activate=False)
+        self.socket.close()
+        self.socket = bound
         self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
         self.setup_environ()
+        self.server_activate()
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ANN401, ARG002
         logger.debug("a connection to the HTTP port broke", exc_info=True)

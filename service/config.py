@@ -25,11 +25,12 @@ _LINKS = ("tcp://", "udp://", "sctp://")  # how Kubernetes and Docker write anot
 # Variables that they set for a service called `headlines` or `headlines-...`.
 _LINK_NAMES = re.compile(r"(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_[0-9]+_(TCP|UDP|SCTP)(_PROTO|_PORT|_ADDR)?)", re.ASCII)
 # Settings of other commands, those of training included, which the server cannot import; a test reads them from each --help.
+# real_data is where tests and benchmarks find posts.
 _OTHER_COMMANDS = frozenset(
     """
     aux_loss_weight averaging assume_utc all batch_size collected_at data embedding_decay embedding_dropout epochs json
-    learning_rate max_bad_share merge min_age out outlet patience posted_at posts seed state_dropout target tensorboard timeout
-    tls tls_ca tls_client_certificate tls_client_key tls_server_name token_file
+    learning_rate max_bad_share merge min_age out outlet patience posted_at posts real_data seed state_dropout target
+    tensorboard timeout tls tls_ca tls_client_certificate tls_client_key tls_server_name token_file
     """.split()  # noqa: SIM905  (one a line would be long)
 )
 
@@ -298,14 +299,14 @@ def warnings(arguments: argparse.Namespace, environment: Mapping[str, str]) -> l
         given = getattr(arguments, option.name)
         if isinstance(given, list) and len(set(given)) > 1:
             sentences.append(f"{_flag(option.name)} is given {len(given)} times; the last one counts: {given[-1]!r}")
-    settings = {_variable(option.name) for option in fields(Settings)}
-    others = {_variable(name) for name in _OTHER_COMMANDS | {"real_data"}}
-    for name, text in sorted(environment.items()):
-        if not name.startswith(_PREFIX) or not text or name in settings | others or _is_link(name, text):
+    known = {option.name for option in fields(Settings)} | _OTHER_COMMANDS
+    for variable, text in sorted(environment.items()):
+        name = variable.removeprefix(_PREFIX).lower()
+        if not variable.startswith(_PREFIX) or not text or name in known or _is_link(variable, text):
             continue
-        near = get_close_matches(name, settings, 1) or get_close_matches(name, others, 1)
-        hint = f"did you mean {near[0]}?" if near else "`headlines serve --help` lists them"
-        sentences.append(f"{name} is not a variable of this program; {hint}")
+        near = get_close_matches(name, known, 1)
+        hint = f"did you mean {_variable(near[0])}?" if near else "`headlines serve --help` lists them"
+        sentences.append(f"{variable} is not a variable of this program; {hint}")
     return sentences
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Mapping
+from functools import cache
 from importlib import metadata
 
 _LIBRARIES = ("grpcio", "ai-edge-litert", "tensorflow")
 
 
-def versions() -> dict[str, str]:
+@cache
+def versions() -> Mapping[str, str]:
     """Versions by `version` (this program), `python`, and each library with underscores; empty for what is not installed."""
     return {
         "version": _version("headline-popularity") or "unknown",
@@ -17,7 +20,7 @@ def versions() -> dict[str, str]:
     }
 
 
-def describe(versions: dict[str, str]) -> str:
+def describe(versions: Mapping[str, str]) -> str:
     """Versions for people, such as `headlines 0.1.0, Python 3.11.7, grpcio 1.78.0`."""
     names = {"version": "headlines", "python": "Python"}
     parts = (f"{names.get(name, name.replace('_', '-'))} {version}" for name, version in versions.items() if version)

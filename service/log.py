@@ -108,7 +108,7 @@ class _Writer(logging.Handler):
         self._refused = 0  # lines
         self._taken = 0  # bytes; changed by the thread alone, as is _failed
         self._failed = 0  # lines
-        self._writing = threading.Lock()
+        self._writing = threading.Lock()  # never taken by who logs
         threading.Thread(target=self._run, name="log", daemon=True).start()
 
     @property
@@ -158,15 +158,16 @@ class _Writer(logging.Handler):
                 item.set()
 
     def _write(self, line: bytes) -> bool:
-        while line:
-            try:
-                line = line[os.write(self._descriptor, line) :]
-            except BlockingIOError:  # another process has set what it shares with this one to be non-blocking
-                poll = select.poll()
-                poll.register(self._descriptor, select.POLLOUT)
-                poll.poll()
-            except OSError:  # nobody will ever read it, or the disk is full: no reason to stop serving
-                return False
+        with self._writing:  # else a line could break another one
+            while line:
+                try:
+                    line = line[os.write(self._descriptor, line) :]
+                except BlockingIOError:  # another process has set what it shares with this one to be non-blocking
+                    poll = select.poll()
+                    poll.register(self._descriptor, select.POLLOUT)
+                    poll.poll()
+                except OSError:  # nobody will ever read it, or the disk is full: no reason to stop serving
+                    return False
         return True
 
 
@@ -231,12 +232,12 @@ def _log_uncaught() -> None:
 
     def in_thread(arguments: threading.ExceptHookArgs) -> None:
         name = arguments.thread.name if arguments.thread else "a thread"
-        error = arguments.exc_value or arguments.exc_type()
-        logger.error("uncaught exception in %s", name, extra={"places": places(error)})
+        extra = {"places": places(arguments.exc_value)} if arguments.exc_value else None
+        logger.error("uncaught exception in %s", name, extra=extra)
 
     def in_destructor(arguments: sys.UnraisableHookArgs) -> None:
-        error = arguments.exc_value or arguments.exc_type()
-        logger.warning("exception ignored", extra={"places": places(error)})
+        extra = {"places": places(arguments.exc_value)} if arguments.exc_value else None
+        logger.warning("exception ignored", extra=extra)
 
     sys.excepthook = in_main_thread
     threading.excepthook = in_thread

@@ -194,8 +194,9 @@ class _Capture:
 
     def end(self, seconds: float) -> None:
         """Give standard error back, and wait until what was written before is logged, for so many seconds at most."""
-        with suppress(OSError, ValueError):
-            sys.stderr.flush()
+        if sys.stderr:  # there is none if it was closed when Python started
+            with suppress(OSError):
+                sys.stderr.flush()
         os.dup2(self._real, _STDERR)  # which closes the pipe
         self._thread.join(seconds)
 

@@ -91,8 +91,10 @@ class StopSignals:
         with self._lock:
             if not self._stop:
                 self._logger.info("%s during the start: stopped", _name(number))
-                self._close_log(_FLUSH)
-                os._exit(0)
+                try:
+                    self._close_log(_FLUSH)
+                finally:
+                    os._exit(0)
             self._logger.info("%s: stopping", _name(number))
             self._stop()
         on_terminal = any(stream and stream.isatty() for stream in (sys.stdin, sys.stderr))
@@ -104,8 +106,10 @@ class StopSignals:
                 break
             self._logger.info("%s: stopping already", _name(number))
         self._logger.warning("%s again: ending at once", _name(number))
-        self._close_log(_FLUSH_AT_ONCE)
-        _end_by(number)
+        try:
+            self._close_log(_FLUSH_AT_ONCE)
+        finally:
+            _end_by(number)
 
 
 def _name(number: int) -> str:

@@ -97,7 +97,7 @@ class StopSignals:
                     os._exit(0)
             self._logger.info("%s: stopping", _name(number))
             self._stop()
-        on_terminal = any(stream and stream.isatty() for stream in (sys.stdin, sys.stderr))
+        on_terminal = os.isatty(0) or os.isatty(2)
         interrupts = 0
         while True:
             interrupts += number == signal.SIGINT

@@ -182,7 +182,9 @@ warnings.warn("by a warning")
 thread = threading.Thread(target=lambda: 1 / 0)
 thread.start()
 thread.join()
-os.write(2, b"x" * 200_000)
+for _ in range(20):
+    os.write(2, b"x" * 10_000)
+    threading.Event().wait(0.02)  # a smaller pipe has room again
 logging.info("y" * 200_000, extra={"places": "z" * 200_000})
 os.write(2, b"no end of line")
 """

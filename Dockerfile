@@ -18,16 +18,18 @@ RUN extras=service; if [ "$GPU" = 1 ]; then extras=service,gpu; fi; \
 FROM python:3.11-slim
 RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin headlines && mkdir /models
 COPY --from=build /opt/venv /opt/venv
-# In a container 127.0.0.1 is the container's own; what reaches it from outside is said by who runs it.
+# In a container 127.0.0.1 is the container's own; what reaches it from outside is said by who runs it. :: is IPv4 too.
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
-    HEADLINES_HOST=0.0.0.0 \
-    HEADLINES_HTTP_HOST=0.0.0.0 \
+    HEADLINES_HOST=:: \
+    HEADLINES_HTTP_HOST=:: \
     HEADLINES_MODELS=/models
 USER 10001
 EXPOSE 50051 8080
 STOPSIGNAL SIGTERM
-HEALTHCHECK --interval=10s --timeout=3s --start-period=30s \
-    CMD ["python", "-c", "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + os.environ.get('HEADLINES_HTTP_PORT', '8080') + '/readyz', timeout=2)"]
-ENTRYPOINT ["headlines"]
+# It asks at HEADLINES_HTTP_HOST and HEADLINES_HTTP_PORT; flags of the server it does not see.
+HEALTHCHECK --interval=10s --timeout=3s --start-period=30s CMD ["headlines", "healthcheck"]
+# The kernel drops a signal to PID 1 that has no handler yet, but keeps one that is blocked until the server, a moment later, waits
+# for it. An init would be one more process to install, to start and to pass signals on.
+ENTRYPOINT ["env", "--block-signal=TERM,INT,HUP", "headlines"]
 CMD ["serve"]

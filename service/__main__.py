@@ -5,33 +5,60 @@ Only what the chosen command needs is imported: `predict` works on the base inst
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
-from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from service.errors import UsageError
+from service import signals
 
-_COMMANDS = {"serve": "answer predictions over gRPC", "predict": "ask a server for predictions"}
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+
+_COMMANDS = {
+    "serve": "answer predictions over gRPC",
+    "predict": "ask a server for predictions",
+    "healthcheck": "ask the server on this machine whether it is ready",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; its exit code, which is 2 where a flag or variable is wrong."""
+    """Run a command; its exit code, which is 2 where a flag or variable is wrong and 130 after Ctrl-C."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    # Before all else is imported: a signal that comes meanwhile must not be lost.
+    mask = signals.block() if arguments[:1] == ["serve"] else signals.unblock()
+    try:
+        return _run(arguments)
+    except KeyboardInterrupt:
+        return 130
+    finally:
+        signals.restore(mask)
+
+
+def _run(arguments: Sequence[str]) -> int:
+    import argparse
+
+    from service.errors import UsageError
+
     parser = argparse.ArgumentParser(
         prog="headlines",
         description="Predicts how popular news headlines will be.",
         epilog="Exit codes: 0 done, 1 failed, 2 a wrong flag or variable. `headlines COMMAND --help` says more.",
     )
+    parser.add_argument("--version", action="store_true", help="print the versions of this program, Python and libraries")
     commands = parser.add_subparsers(dest="command", required=True, metavar="|".join(_COMMANDS))
     parsers = {
         name: commands.add_parser(name, help=text, description=text, allow_abbrev=False) for name, text in _COMMANDS.items()
     }
     try:
+        if arguments[:1] == ["--version"]:
+            return _print_versions()
         if arguments[:1] == ["serve"]:
             return _serve(parser, parsers["serve"], arguments)
         if arguments[:1] == ["predict"]:
             return _predict(parser, parsers["predict"], arguments)
+        if arguments[:1] == ["healthcheck"]:
+            return _healthcheck(parser, parsers["healthcheck"], arguments)
     except UsageError as error:
         print(f"headlines {arguments[0]}: {error}", file=sys.stderr)
         return 2
@@ -39,17 +66,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 2
 
 
+def _print_versions() -> int:
+    from service import build
+
+    print(build.describe(build.versions()))
+    return 0
+
+
 def _serve(parser: argparse.ArgumentParser, command: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
+    import logging
+
     from service import config, log
+    from service.errors import UsageError
 
     config.add_arguments(command)
-    settings = config.read(parser.parse_args(arguments), os.environ)
-    log.set_up(settings.log_level)
+    parsed = parser.parse_args(arguments)
+    settings = config.read(parsed, os.environ)
+    log.set_up(settings.log_level, settings.log_format)
     try:
-        from service import server
-    except ModuleNotFoundError as error:
-        raise UsageError(f"{error.name} is not installed: pip install 'headline-popularity[service]'") from error
-    server.run(settings)
+        stop_signals = signals.StopSignals(log.close)
+        for warning in config.warnings(parsed, os.environ):
+            logging.getLogger(__name__).warning("%s", warning)
+        try:
+            from service import server
+        except ModuleNotFoundError as error:
+            raise UsageError(f"{error.name} is not installed: pip install 'headline-popularity[service]'") from error
+        server.run(settings, stop_signals)
+    finally:
+        log.close()
 
 
 def _predict(parser: argparse.ArgumentParser, command: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
@@ -58,6 +102,13 @@ def _predict(parser: argparse.ArgumentParser, command: argparse.ArgumentParser, 
 
     predict.add_arguments(command)
     return predict.run(parser.parse_args(arguments))
+
+
+def _healthcheck(parser: argparse.ArgumentParser, command: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
+    from service import healthcheck
+
+    healthcheck.add_arguments(command)
+    return healthcheck.run(parser.parse_args(arguments))
 
 
 if __name__ == "__main__":

@@ -1,17 +1,19 @@
 """What `serve` can be told: one table of settings, each a flag and an environment variable.
 
-A flag goes before its variable, a variable before the default; a variable that is empty counts as not set. Variables that
-Kubernetes makes up for a service called `headlines` (HEADLINES_PORT=tcp://...) and unknown ones are passed over.
+A flag goes before its variable, a variable before the default; a variable that is empty counts as not set, and so do those that
+Kubernetes sets for a service called `headlines` (HEADLINES_PORT=tcp://...). `warnings` finds what was probably meant otherwise.
 """
 
 from __future__ import annotations
 
 import argparse
+import ipaddress
 import math
 import re
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import MISSING, Field, dataclass, field, fields
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +22,17 @@ from service.errors import UsageError
 _PREFIX = "HEADLINES_"
 _INT32 = (1 << 31) - 1  # what gRPC's own settings hold
 _LINKS = ("tcp://", "udp://", "sctp://")  # how Kubernetes and Docker write another service's address
+# Variables that they set for a service called `headlines` or `headlines-...`.
+_LINK_NAMES = re.compile(r"(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_[0-9]+_(TCP|UDP|SCTP)(_PROTO|_PORT|_ADDR)?)", re.ASCII)
+# Settings of other commands, those of training included, which the server cannot import; a test reads them from each --help.
+# real_data is where tests and benchmarks find posts.
+_OTHER_COMMANDS = frozenset(
+    """
+    aux_loss_weight averaging assume_utc all batch_size collected_at data embedding_decay embedding_dropout epochs fail_below
+    json learning_rate max_bad_share merge min_age out outlet patience posted_at posts real_data seed state_dropout target
+    tensorboard timeout tls tls_ca tls_client_certificate tls_client_key tls_server_name token_file
+    """.split()  # noqa: SIM905  (one a line would be long)
+)
 
 Parse = Callable[[str], Any]  # raises ValueError that says what would be right
 
@@ -30,7 +43,7 @@ def _option(parse: Parse, help_: str, *, default: Any = MISSING, metavar: str = 
 
 def _whole(least: int, most: int = sys.maxsize) -> Parse:
     def parse(text: str) -> int:
-        value = int(text) if re.fullmatch("[0-9]{1,18}", text.strip(), re.ASCII) else -1
+        value = int(text) if re.fullmatch("[0-9]{1,18}", text, re.ASCII) else -1
         if not least <= value <= most:
             raise ValueError(f"must be a whole number, {least} or more" + (f", at most {most}" if most < sys.maxsize else ""))
         return value
@@ -61,15 +74,32 @@ def _one_of(*names: str) -> Parse:
 
 
 def _yes_or_no(text: str) -> bool:
-    if text.lower() not in {"true", "false", "1", "0", "yes", "no"}:
-        raise ValueError("must be true or false")
-    return text.lower() in {"true", "1", "yes"}
+    yes, no = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
+    if text.lower() not in yes + no:
+        raise ValueError("must be true or false (or 1, yes, on, 0, no, off)")
+    return text.lower() in yes
 
 
 def _text(text: str) -> str:
-    if not text.strip():
+    if not text:
         raise ValueError("must not be empty")
     return text
+
+
+def _host(text: str) -> str:
+    """A name or an address, which may stand in brackets as it does in a URL."""
+    host = _text(text[1:-1] if text[:1] + text[-1:] == "[]" else text)
+    if re.search(r"[\s/\[\]]", host) or (":" in host and not _is_ipv6(host)):
+        raise ValueError("must be a host name or an address, without a port")
+    return host
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        ipaddress.IPv6Address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _path(text: str) -> Path:
@@ -110,13 +140,16 @@ class Settings:
         default="auto",
     )
     host: str = _option(
-        _text,
-        "the address that gRPC listens at; 0.0.0.0 opens it to the network, which wants --tls-certificate and --tokens",
+        _host,
+        "the address that gRPC listens at; :: opens it to the network, which wants --tls-certificate and --tokens",
         default="127.0.0.1",
     )
     port: int = _option(_whole(0, 65535), "gRPC's port; 0 takes a free one, which the log tells", default=50051)
     http_host: str = _option(
-        _text, "the address that /metrics, /healthz and /readyz are at", default="127.0.0.1", metavar="HOST"
+        _host,
+        "the address that /metrics, /healthz and /readyz are at; :: and 0.0.0.0 are all of this machine's, of IPv4 and IPv6",
+        default="127.0.0.1",
+        metavar="HOST",
     )
     http_port: int = _option(
         _whole(0, 65535), "their port; 0 takes a free one, which the log tells", default=8080, metavar="PORT"
@@ -215,6 +248,11 @@ class Settings:
     log_level: str = _option(
         _one_of("debug", "info", "warning", "error"), "the least that is worth a line in the log", default="info"
     )
+    log_format: str = _option(
+        _one_of("auto", "text", "json"),
+        "text for people, json for programs: an object a line; auto is text on a terminal, else json",
+        default="auto",
+    )
 
     def __post_init__(self) -> None:
         if self.queue_headlines < 2 * self.max_headlines:
@@ -234,39 +272,80 @@ class Settings:
             raise UsageError(f"{_names('tls_client_ca')}: needs --tls-certificate and --tls-key beside it")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add a flag for each setting."""
-    for option in fields(Settings):
+def add_arguments(parser: argparse.ArgumentParser, names: Iterable[str] | None = None) -> None:
+    """Add a flag for each setting, or for those of these names."""
+    for option in _options(names):
         flag = _flag(option.name)
         default = "required" if option.default is MISSING else f"default {_show(option.default)}"
         help_ = f"{option.metadata['help']} ({default}; {_variable(option.name)})".replace("%", "%%")
         if isinstance(option.default, bool):
             parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=help_)
         else:
-            parser.add_argument(flag, metavar=option.metadata["metavar"] or _metavar(option.name), help=help_)
+            metavar = option.metadata["metavar"] or _metavar(option.name)
+            parser.add_argument(flag, action="append", metavar=metavar, help=help_)
 
 
 def read(arguments: argparse.Namespace, environment: Mapping[str, str]) -> Settings:
     """The settings by these flags and variables; raises UsageError that names the one that is wrong."""
-    values: dict[str, Any] = {}
-    if sys.stderr.isatty():
-        values["drain_seconds"] = 0.0  # whoever presses Ctrl-C looks at it; no load balancer does
-    for option in fields(Settings):
-        source, text = _flag(option.name), getattr(arguments, option.name)
+    found = values(arguments, environment)
+    if "models" not in found:
+        raise UsageError(f"{_names('models')}: is missing; name the directory of model versions")
+    if sys.stderr and sys.stderr.isatty():
+        found.setdefault("drain_seconds", 0.0)  # whoever presses Ctrl-C looks at it; no load balancer does
+    return Settings(**found)
+
+
+def values(arguments: argparse.Namespace, environment: Mapping[str, str], names: Iterable[str] | None = None) -> dict[str, Any]:
+    """What flags and variables say of the settings, or of those of these names; without those that neither says.
+
+    Raises UsageError that names the flag or variable that is wrong.
+    """
+    found: dict[str, Any] = {}
+    for option in _options(names):
+        given = getattr(arguments, option.name)
+        if isinstance(given, bool):
+            found[option.name] = given
+            continue
+        source, text = _flag(option.name), given[-1] if given else None
         if text is None:
             source, text = _variable(option.name), environment.get(_variable(option.name))
-            if not text or (source.endswith("PORT") and text.startswith(_LINKS)):
+            if not text or _is_link(source, text):
                 continue
-        if isinstance(text, bool):
-            values[option.name] = text
-            continue
         try:
-            values[option.name] = option.metadata["parse"](text)
+            found[option.name] = option.metadata["parse"](text.strip())
         except ValueError as error:
-            raise UsageError(f"{source}: {error}, not {text!r}") from None
-    if "models" not in values:
-        raise UsageError(f"{_names('models')}: is missing; name the directory of model versions")
-    return Settings(**values)
+            other = _flag(option.name) if source != _flag(option.name) else _variable(option.name)
+            raise UsageError(f"{source} ({other}): {error}, not {text!r}") from None
+    return found
+
+
+def warnings(arguments: argparse.Namespace, environment: Mapping[str, str]) -> list[str]:
+    """Sentences about flags given twice and variables that no command knows."""
+    sentences = []
+    for option in fields(Settings):
+        given = getattr(arguments, option.name)
+        if isinstance(given, list) and len(set(given)) > 1:
+            sentences.append(f"{_flag(option.name)} is given {len(given)} times; the last one counts: {given[-1]!r}")
+    known = {option.name for option in fields(Settings)} | _OTHER_COMMANDS
+    for variable, text in sorted(environment.items()):
+        name = variable.removeprefix(_PREFIX).lower()
+        if not variable.startswith(_PREFIX) or not text or name in known or _is_link(variable, text):
+            continue
+        near = get_close_matches(name, known, 1)
+        hint = f"did you mean {_variable(near[0])}?" if near else "`headlines serve --help` lists them"
+        sentences.append(f"{variable} is not a variable of this program; {hint}")
+    return sentences
+
+
+def _options(names: Iterable[str] | None) -> list[Field[Any]]:
+    return [option for option in fields(Settings) if names is None or option.name in names]
+
+
+def _is_link(variable: str, text: str) -> bool:
+    """Whether Kubernetes or Docker set the variable for a service, and not a person."""
+    if variable.endswith("PORT") and text.startswith(_LINKS):
+        return True
+    return variable.startswith(_PREFIX) and bool(_LINK_NAMES.fullmatch(variable.removeprefix(_PREFIX)))
 
 
 def _flag(name: str) -> str:

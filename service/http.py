@@ -21,7 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from enum import Enum, auto
 from http import HTTPStatus
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import parse_qs, unquote
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -350,17 +350,40 @@ def _parse_fields(head: bytes) -> dict[str, str]:
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address[:2])
-        listener.listen(_BACKLOG)
-        listener.setblocking(False)
-    except OSError:
-        listener.close()
-        raise
+    listener = bind(host, port)
+    listener.listen(_BACKLOG)
+    listener.setblocking(False)
     return listener
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A socket at this address; `::` and `0.0.0.0` are all addresses of IPv4 and IPv6, as they are to gRPC.
+
+    A name that has addresses of both stands for that of IPv4. Raises OSError if the port is taken or the host unknown.
+    """
+    if host in {"::", "0.0.0.0"}:
+        try:
+            return _bind(socket.AF_INET6, ("::", port))
+        except OSError as error:
+            if error.errno not in {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL}:
+                raise
+        host = "0.0.0.0"  # this machine has no IPv6
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    family, _, _, _, address = min(found, key=lambda it: it[0] != socket.AF_INET)
+    return _bind(family, address)
+
+
+def _bind(family: int, address: Any) -> socket.socket:  # noqa: ANN401  (of two or four parts)
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        bound.bind(address)
+    except OSError:
+        bound.close()
+        raise
+    return bound
 
 
 def _open_spare() -> int | None:

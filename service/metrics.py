@@ -21,6 +21,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from service import build
+
 SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 PROBABILITIES = tuple(n / 20 for n in range(1, 21))
@@ -58,6 +60,8 @@ class Metrics:
         self.dropped_total = Counter(
             "headlines_dropped", "Headlines that were not computed, by reason", ("reason",), registry=registry
         )
+        self.build_info = Gauge("headlines_build_info", "What is running", tuple(build.versions()), registry=registry)
+        self.build_info.labels(**build.versions()).set(1)
         self.model_info = Gauge("headlines_model_info", "The live version", ("version", "digest", "engine"), registry=registry)
         self.ready = Gauge("headlines_ready", "1 if the server is ready, as /readyz says, else 0", registry=registry)
         self.model_directory_missing = Gauge(
@@ -170,6 +174,11 @@ class Metrics:
             "When the TLS certificate in use expires",
             registry=self.registry,
         ).set_function(expires_at)
+
+    def count_dropped_log_lines(self, lines: Callable[[], int]) -> None:
+        """Let log_dropped_total tell what this function returns: lines of the log that were not written, since the start."""
+        name, documentation = "headlines_log_dropped", "Lines of the log that were dropped, since nobody read it"
+        self.registry.register(_Collector(lambda: [CounterMetricFamily(name, documentation, value=lines())]))
 
     def watch_gpu_memory(self, used: Callable[[], float]) -> None:
         """Add gpu_memory_bytes, which tells what this function returns."""

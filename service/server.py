@@ -6,7 +6,6 @@ import asyncio
 import ipaddress
 import logging
 import os
-import signal
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +16,7 @@ from typing import Any, NoReturn, Self
 import grpc
 
 from headlines.v1 import popularity_pb2
-from service import connections, credentials, engines, http, log, timer
+from service import build, connections, credentials, engines, http, log, timer
 from service.api import health, methods, popularity, reflection
 from service.batcher import Batcher
 from service.budget import Budget
@@ -29,6 +28,7 @@ from service.metrics import Metrics
 from service.predictor import Limits, Predictor
 from service.preprocessing import Headline
 from service.repository import Repository
+from service.signals import StopSignals
 from service.version import Prediction, Version
 
 logger = logging.getLogger(__name__)
@@ -44,16 +44,18 @@ _LAST_WORDS = 1.0  # seconds for what is already on its way into the network
 _INT_MAX = (1 << 31) - 1
 
 
-def run(settings: Settings) -> NoReturn:
+def run(settings: Settings, stop_signals: StopSignals) -> NoReturn:
     """Serve until a signal comes, and end the process.
 
-    Exit code 0: stopped in order. 1: it could not start, or a part of it died. A second signal ends it at once, as if nobody
-    had caught it. Raises UsageError where the engine that is asked for is not there.
+    Exit code 0: stopped in order. 1: it could not start, or a part of it died. Raises UsageError where the engine that is asked
+    for is not there.
     """
     began = time.monotonic()
+    versions = build.versions()
+    logger.info("%s", build.describe(versions), extra=versions)
     engine = engines.choose(settings.engine)
-    code = _new_event_loop().run_until_complete(_live(settings, engine, began))
-    logging.shutdown()
+    code = _new_event_loop().run_until_complete(_live(settings, engine, began, stop_signals))
+    log.close()
     os._exit(code)  # does not wait for a thread that still loads or computes what nobody will ask for
 
 
@@ -65,11 +67,13 @@ def _new_event_loop() -> asyncio.AbstractEventLoop:
     return uvloop.new_event_loop()
 
 
-async def _live(settings: Settings, engine: Engine, began: float) -> int:
-    asyncio.get_running_loop().set_exception_handler(_log_fault)
+async def _live(settings: Settings, engine: Engine, began: float, stop_signals: StopSignals) -> int:
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(_log_fault)
     stop = asyncio.Event()
-    _catch_signals(stop)
+    stop_signals.on_stop(lambda: loop.call_soon_threadsafe(stop.set))
     server = Server(settings, engine, began)
+    server.metrics.count_dropped_log_lines(log.dropped)
     try:
         await server.start()
     except OSError as error:
@@ -78,22 +82,6 @@ async def _live(settings: Settings, engine: Engine, began: float) -> int:
     died = await server.wait(stop)
     await server.stop(drain_seconds=0 if died else settings.drain_seconds)
     return 1 if died else 0
-
-
-def _catch_signals(stop: asyncio.Event) -> None:
-    loop = asyncio.get_running_loop()
-
-    def caught(number: signal.Signals) -> None:
-        if stop.is_set():
-            logger.warning("%s again: ending at once", number.name)
-            loop.remove_signal_handler(number)
-            signal.signal(number, signal.SIG_DFL)
-            signal.raise_signal(number)
-        logger.info("%s: stopping", number.name)
-        stop.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, caught, number)
 
 
 def _log_fault(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:  # noqa: ARG001

@@ -1,14 +1,16 @@
 """Settings: each a flag and a variable, and what is wrong is said by name."""
 
 import argparse
+import re
 import sys
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
+from service import __main__ as commands
 from service.__main__ import main
-from service.config import Settings, add_arguments, read
+from service.config import Settings, add_arguments, read, warnings
 from service.errors import UsageError
 
 # For each setting a text and what it means; a new setting must come here.
@@ -41,6 +43,7 @@ OTHER_VALUES = {
     "grace_seconds": ("1e1", 10.0),
     "reflection": ("no", False),
     "log_level": ("debug", "debug"),
+    "log_format": ("text", "text"),
 }
 
 # What cannot stand alone.
@@ -52,9 +55,17 @@ COMPANIONS = {
 
 
 def parse(*flags, **variables):
+    return read(arguments(*flags), environment(**variables))
+
+
+def arguments(*flags):
     parser = argparse.ArgumentParser()
     add_arguments(parser)
-    return read(parser.parse_args(flags), {f"HEADLINES_{name.upper()}": text for name, text in variables.items()})
+    return parser.parse_args(flags)
+
+
+def environment(**variables):
+    return {f"HEADLINES_{name.upper()}": text for name, text in variables.items()}
 
 
 def flag(name, text):
@@ -111,12 +122,18 @@ def test_nobody_waits_for_a_load_balancer_on_a_terminal(monkeypatch):
         ("reflection", "maybe", "true or false"),
         ("log_level", "INFO", "one of debug, info"),
         ("host", " ", "not be empty"),
+        ("host", "[]", "not be empty"),
+        ("host", "0.0.0.0:50051", "without a port"),
+        ("http_host", "[::1]:8080", "without a port"),
+        ("http_host", "http://localhost", "a host name or an address"),
+        ("log_format", "xml", "one of auto, text, json"),
     ],
 )
 def test_a_wrong_value_is_refused_with_what_would_be_right(name, text, right):
     with pytest.raises(UsageError) as error:
         parse("--models=m", **{name: text})
     assert f"HEADLINES_{name.upper()}" in str(error.value)
+    assert f"--{name.replace('_', '-')}" in str(error.value)
     assert right in str(error.value)
     if name != "reflection":
         with pytest.raises(UsageError) as error:
@@ -160,11 +177,90 @@ def test_only_a_port_may_be_such_a_link():
         parse("--models=m", version="tcp://10.0.0.7:50051")
 
 
+@pytest.mark.parametrize(("text", "means"), [("true", True), ("1", True), ("Yes", True), ("ON", True), (" on\n", True)])
+@pytest.mark.parametrize("opposite", [False, True])
+def test_a_switch_is_turned_by_the_usual_words(text, means, opposite):
+    opposites = {"true": "false", "1": "0", "yes": "no", "on": "off"}
+    text = opposites[text.strip().lower()] if opposite else text
+    assert parse("--models=m", reflection=text).reflection is (means != opposite)
+
+
+def test_space_around_a_value_does_not_matter():
+    settings = parse("--engine= litert ", models=" m\n", port=" 1 ", poll_seconds="\t2.5", host=" ::1 ", log_level="debug\r\n")
+    assert settings == Settings(models=Path("m"), engine="litert", port=1, poll_seconds=2.5, host="::1", log_level="debug")
+
+
+def test_an_address_may_stand_in_brackets():
+    assert parse("--models=m", "--host=[::1]", http_host="[::]").host == "::1"
+    assert parse("--models=m", "--host=[::1]", http_host="[::]").http_host == "::"
+    assert parse("--models=m", "--host=fe80::1%eth0").host == "fe80::1%eth0"
+
+
+def test_of_a_flag_given_twice_the_last_counts_with_a_warning():
+    given = arguments("--models=m", "--port=1", "--port=2", "--http-port=3", "--http-port=3")
+    assert read(given, {}).port == 2
+    assert warnings(given, {}) == ["--port is given 2 times; the last one counts: '2'"]
+
+
+def test_an_unknown_variable_is_warned_about_with_the_nearest_name_and_without_its_value():
+    found = warnings(arguments(), environment(prot="tcp-secret", model="secret", token_fil="secret", xyzzy="secret", portt=""))
+    assert found == [
+        "HEADLINES_MODEL is not a variable of this program; did you mean HEADLINES_MODELS?",
+        "HEADLINES_PROT is not a variable of this program; did you mean HEADLINES_PORT?",
+        "HEADLINES_TOKEN_FIL is not a variable of this program; did you mean HEADLINES_TOKEN_FILE?",
+        "HEADLINES_XYZZY is not a variable of this program; `headlines serve --help` lists them",
+    ]
+
+
+def test_links_and_settings_are_not_warned_about():
+    link = "tcp://10.0.0.7:50051"
+    links = {
+        "port": link,
+        "service_host": "10.0.0.7",
+        "service_port": "50051",
+        "service_port_grpc": "50051",
+        "port_50051_tcp": link,
+        "port_50051_tcp_proto": "tcp",
+        "port_50051_tcp_port": "50051",
+        "port_50051_tcp_addr": "10.0.0.7",
+        "web_service_host": "10.0.0.8",  # of a service called headlines-web
+        "web_port": link,
+        "web_port_80_tcp_addr": "10.0.0.8",
+        "real_data": "headlines.csv.gz",
+    }
+    assert warnings(arguments(), environment(**links)) == []
+    assert warnings(arguments(), environment(**{field.name: "1" for field in fields(Settings)})) == []
+    assert warnings(arguments(), {"HEADLINE": "1", "PATH": "/bin"}) == []
+
+
+def help_of(main, *command, capsys):
+    with pytest.raises(SystemExit):
+        main([*command, "--help"])
+    return capsys.readouterr().out
+
+
+def test_variables_of_other_commands_are_not_warned_about(capsys, monkeypatch):
+    """If this fails, a command has a new flag, which belongs into service.config._OTHER_COMMANDS."""
+    from training.__main__ import main as training_main
+
+    monkeypatch.setenv("COLUMNS", "1000")  # else help breaks lines after hyphens
+    flags = set()
+    for one, names in (
+        (main, commands._COMMANDS),
+        (training_main, re.findall(r"[a-z]+", re.search(r"([a-z]+\|[a-z|]+)", help_of(training_main, capsys=capsys))[0])),
+    ):
+        for name in names:
+            flags |= set(re.findall(r"(?<![\w-])--(?:no-)?([a-z][a-z-]*)", help_of(one, name, capsys=capsys)))
+    assert {"data", "min-age", "assume-utc", "target", "timeout", "port"} <= flags
+    variables = {flag.replace("-", "_"): "1" for flag in flags - {"help"}}
+    assert warnings(arguments(), environment(**variables)) == []
+
+
 def test_a_wrong_setting_ends_the_command_with_exit_code_2(capsys, monkeypatch):
     monkeypatch.setenv("HEADLINES_MAX_HEADLINES", "many")
     assert main(["serve", "--models", "m"]) == 2
     assert capsys.readouterr().err == (
-        "headlines serve: HEADLINES_MAX_HEADLINES: must be a whole number, 128 or more, not 'many'\n"
+        "headlines serve: HEADLINES_MAX_HEADLINES (--max-headlines): must be a whole number, 128 or more, not 'many'\n"
     )
     monkeypatch.delenv("HEADLINES_MAX_HEADLINES")
     assert main(["serve"]) == 2
@@ -187,3 +283,11 @@ def test_help_tells_every_flag_variable_and_default(capsys):
     for field in fields(Settings):
         assert f"--{field.name.replace('_', '-')}" in told
         assert f"HEADLINES_{field.name.upper()})" in told
+
+
+def test_the_version_is_printed_without_heavy_imports(capsys):
+    before = set(sys.modules)
+    assert main(["--version"]) == 0
+    printed = capsys.readouterr().out
+    assert re.fullmatch(r"headlines \S+, Python 3\.\d+\.\S+, grpcio 1\.\S+.*\n", printed)
+    assert not {"grpc", "numpy", "tensorflow", "ai_edge_litert"} & (set(sys.modules) - before)

@@ -1,5 +1,6 @@
 """The operators' port, asked as a probe and a scraper ask."""
 
+import errno
 import gzip
 import http.client
 import logging
@@ -12,7 +13,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
-from service.http import HttpServer, make_app
+from service.http import HttpServer, bind, make_app
 
 PATIENCE = 30  # seconds for what takes moments
 SECRET = "Xyzzy-secret"
@@ -317,3 +318,78 @@ def test_it_can_listen_at_an_ipv6_address():
         connection.sendall(b"GET /healthz HTTP/1.0\r\n\r\n")
         assert connection.recv(100).startswith(b"HTTP/1.0 200 OK")
     server.stop()
+
+
+def without_ipv6():
+    try:
+        bind("::1", 0).close()
+    except OSError:
+        return True
+    return False
+
+
+def answers(listener, address):
+    with listener:
+        listener.listen()
+        try:
+            socket.create_connection((address, listener.getsockname()[1]), timeout=30).close()
+        except ConnectionRefusedError:
+            return False
+        return True
+
+
+@pytest.mark.skipif(without_ipv6(), reason="this machine has no IPv6")
+@pytest.mark.parametrize("host", ["::", "0.0.0.0"])
+def test_all_addresses_are_those_of_both_families_as_they_are_to_grpc(host):
+    assert answers(bind(host, 0), "127.0.0.1")
+    assert answers(bind(host, 0), "::1")
+
+
+@pytest.mark.skipif(without_ipv6(), reason="this machine has no IPv6")
+def test_one_address_is_that_one_alone():
+    assert answers(bind("::1", 0), "::1")
+    assert not answers(bind("::1", 0), "127.0.0.1")
+
+
+@pytest.mark.parametrize("missing", ["family", "address"])
+def test_without_ipv6_all_addresses_are_those_of_ipv4(missing, monkeypatch):
+    class Socket(socket.socket):
+        def __init__(self, family=-1, *arguments, **keywords):
+            if missing == "family" and family == socket.AF_INET6:
+                raise OSError(errno.EAFNOSUPPORT, "")
+            super().__init__(family, *arguments, **keywords)
+
+        def bind(self, address):
+            if self.family == socket.AF_INET6:
+                raise OSError(errno.EADDRNOTAVAIL, "")
+            super().bind(address)
+
+    monkeypatch.setattr(socket, "socket", Socket)
+    listener = bind("::", 0)
+    assert listener.getsockname()[0] == "0.0.0.0"
+    assert answers(listener, "127.0.0.1")
+
+
+def test_a_name_with_addresses_of_both_families_is_that_of_ipv4(monkeypatch):
+    both = [(socket.AF_INET6, 1, 6, "", ("::1", 0, 0, 0)), (socket.AF_INET, 1, 6, "", ("127.0.0.1", 0))]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: both)
+    listener = bind("localhost", 0)
+    monkeypatch.undo()
+    assert answers(listener, "127.0.0.1")
+
+
+def test_a_taken_port_is_an_error_whatever_the_family():
+    with bind("127.0.0.1", 0) as taken:
+        taken.listen()
+        with pytest.raises(OSError, match="in use"):
+            bind("::", taken.getsockname()[1])
+
+
+@pytest.mark.skipif(without_ipv6(), reason="this machine has no IPv6")
+def test_a_port_that_is_taken_on_ipv6_alone_is_an_error_too():
+    with socket.socket(socket.AF_INET6) as taken:
+        taken.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        taken.bind(("::", 0))
+        taken.listen()
+        with pytest.raises(OSError, match="in use"):
+            bind("::", taken.getsockname()[1])

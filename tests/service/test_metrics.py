@@ -1,7 +1,9 @@
 """What dashboards rely on: names, labels and that known series are there from the start."""
 
+import platform
 import time
 
+import grpc
 import pytest
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
@@ -39,6 +41,8 @@ OWN = {
     "headlines_model_trained_timestamp_seconds": "gauge",
     "headlines_model_loads": "counter",
     "headlines_model_load_seconds": "histogram",
+    "headlines_build_info": "gauge",
+    "headlines_log_dropped": "counter",
 }
 
 
@@ -47,6 +51,7 @@ def metrics():
     metrics = Metrics(queue_capacity=4096)
     metrics.count_padding(lambda: 7)
     metrics.watch_messages(lambda: 4096, lambda: 3)
+    metrics.count_dropped_log_lines(lambda: 2)
     metrics.calls("unary", "headlines.v1.PopularityService", "Predict")
     return metrics
 
@@ -82,6 +87,15 @@ def test_known_series_start_at_zero(metrics):
         assert value(metrics, "headlines_model_loads_total", outcome=outcome) == 0
     assert value(metrics, "headlines_queue_capacity") == 4096
     assert value(metrics, "headlines_batch_padding_rows_total") == 7
+    assert value(metrics, "headlines_log_dropped_total") == 2
+
+
+def test_what_is_running_is_a_metric(metrics):
+    (sample,) = families(metrics)["headlines_build_info"].samples
+    assert sample.value == 1
+    assert set(sample.labels) == {"version", "python", "grpcio", "ai_edge_litert", "tensorflow"}
+    assert sample.labels["python"] == platform.python_version()
+    assert sample.labels["grpcio"] == grpc.__version__
 
 
 def test_edges_are_from_a_tenth_of_a_millisecond_to_two_and_a_half_seconds(metrics):

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import platform
 import re
 import signal
 import socket
@@ -48,9 +49,13 @@ def test_it_says_where_it_listens_and_what_it_serves(models, serve):
             stub = popularity_pb2_grpc.PopularityServiceStub(channel)
             assert len(stub.Predict(request(3)).predictions) == 3
         assert ready(server) == 200
+        metrics = urlopen(f"http://127.0.0.1:{server.http_port}/metrics").read().decode()
+        assert f'grpcio="{grpc.__version__}"' in next(line for line in metrics.splitlines() if "headlines_build_info{" in line)
+        assert "headlines_log_dropped_total 0.0" in metrics
         server.process.send_signal(signal.SIGTERM)
         assert server.wait() == 0
-        records = [json.loads(line) for line in server.lines if line.startswith("{")]
+        records = [json.loads(line) for line in server.lines]
+        assert (records[0]["python"], records[0]["grpcio"]) == (platform.python_version(), grpc.__version__)
         assert (records[-1]["message"], records[-1]["calls"]) == ("stopped after 1 calls", {"OK": 1})
         assert all({"time", "level", "logger", "message"} <= set(record) for record in records)
         assert "Traceback" not in server.output
@@ -61,9 +66,14 @@ def test_flags_come_from_the_environment_and_kubernetes_links_do_not_matter(mode
         "HEADLINES_MODEL_NAME": "gazette",
         "HEADLINES_PORT": "tcp://10.0.0.7:50051",
         "HEADLINES_SERVICE_HOST": "10.0.0.7",
+        "HEADLINES_PROT": SECRET,
     }
     with serve(models, "--engine", "litert", **variables) as server, grpc.insecure_channel(server.target) as channel:
         assert popularity_pb2_grpc.PopularityServiceStub(channel).GetModel(pb.GetModelRequest()).name == "gazette"
+        warned = [line for line in server.lines if "is not a variable of this program" in line]
+        assert len(warned) == 1
+        assert "HEADLINES_PROT is not a variable of this program; did you mean HEADLINES_PORT?" in warned[0]
+        assert SECRET not in server.output
 
 
 def test_without_a_models_directory_it_waits_and_is_not_serving(tmp_path, serve):
@@ -162,6 +172,7 @@ async def test_while_it_drains_everything_is_answered_and_a_second_signal_ends_i
             status = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
             assert status.status == health_pb2.HealthCheckResponse.NOT_SERVING
             assert await asyncio.to_thread(ready, server) == 503
+            await asyncio.sleep(1.1)  # within a second it would be the same wish
             server.process.send_signal(signal.SIGTERM)
             assert await asyncio.to_thread(server.wait) == -signal.SIGTERM
 

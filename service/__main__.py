@@ -1,6 +1,6 @@
-"""The commands: `python -m service serve` answers predictions, `python -m service predict` asks for them.
+"""The commands: `python -m service serve` answers predictions, the others ask a server.
 
-Only what the chosen command needs is imported: `predict` works on the base install.
+Only what the chosen command needs is imported: all but `serve` work on the base install.
 """
 
 from __future__ import annotations
@@ -10,9 +10,14 @@ import os
 import sys
 from collections.abc import Sequence
 
-from service.errors import UsageError
+from service.errors import CommandError, UsageError
 
-_COMMANDS = {"serve": "answer predictions over gRPC", "predict": "ask a server for predictions"}
+_COMMANDS = {
+    "serve": "answer predictions over gRPC",
+    "predict": "ask a server for predictions",
+    "model": "show what a server serves, and how good it is",
+    "outlets": "list the outlets that a server's model knows",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -27,14 +32,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsers = {
         name: commands.add_parser(name, help=text, description=text, allow_abbrev=False) for name, text in _COMMANDS.items()
     }
-    try:
-        if arguments[:1] == ["serve"]:
-            return _serve(parser, parsers["serve"], arguments)
-        if arguments[:1] == ["predict"]:
-            return _predict(parser, parsers["predict"], arguments)
-    except UsageError as error:
-        print(f"headlines {arguments[0]}: {error}", file=sys.stderr)
+    if not arguments:
+        parser.print_help(sys.stderr)
         return 2
+    if arguments[0] == "help":
+        arguments = [*arguments[1:], "--help"]
+    name = arguments[0]
+    try:
+        if name == "serve":
+            return _serve(parser, parsers[name], arguments)
+        if name in parsers:
+            return _ask(name, parsers[name], arguments[1:])
+    except (UsageError, CommandError) as error:
+        from service import console
+
+        if str(error):
+            console.note(f"headlines {name}: {error}")
+        return 2 if isinstance(error, UsageError) else 1
+    except KeyboardInterrupt:
+        return 130  # as a shell reports it
     parser.parse_args(arguments)  # help, or what is wrong
     return 2
 
@@ -52,12 +68,16 @@ def _serve(parser: argparse.ArgumentParser, command: argparse.ArgumentParser, ar
     server.run(settings)
 
 
-def _predict(parser: argparse.ArgumentParser, command: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
+def _ask(name: str, command: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # else it writes of its own what the error says in a sentence
-    from service import predict
+    from service import description, predict
 
-    predict.add_arguments(command)
-    return predict.run(parser.parse_args(arguments))
+    if name == "predict":
+        predict.add_arguments(command)
+        return predict.run(predict.parse(command, arguments))
+    description.add_arguments(command)
+    run = description.show_model if name == "model" else description.list_outlets
+    return run(command.parse_args(arguments))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ HeadlinesError
 │   └── Unauthenticated         no valid token
 ├── VersionError            a model version on disk cannot be used
 ├── DataError               a data set cannot be read or trained on
+├── CommandError            a command cannot go on: no server answers, or a standard stream fails
 └── UsageError              a flag or variable is wrong
 
 `service.api.status` maps the requests' half to gRPC status codes; the commands print the other half and exit.
@@ -70,6 +71,13 @@ class VersionError(HeadlinesError):
 
 class DataError(HeadlinesError):
     """A data set cannot be read or trained on."""
+
+
+class CommandError(HeadlinesError):
+    """A command cannot go on: no server answers, or standard input or output fails; the program ends with exit code 1.
+
+    It has no message if there is nobody to read one, as when `head` has closed the pipe.
+    """
 
 
 class UsageError(HeadlinesError):

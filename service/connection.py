@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import re
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -153,8 +154,6 @@ def _tls(values: Mapping[str, str | None]) -> grpc.ChannelCredentials | None:
 
 
 def _require_authorities(path: str | None, content: bytes) -> None:
-    import ssl
-
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=content.decode("ascii", "ignore"))
     except (OSError, ValueError):
@@ -162,8 +161,6 @@ def _require_authorities(path: str | None, content: bytes) -> None:
 
 
 def _require_pair(certificate: str, key: str) -> None:
-    import ssl
-
     if not (Path(certificate).is_file() and Path(key).is_file()):
         return  # pipes, such as a shell's <(...), can be read but once
     try:

@@ -7,7 +7,6 @@ that is closed, full or not UTF-8 ends in a sentence or in escapes, never in a t
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 import unicodedata
 from collections.abc import Iterator
@@ -31,7 +30,7 @@ class Output:
             raise CommandError("standard output is closed")
         stream = cast(TextIOWrapper, sys.stdout)
         stream.reconfigure(errors="backslashreplace", line_buffering=True)
-        self.width = shutil.get_terminal_size().columns if stream.isatty() else None  # None: lines may be of any length
+        self.width = _terminal_width() if stream.isatty() else None  # None: lines may be of any length
 
     def print(self, line: str = "") -> None:
         """Write a line. Raises CommandError if it cannot be written; without a message if the reader has closed the pipe."""
@@ -114,6 +113,12 @@ def cut(text: str, width: int | None) -> str:
         if used > width - 3:
             return text[:i] + "..."
     return text
+
+
+def _terminal_width() -> int:
+    import shutil  # here, since it takes a tenth of the command's start
+
+    return shutil.get_terminal_size().columns
 
 
 def _columns(character: str) -> int:

@@ -133,7 +133,7 @@ def explain(error: client.ClientError, connection: Connection) -> str:
     return sentence.format(
         target=connection.target,
         said=said,
-        proxy=_proxy(),
+        proxy=_proxy(connection),
         token=_token(connection),
         closed=_closed(connection),
         certificate=_certificate(connection),
@@ -165,10 +165,12 @@ def _words(error: BaseException) -> str:
     return " | ".join(dict.fromkeys(words))
 
 
-def _proxy() -> str:
+def _proxy(connection: Connection) -> str:
+    if re.match(r"127\.|localhost:|\[::1\]|unix", connection.target):
+        return ""
     for name in ("grpc_proxy", "https_proxy", "http_proxy"):  # in gRPC's order; it knows no capital letters
         if os.environ.get(name):
-            return f" (The variable {name} names a proxy; a server that is not behind it goes into no_proxy.)"
+            return f" (The variable {name} names a proxy; the host of a server that is not behind it belongs into no_proxy.)"
     return ""
 
 

@@ -116,7 +116,7 @@ def _model(client: Client, timeout: float, server: connection.Connection) -> Get
     except (ServerError, Overloaded):
         return None  # predictions may come all the same
     states = {version.state for version in model.versions}
-    if not model.version and states and ModelVersion.STATE_LOADING not in states:
+    if not model.version and ModelVersion.STATE_LOADING not in states:  # one that loads is worth waiting for
         raise CommandError(no_model(model, server))
     return model
 

@@ -43,12 +43,19 @@ def stub(channel):
 
 
 @pytest.fixture(scope="session")
-def target(models):
-    """The address of a server that serves version 1, as a process, for all tests that do not change it."""
+def served(models):
+    """A server that serves version 1, as a process, for all tests that do not change it."""
     with ServerProcess("--models", models, "--port", 0, "--http-port", 0, "--engine", "litert") as server:
-        server.port = server.wait_for("listening")["port"]
+        listening = server.wait_for("listening")
+        server.port, server.http_port = listening["port"], listening["http_port"]
         server.wait_for("serving version")
-        yield server.target
+        yield server
+
+
+@pytest.fixture(scope="session")
+def target(served):
+    """The address of that server."""
+    return served.target
 
 
 class SilentTarget:

@@ -157,11 +157,12 @@ def popular(model: GetModelResponse) -> str:
 
 def percent(share: float) -> str:
     """A probability or share in whole percents, which are 0 and 100 only if it is exactly that."""
-    if 0 < share < 0.005:
+    text = f"{100 * share:.0f}"
+    if text == "0" and share > 0:
         return "<1 %"
-    if 0.995 < share < 1:
+    if text == "100" and share < 1:
         return ">99 %"
-    return f"{100 * share:.0f} %"
+    return f"{text} %"
 
 
 def _evaluation(figures: Mapping[str, float]) -> Iterator[str]:

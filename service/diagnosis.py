@@ -21,7 +21,7 @@ from service.errors import CommandError
 
 _LONGEST = 300  # characters of what a server says
 
-# What gRPC says, and what that means. {target} is the server as the user named it, {said} what the pattern caught.
+# What gRPC and the client say, and what it means. {target} is the server as the user named it, {said} what the pattern caught.
 _TABLE = (
     (
         r"HTTP proxy returned response code (\d+)",
@@ -76,11 +76,19 @@ _TABLE = (
         "a web server or proxy answers at {target} (HTTP {said}), no headline popularity service; is --target right?",
     ),
     (
+        r"UNIMPLEMENTED",
+        "a gRPC server answers at {target}, but not a headline popularity service; is --target right?",
+    ),
+    (
+        r"Unauthenticated",
+        "{target} {token}",
+    ),
+    (
         r"Socket closed|Connection reset|Broken pipe|End of TCP|FD Shutdown|handshake",
         "{target} closes the connection{closed}",
     ),
     (
-        r"no model",
+        r"no model|no version",
         "{target} has no model to answer with; `headlines model` shows why",
     ),
     (
@@ -92,17 +100,18 @@ _TABLE = (
         "{target} answers with a message that is too large for this client; is it the service of another version?",
     ),
     (
+        r"RESOURCE_EXHAUSTED|Overloaded",
+        "{target} has more to do than it can; ask again later, or let it take longer with --timeout SECONDS",
+    ),
+    (
         r"(internal error \w+)",
         "the server at {target} failed ({said}); its log says more under this id",
     ),
+    (
+        r"DeadlineExceeded",
+        "{target} did not answer in time; is the address right (--target)? --timeout SECONDS waits longer{proxy}",
+    ),
 )
-_BY_TYPE: dict[type[client.ClientError], str] = {
-    client.Overloaded: "{target} has more to do than it can; ask again later, or let it take longer with --timeout SECONDS",
-    client.DeadlineExceeded: "{target} did not answer in time; is the address right (--target)? "
-    "--timeout SECONDS waits longer{proxy}",
-    client.Unauthenticated: "{target} {token}",
-}
-_UNIMPLEMENTED = "a gRPC server answers at {target}, but not a headline popularity service; is --target right?"
 
 
 @contextmanager
@@ -119,17 +128,11 @@ def explained(connection: Connection) -> Iterator[None]:
 def explain(error: client.ClientError, connection: Connection) -> str:
     """What is at hand, and what to do, in a sentence."""
     words = _words(error)
-    sentence, said = _BY_TYPE.get(type(error), ""), ""
-    if "UNIMPLEMENTED" in words and not re.search("status: ", words):
-        sentence = _UNIMPLEMENTED
-    elif not isinstance(error, client.Unauthenticated):
-        for pattern, row in _TABLE:
-            if found := re.search(pattern, words):
-                sentence, said = row, next(filter(None, found.groups()), "")
-                break
-    if not sentence:
-        said = console.printable(str(error))[:_LONGEST]
-        sentence = "{target} gives no answer: {said}"
+    sentence, said = "{target} gives no answer: {said}", console.printable(str(error))[:_LONGEST]
+    for pattern, row in _TABLE:
+        if found := re.search(pattern, words):
+            sentence, said = row, next(filter(None, found.groups()), "")
+            break
     return sentence.format(
         target=connection.target,
         said=said,
@@ -160,7 +163,7 @@ def _words(error: BaseException) -> str:
         if isinstance(cause, grpc.RpcError):
             words.append(f"{cause.code().name} {cause.details()}")
         else:
-            words.append(str(cause))
+            words.append(f"{type(cause).__name__} {cause}")
         cause = cause.__cause__
     return " | ".join(dict.fromkeys(words))
 

@@ -81,7 +81,7 @@ def run(arguments: argparse.Namespace, environment: Mapping[str, str] = os.envir
 
     with explained(server), server.client() as client:
         model = _model(client, timeout or _PATIENCE, server)
-        left = None if deadline is None else max(0.0, deadline - time.monotonic())
+        left = None if deadline is None else max(0.001, deadline - time.monotonic())  # 0 is no time to a client
         show = _JSONLines(output, posted_at, outlet) if as_json else _Table(output, outlet, model)
         failed = False
         for answer in client.predict_stream(asked(), timeout=left):

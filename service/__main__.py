@@ -1,6 +1,6 @@
-"""The commands: `python -m service serve` answers predictions, `python -m service predict` asks for them.
+"""The commands: `python -m service serve` answers predictions, the others ask a server.
 
-Only what the chosen command needs is imported: `predict` works on the base install.
+Only what the chosen command needs is imported: all but `serve` work on the base install.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 _COMMANDS = {
     "serve": "answer predictions over gRPC",
     "predict": "ask a server for predictions",
+    "model": "show what a server serves, and how good it is",
+    "outlets": "list the outlets that a server's model knows",
     "healthcheck": "ask the server on this machine whether it is ready",
 }
 
@@ -30,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _run(arguments)
     except KeyboardInterrupt:
-        return 130
+        return 130  # as a shell reports it
     finally:
         signals.restore(mask)
 
@@ -38,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(arguments: Sequence[str]) -> int:
     import argparse
 
-    from service.errors import UsageError
+    from service.errors import CommandError, UsageError
 
     parser = argparse.ArgumentParser(
         prog="headlines",
@@ -50,18 +52,27 @@ def _run(arguments: Sequence[str]) -> int:
     parsers = {
         name: commands.add_parser(name, help=text, description=text, allow_abbrev=False) for name, text in _COMMANDS.items()
     }
-    try:
-        if arguments[:1] == ["--version"]:
-            return _print_versions()
-        if arguments[:1] == ["serve"]:
-            return _serve(parser, parsers["serve"], arguments)
-        if arguments[:1] == ["predict"]:
-            return _predict(parser, parsers["predict"], arguments)
-        if arguments[:1] == ["healthcheck"]:
-            return _healthcheck(parser, parsers["healthcheck"], arguments)
-    except UsageError as error:
-        print(f"headlines {arguments[0]}: {error}", file=sys.stderr)
+    if not arguments:
+        parser.print_help(sys.stderr)
         return 2
+    if arguments[0] == "help":
+        arguments = [*arguments[1:], "--help"]
+    name = arguments[0]
+    try:
+        if name == "--version":
+            return _print_versions()
+        if name == "serve":
+            return _serve(parser, parsers[name], arguments)
+        if name == "healthcheck":
+            return _healthcheck(parser, parsers[name], arguments)
+        if name in parsers:
+            return _ask(name, parsers[name], arguments[1:])
+    except (UsageError, CommandError) as error:
+        from service import console
+
+        if str(error):
+            console.note(f"headlines {name}: {error}")
+        return 2 if isinstance(error, UsageError) else 1
     parser.parse_args(arguments)  # help, or what is wrong
     return 2
 
@@ -96,12 +107,16 @@ def _serve(parser: argparse.ArgumentParser, command: argparse.ArgumentParser, ar
         log.close()
 
 
-def _predict(parser: argparse.ArgumentParser, command: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
+def _ask(name: str, command: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # else it writes of its own what the error says in a sentence
-    from service import predict
+    from service import description, predict
 
-    predict.add_arguments(command)
-    return predict.run(parser.parse_args(arguments))
+    if name == "predict":
+        predict.add_arguments(command)
+        return predict.run(predict.parse(command, arguments))
+    description.add_arguments(command)
+    run = description.show_model if name == "model" else description.list_outlets
+    return run(command.parse_args(arguments))
 
 
 def _healthcheck(parser: argparse.ArgumentParser, command: argparse.ArgumentParser, arguments: Sequence[str]) -> int:

@@ -4,200 +4,235 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
-import sys
-from collections.abc import Iterator, Mapping
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
-from io import TextIOWrapper
-from itertools import tee
-from pathlib import Path
+from typing import NamedTuple
 
-import grpc
+from headlines.client import Client, Headline, InvalidRequest, Overloaded, Prediction, ServerError
+from headlines.v1.popularity_pb2 import GetModelResponse, ModelVersion
+from service import connection, console, description
+from service.connection import both_names
+from service.diagnosis import explained, no_model
+from service.errors import CommandError, UsageError
 
-from headlines.client import Client, ClientError, Headline, InvalidRequest, Prediction
-from service.errors import UsageError
-
-_OPTIONS = {
-    "posted_at": ("ISO", "when they are posted, with the zone, such as 2026-03-01T18:30Z (default: now)"),
+OPTIONS: connection.Options = {
     "outlet": ("NAME", "the account that posts them, as the training data named it (default: none)"),
-    "target": ("HOST:PORT", "the server (default: 127.0.0.1:50051)"),
-    "timeout": ("SECONDS", "how long all of it may take (default: 5; for standard input no limit)"),
-    "tls_ca": ("FILE", "encrypt, and trust the authorities in this PEM file"),
-    "tls_client_certificate": ("FILE", "encrypt, and show the certificate in this PEM file, for a server that asks for one"),
-    "tls_client_key": ("FILE", "the PEM file with its private key"),
-    "tls_server_name": ("NAME", "the name in the server's certificate (default: the target's host)"),
-    "token_file": ("FILE", "a file that holds the token which the server asks for"),
+    "posted_at": ("ISO", "when they are posted, with the zone, such as 2026-03-01T18:30Z (default: now)"),
+    **connection.OPTIONS,
 }
-_SWITCHES = {
-    "tls": "encrypt, and trust the usual authorities",
-    "json": "print one JSON object a line",
-}
+_PATIENCE = 5.0  # seconds
+_UNSENDABLE = "\udcff"  # half a surrogate pair: the client refuses it, in its turn, whatever the server is
+
+
+class Entry(NamedTuple):
+    """A headline of the input, and where it stands there."""
+
+    source: str  # "argument" or "line"
+    number: int  # from 1
+    text: str
+    problem: str = ""  # why it cannot be sent
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's flags."""
     parser.add_argument(
-        "headlines", nargs="+", metavar="HEADLINE", help="a headline; - for those on standard input, one a line"
+        "headlines", nargs="*", metavar="HEADLINE", help="a headline; - for those on standard input, one a line"
     )
-    for name, (metavar, text) in _OPTIONS.items():
-        parser.add_argument(_flag(name), metavar=metavar, help=f"{text} [{_variable(name)}]")
-    for name, text in _SWITCHES.items():
-        parser.add_argument(_flag(name), action=argparse.BooleanOptionalAction, help=f"{text} [{_variable(name)}]")
+    parser.epilog = "A headline that begins with - goes after --, as in `headlines predict -- '-5 degrees tonight'`."
+    connection.add_arguments(parser, OPTIONS)
+
+
+def parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:
+    """Flags and headlines in any order. Raises UsageError."""
+    first, last = list(arguments), []
+    if "--" in first:  # argparse does not take headlines after it and flags between headlines at once
+        at = first.index("--")
+        first, last = first[:at], first[at + 1 :]
+    parsed, unknown = parser.parse_known_intermixed_args(first)
+    if unknown:
+        raise UsageError(
+            f"there is no flag {unknown[0]}; --help lists the flags, and a headline that begins with - goes after --"
+        )
+    parsed.headlines += last
+    return parsed
 
 
 def run(arguments: argparse.Namespace, environment: Mapping[str, str] = os.environ) -> int:
-    """Print the predictions; 0, or 1 where one could not be had. Raises UsageError for a wrong flag or variable."""
-    values = {name: getattr(arguments, name) or environment.get(_variable(name)) for name in _OPTIONS}
-    tls = _tls(values) or _switch("tls", arguments, environment)
-    token = _token(values["token_file"]) if values["token_file"] else None
-    posted_at = _moment(values["posted_at"]) if values["posted_at"] else None
-    timeout = _seconds(values["timeout"]) if values["timeout"] else None if "-" in arguments.headlines else 5.0
-    target = values["target"] or "127.0.0.1:50051"
-    show = _JSONLines() if _switch("json", arguments, environment) else _Table()
+    """Print the predictions; 0, or 1 if a headline has none. Raises UsageError, and CommandError if no answer comes."""
+    server = connection.read(arguments, environment)
+    posted_at = _moment(connection.option("posted_at", arguments, environment))
+    outlet = _outlet(connection.option("outlet", arguments, environment))
+    as_json = connection.switch("json", arguments, environment)
+    if not arguments.headlines:
+        raise UsageError("name a headline, in quotes, or - to read headlines from standard input, one a line")
+    output = console.Output()
 
-    headlines = (Headline(text, posted_at, values["outlet"] or "") for text in _texts(arguments.headlines))
-    asked, shown = tee(headlines)
-    failed = False
-    try:
-        with Client(target, tls=tls, tls_server_name=values["tls_server_name"], token=token) as client:
-            for headline, answer in zip(shown, client.predict_stream(asked, timeout=timeout), strict=True):
-                if isinstance(answer, Prediction):
-                    show.prediction(headline, answer)
-                else:
-                    failed = True
-                    show.error(headline, answer)
-            show.end(client)
-    except ClientError as error:
-        failed = True
-        print(f"headlines: {target} gives no answer: {error}", file=sys.stderr)
-    except BrokenPipeError:  # as when `head` has read enough
-        failed = True
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    taken: deque[Entry] = deque()  # and not yet answered
+    timeout = server.timeout or (None if "-" in arguments.headlines else _PATIENCE)
+    deadline = None if timeout is None else time.monotonic() + timeout
+
+    def asked() -> Iterator[Headline]:
+        for entry in _entries(arguments.headlines):
+            taken.append(entry)
+            yield Headline(_UNSENDABLE if entry.problem else entry.text, posted_at, outlet)
+
+    with explained(server), server.client() as client:
+        model = _model(client, timeout or _PATIENCE, server)
+        left = None if deadline is None else max(0.001, deadline - time.monotonic())  # 0 is no time to a client
+        show = _JSONLines(output, posted_at, outlet) if as_json else _Table(output, outlet, model)
+        failed = False
+        for answer in client.predict_stream(asked(), timeout=left):
+            entry = taken.popleft()
+            if isinstance(answer, Prediction):
+                show.prediction(entry, answer)
+            else:
+                failed = True
+                show.error(entry, entry.problem or _problem(answer))
+        show.end()
     return int(failed)
 
 
-def _texts(arguments: list[str]) -> Iterator[str]:
-    for argument in arguments:
-        if argument == "-":
-            # Bytes that are no UTF-8 become half surrogate pairs, which the client refuses by the headline's number.
-            for line in TextIOWrapper(sys.stdin.buffer, "utf-8-sig", errors="surrogateescape"):
-                if text := line.strip():
-                    yield text
+def _entries(headlines: Sequence[str]) -> Iterator[Entry]:
+    for number, text in enumerate(headlines, start=1):
+        if text == "-":
+            for line in console.lines():
+                yield Entry("line", *line)
+            continue
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            yield Entry("argument", number, text.encode(errors="surrogateescape").decode(errors="replace"), "is not UTF-8")
         else:
-            yield argument
+            yield Entry("argument", number, text)
+
+
+def _model(client: Client, timeout: float, server: connection.Connection) -> GetModelResponse | None:
+    """What is served, so far as it is told. Raises ClientError if nobody answers, CommandError if there is no model."""
+    try:
+        model = client.model(timeout=timeout)
+    except (ServerError, Overloaded):
+        return None  # predictions may come all the same
+    states = {version.state for version in model.versions}
+    if not model.version and ModelVersion.STATE_LOADING not in states:  # one that loads is worth waiting for
+        raise CommandError(no_model(model, server))
+    return model
+
+
+def _problem(error: InvalidRequest) -> str:
+    """What is wrong with a headline, without its number in a request, which means nothing to the user."""
+    return "; ".join(
+        f"{violation.field.partition('].')[2]} {violation.description}".strip() for violation in error.violations
+    ) or str(error)
 
 
 class _JSONLines:
     """One object a headline, malformed ones too, so that a program can put the lines beside its own."""
 
-    def prediction(self, headline: Headline, prediction: Prediction) -> None:
-        self._print(headline, {**prediction._asdict(), "best": prediction.best})
+    def __init__(self, output: console.Output, posted_at: datetime | None, outlet: str) -> None:
+        self._output = output
+        self._fields = {"posted_at": posted_at.isoformat() if posted_at else None, "outlet": outlet}
 
-    def error(self, headline: Headline, error: InvalidRequest) -> None:
-        self._print(headline, {"error": str(error)})
+    def prediction(self, entry: Entry, prediction: Prediction) -> None:
+        self._print(entry, {**prediction._asdict(), "best": prediction.best})
 
-    def end(self, client: Client) -> None:
+    def error(self, entry: Entry, problem: str) -> None:
+        self._print(entry, {"error": problem})
+
+    def end(self) -> None:
         pass
 
-    def _print(self, headline: Headline, answer: dict[str, object]) -> None:
-        posted_at = headline.posted_at.isoformat() if headline.posted_at else None
-        print(json.dumps({"headline": headline.text, "posted_at": posted_at, "outlet": headline.outlet, **answer}))
+    def _print(self, entry: Entry, answer: dict[str, object]) -> None:
+        fields = {"headline": entry.text, entry.source: entry.number, **self._fields, **answer}
+        self._output.print(json.dumps(fields))
 
 
 class _Table:
-    """One line a headline, printed as it comes."""
+    """One line a headline, printed as it comes; then what the numbers mean."""
 
-    def __init__(self) -> None:
-        self._unknown_outlet: str | None = None  # the outlet, "" for none
-        self._begun = False
+    def __init__(self, output: console.Output, outlet: str, model: GetModelResponse | None) -> None:
+        self._output = output
+        self._outlet = outlet
+        self._model = model or GetModelResponse()
+        self._last: Prediction | None = None
+        self._wordless = False
+        self._failed = False
 
-    def prediction(self, headline: Headline, prediction: Prediction) -> None:
-        if not self._begun:
-            print("   main     aux  words  unknown  headline")
-            self._begun = True
-        if not prediction.outlet_known:
-            self._unknown_outlet = headline.outlet
-        text = "".join(character if character.isprintable() else "\ufffd" for character in headline.text)
-        print(
-            f"{prediction.main_output:7.1%} {prediction.aux_output:7.1%} {prediction.word_count:6} "
-            f"{prediction.unknown_word_count:8}  {text}"
+    def prediction(self, entry: Entry, prediction: Prediction) -> None:
+        if not self._last:
+            self._output.print("   best  unknown words  headline")
+        self._last = prediction
+        count, unknown = prediction.word_count, prediction.unknown_word_count
+        wordless = unknown == count
+        self._wordless |= wordless
+        words = f"{unknown} of {count}" if count else "no words"
+        row = f"{'!' if wordless else ' '} {description.percent(prediction.best):>5}  {words:>13}  "
+        width = self._output.width and max(self._output.width - len(row), 10)
+        self._output.print(row + console.cut(console.printable(entry.text), width))
+
+    def error(self, entry: Entry, problem: str) -> None:
+        self._failed = True
+        console.note(f"headlines predict: {entry.source} {entry.number}: {problem}")
+
+    def end(self) -> None:
+        if self._last:
+            self._output.print()
+            for note in self._notes(self._last):
+                self._output.print(note)
+        elif not self._failed:
+            console.note("headlines predict: standard input held no headline")
+
+    def _notes(self, last: Prediction) -> Iterator[str]:
+        judged = "words, time and outlet" if last.outlet_known else "its words alone"
+        yield f"best: the chance that the post becomes popular, judged by {judged}."
+        if self._model.version:
+            yield f"popular: {description.popular(self._model)}."
+        if self._wordless:
+            rest = "comes from time and outlet alone" if last.outlet_known else "means nothing"
+            yield f"!: the model knows no word of this headline; the number {rest}."
+        if not last.outlet_known:
+            yield from self._about_outlets()
+        yield f"Model version {last.model_version}" + (
+            " learned from made-up posts: it says nothing about real headlines." if self._model.synthetic else "."
         )
 
-    def error(self, headline: Headline, error: InvalidRequest) -> None:  # noqa: ARG002
-        print(f"headlines: {error}", file=sys.stderr)
-
-    def end(self, client: Client) -> None:
-        if not self._begun:
+    def _about_outlets(self) -> Iterator[str]:
+        model = self._model
+        if not model.version:
             return
-        print()
-        print("main: the chance to become popular, by words, time and outlet; aux: by the words alone.")
-        if self._unknown_outlet:
-            print(f"The model does not know the outlet {self._unknown_outlet!r}: use aux. GetModel lists those that it knows.")
-        elif self._unknown_outlet == "":
-            print("No outlet was named (--outlet): use aux.")
-        model = client.model()
-        print(f"Model version {model.version}" + (", which learned from made-up data." if model.synthetic else "."))
+        if not description.outlet_count(model):
+            yield "The model knows no outlets: its data named none."
+        elif not self._outlet:
+            yield "No outlet was named. With --outlet NAME it judges by time and outlet too; `headlines outlets` lists them."
+        else:
+            nearest = description.nearest_outlet(self._outlet, model.outlets)
+            hint = f"is it {console.printable(nearest)!r}? " if nearest else ""
+            yield (
+                f"The model does not know the outlet {console.printable(self._outlet)!r}; {hint}"
+                f"It knows {description.how_many_outlets(model)}: `headlines outlets`."
+            )
 
 
-def _moment(text: str) -> datetime:
+def _moment(text: str | None) -> datetime | None:
+    if not text:
+        return None
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
         moment = None
     if moment is None or moment.utcoffset() is None:
-        raise UsageError(f"{_names('posted_at')}: must be a time with its zone, such as 2026-03-01T18:30Z, not {text!r}")
+        has_no_zone = "" if moment is None else "; this one has no zone: add Z for UTC, or an offset such as +01:00"
+        raise UsageError(
+            f"{both_names('posted_at')}: must be a time with its zone, such as 2026-03-01T18:30Z, not {text!r}{has_no_zone}"
+        )
     return moment
 
 
-def _seconds(text: str) -> float:
+def _outlet(text: str | None) -> str:
     try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not 0 < seconds < math.inf:
-        raise UsageError(f"{_names('timeout')}: must be a number of seconds above 0, not {text!r}")
-    return seconds
-
-
-def _read(name: str, path: str) -> bytes:
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise UsageError(f"{_names(name)}: cannot read {path!r}: {error.strerror}") from None
-
-
-def _tls(values: Mapping[str, str | None]) -> grpc.ChannelCredentials | None:
-    names = ("tls_ca", "tls_client_key", "tls_client_certificate")
-    ca, key, certificate = (_read(name, path) if (path := values[name]) else None for name in names)
-    if (key is None) != (certificate is None):
-        missing = "tls_client_key" if key is None else "tls_client_certificate"
-        raise UsageError(f"{_names(missing)}: is missing; a certificate and its key go together")
-    return grpc.ssl_channel_credentials(ca, key, certificate) if ca or certificate else None
-
-
-def _token(path: str) -> str:
-    token = _read("token_file", path).decode("latin-1").strip()
-    if not token or not token.isascii() or not token.isprintable():
-        raise UsageError(f"{_names('token_file')}: {path!r} must hold one token, of printable ASCII characters")
-    return token
-
-
-def _switch(name: str, arguments: argparse.Namespace, environment: Mapping[str, str]) -> bool:
-    given: bool | None = getattr(arguments, name)
-    text = environment.get(_variable(name), "").lower()
-    if given is None and text not in {"", "true", "1", "yes", "false", "0", "no"}:
-        raise UsageError(f"{_names(name)}: must be true or false, not {text!r}")
-    return text in {"true", "1", "yes"} if given is None else given
-
-
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
-
-
-def _variable(name: str) -> str:
-    return "HEADLINES_" + name.upper()
-
-
-def _names(name: str) -> str:
-    return f"{_flag(name)} ({_variable(name)})"
+        (text or "").encode()
+    except UnicodeEncodeError:
+        raise UsageError(f"{both_names('outlet')}: is not UTF-8") from None
+    return text or ""

@@ -6,6 +6,7 @@ version.predict([Headline("City votes on new park", 1_464_000_000.0, "gazette")]
 
 from __future__ import annotations
 
+import heapq
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,10 @@ from service.preprocessing import Headline, Preprocessor
 
 OUTPUT_TOLERANCE = 1e-4
 AUX_TOLERANCE = 1e-6
+
+# GetModel lists this many outlets, so that its answer stays small whatever the data hold.
+_LISTED_OUTLETS = 1000
+_LONGEST_OUTLET = 200  # characters; no account has a longer name
 
 
 class Prediction(NamedTuple):
@@ -43,6 +48,7 @@ class Version:
     preprocessor: Preprocessor = field(repr=False)
     model: Model = field(repr=False)
     loaded_at: float  # seconds since 1970-01-01 UTC
+    outlets: Sequence[str] = field(repr=False)  # the known ones, sorted; the first 1,000 of them, and none with an absurd name
 
     @classmethod
     def load(cls, artifact: Artifact, engine: Engine) -> Version:
@@ -59,7 +65,10 @@ class Version:
         model.warm()
         pace.rest()
         _reproduce(artifact, preprocessor, model)
-        return cls(artifact.number, artifact.digest, artifact.info, preprocessor, model, time.time())
+        # Sorted here, off the event loop: a hundred thousand names take tens of milliseconds.
+        names = (name for name in artifact.info.outlet_levels if len(name) <= _LONGEST_OUTLET)
+        outlets = heapq.nsmallest(_LISTED_OUTLETS, names)
+        return cls(artifact.number, artifact.digest, artifact.info, preprocessor, model, time.time(), outlets)
 
     def predict(self, headlines: Sequence[Headline]) -> list[Prediction]:
         """Predictions in the order of the headlines, which must not be blank. For one thread at a time."""

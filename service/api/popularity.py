@@ -6,7 +6,7 @@ import asyncio
 import math
 import random
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, TypeAlias, TypeVar
 
 import grpc
@@ -19,7 +19,8 @@ from service.api.methods import Received
 from service.errors import FieldViolation, InvalidRequest, Unavailable
 from service.predictor import Answer, Predictor
 from service.preprocessing import Headline
-from service.repository import Repository, State
+from service.repository import Repository, State, VersionState
+from service.version import Version
 
 SERVICE = popularity_pb2.DESCRIPTOR.services_by_name["PopularityService"]
 
@@ -27,6 +28,10 @@ SERVICE = popularity_pb2.DESCRIPTOR.services_by_name["PopularityService"]
 _INSIDE = 2
 
 _LARGE = 256 << 10  # bytes of a message that may hold so many empty headlines that parsing it takes memory that shows
+
+# What GetModel says of versions, at the most.
+_LISTED_VERSIONS = 100
+_LONGEST_ERROR = 1000  # characters
 
 _STATES = {
     State.LOADING: popularity_pb2.ModelVersion.STATE_LOADING,
@@ -63,6 +68,8 @@ class Popularity:
         self._stream_age = stream_age
         self._clock = clock
         self._gate = _Gate()
+        # GetModel's answer, and the live version and states that it describes; empty until it is first asked for.
+        self._description: tuple[Version | None, Sequence[VersionState], bytes] = (None, (), b"")
         self._readers: set[asyncio.Task[None]] = set()
 
     def handlers(self) -> dict[str, grpc.RpcMethodHandler[Any, Any]]:
@@ -150,29 +157,37 @@ class Popularity:
     async def _get_model(self, raw: bytes, context: _Context) -> bytes:  # noqa: ARG002
         with self._gate:
             parse(popularity_pb2.GetModelRequest, raw)
-            response = popularity_pb2.GetModelResponse(
-                name=self._model_name,
-                engine=self._repository.engine.name,
-                limits=self._limits,
-                versions=[
-                    popularity_pb2.ModelVersion(version=it.number, digest=it.digest, state=_STATES[it.state], error=it.error)
-                    for it in self._repository.states
-                ],
-            )
-            if live := self._repository.live:
-                response.version = live.number
-                response.digest = live.digest
-                response.trained_at.FromNanoseconds(round(live.info.created_at * 1e9))
-                response.loaded_at.FromNanoseconds(round(live.loaded_at * 1e9))
-                response.synthetic = live.info.synthetic
-                response.vocabulary_size = live.info.vocabulary_size
-                response.sequence_length = live.info.sequence_length
-                response.aux_features.extend(live.info.aux_features)
-                response.outlets.extend(sorted(live.info.outlet_levels))
-                response.label = live.info.label.rule
-                response.label_threshold = live.info.label.threshold
-                response.evaluation.update(live.info.evaluation)
-            return response.SerializeToString()
+            live, states = self._repository.live, self._repository.states
+            described, described_states, description = self._description
+            if not description or live is not described or states != described_states:
+                description = self._describe(live, states)
+                self._description = live, states, description
+            return description
+
+    def _describe(self, live: Version | None, states: Sequence[VersionState]) -> bytes:
+        """The answer to GetModel, serialized; its size does not grow with the data."""
+        response = popularity_pb2.GetModelResponse(
+            name=self._model_name, engine=self._repository.engine.name, limits=self._limits
+        )
+        others = [it for it in states if it.state is not State.LIVE]
+        listed = [it for it in states if it.state is State.LIVE] + others[: _LISTED_VERSIONS - 1]
+        for it in sorted(listed, key=lambda it: it.number, reverse=True):
+            response.versions.add(version=it.number, digest=it.digest, state=_STATES[it.state], error=it.error[:_LONGEST_ERROR])
+        if live:
+            response.version = live.number
+            response.digest = live.digest
+            response.trained_at.FromNanoseconds(round(live.info.created_at * 1e9))
+            response.loaded_at.FromNanoseconds(round(live.loaded_at * 1e9))
+            response.synthetic = live.info.synthetic
+            response.vocabulary_size = live.info.vocabulary_size
+            response.sequence_length = live.info.sequence_length
+            response.aux_features.extend(live.info.aux_features)
+            response.outlets.extend(live.outlets)
+            response.outlet_count = len(live.info.outlet_levels)
+            response.label = live.info.label.rule
+            response.label_threshold = live.info.label.threshold
+            response.evaluation.update(live.info.evaluation)
+        return response.SerializeToString()
 
     def _parse(self, message: type[_Request], raw: bytes) -> _Request:
         most = self._limits.max_headlines

@@ -1,7 +1,11 @@
 """A server in the test's own process."""
 
+import socket
+import threading
+
 import pytest
 from in_process import connect, serving
+from server_process import ServerProcess
 
 from headlines.v1 import popularity_pb2_grpc
 from service import engines
@@ -36,3 +40,53 @@ async def channel(server):
 @pytest.fixture
 def stub(channel):
     return popularity_pb2_grpc.PopularityServiceStub(channel)
+
+
+@pytest.fixture(scope="session")
+def served(models):
+    """A server that serves version 1, as a process, for all tests that do not change it."""
+    with ServerProcess("--models", models, "--port", 0, "--http-port", 0, "--engine", "litert") as server:
+        listening = server.wait_for("listening")
+        server.port, server.http_port = listening["port"], listening["http_port"]
+        server.wait_for("serving version")
+        yield server
+
+
+@pytest.fixture(scope="session")
+def target(served):
+    """The address of that server."""
+    return served.target
+
+
+class SilentTarget:
+    """Takes connections, and says nothing."""
+
+    def __init__(self):
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        self.connected = threading.Event()
+        self._connections = []
+        self._thread = threading.Thread(target=self._accept)
+        self._thread.start()
+
+    def _accept(self):
+        while True:
+            connection, _ = self._listener.accept()
+            self._connections.append(connection)
+            if self.connected.is_set():
+                return
+            self.connected.set()
+
+    def close(self):
+        self.connected.set()
+        socket.create_connection(self._listener.getsockname()).close()
+        self._thread.join()
+        for connection in (*self._connections, self._listener):
+            connection.close()
+
+
+@pytest.fixture
+def silent_target():
+    target = SilentTarget()
+    yield target
+    target.close()

@@ -72,8 +72,8 @@ class PopularityServiceServicer(object):
 
         What is wrong with one request is told in its answer, and the stream goes on. A full queue is no error here: the server
         reads no further until there is room. The stream ends early with its deadline (DEADLINE_EXCEEDED), an oversize message
-        (RESOURCE_EXHAUSTED), a missing token (UNAUTHENTICATED), and with UNAVAILABLE when the server stops or the connection
-        has grown old. Requests whose id had no answer were not processed: send them again.
+        (RESOURCE_EXHAUSTED), a missing token (UNAUTHENTICATED), and with UNAVAILABLE when the server stops, the connection
+        has grown old, or the caller sends nothing while others wait to send. Requests whose id had no answer were not processed: send them again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

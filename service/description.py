@@ -1,0 +1,193 @@
+"""The commands `model` and `outlets`: show what a server serves."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from headlines.v1.popularity_pb2 import GetModelResponse, ModelVersion
+from service import connection, console
+from service.connection import Connection
+from service.diagnosis import explained, no_model
+from service.errors import CommandError
+
+_STATES = {
+    ModelVersion.STATE_LOADING: "is being loaded",
+    ModelVersion.STATE_LIVE: "live",
+    ModelVersion.STATE_FAILED: "failed",
+    ModelVersion.STATE_RETIRED: "retired: it was live, and another took its place",
+}
+_SPECIAL_IDS = 2  # of the vocabulary: padding and the unknown word
+_OUTPUTS = {"main": "words, time and outlet", "aux": "words alone", "baseline": "a linear model, to compare with"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of both commands."""
+    connection.add_arguments(parser)
+
+
+def show_model(arguments: argparse.Namespace, environment: Mapping[str, str] = os.environ) -> int:
+    """Print what is served; raises UsageError, and CommandError also if no model is live."""
+    server = connection.read(arguments, environment)
+    output = console.Output()
+    model = _ask(server)
+    if connection.switch("json", arguments, environment):
+        output.print(json.dumps(_fields(model)))
+    else:
+        for line in _describe(model, server.target):
+            output.print(console.printable(line))
+    if not model.version:
+        raise CommandError(no_model(model, server))
+    return 0
+
+
+def list_outlets(arguments: argparse.Namespace, environment: Mapping[str, str] = os.environ) -> int:
+    """Print the outlets that the model knows, sorted; raises UsageError, and CommandError also if no model is live."""
+    server = connection.read(arguments, environment)
+    output = console.Output()
+    model = _ask(server)
+    if not model.version:
+        raise CommandError(no_model(model, server))
+    if connection.switch("json", arguments, environment):
+        count = outlet_count(model)
+        output.print(json.dumps({"outlets": sorted(model.outlets), "outlet_count": count, "model_version": model.version}))
+        return 0
+    for outlet in sorted(model.outlets):
+        output.print(console.printable(outlet))
+    console.note(f"Version {model.version} of the model knows {how_many_outlets(model)}.")  # not among the names, in a pipe
+    return 0
+
+
+def outlet_count(model: GetModelResponse) -> int:
+    """How many outlets the model knows; servers before this field listed all of them."""
+    return max(int(model.outlet_count), len(model.outlets))
+
+
+def how_many_outlets(model: GetModelResponse) -> str:
+    """The number of known outlets in words, and how many of them are listed if not all are."""
+    count, listed = outlet_count(model), len(model.outlets)
+    words = "no outlet" if not count else f"{count:,} outlet{'s' if count > 1 else ''}"
+    return words if listed == count else f"{words}, of which the server lists {listed:,}"
+
+
+def nearest_outlet(name: str, outlets: Iterable[str]) -> str | None:
+    """The known outlet that the name most likely means: by its letters, by its initials, else by its spelling."""
+    import difflib  # here, as json_format below: the command predict seldom needs them, and starts faster without
+
+    by_letters = {letters: outlet for outlet in outlets if (letters := _letters(outlet))}
+    words = [word for word in (_letters(word) for word in name.split()) if word]
+    if words[:1] == ["the"]:
+        words = words[1:]
+    initials = "".join(word[0] for word in words)
+    candidates = [_letters(name), "".join(words)]
+    if len(words) > 1:
+        candidates += [initials[:-1] + words[-1], initials]  # The New York Times: nytimes, nyt
+    for candidate in candidates:
+        if candidate in by_letters:
+            return by_letters[candidate]
+    found = difflib.get_close_matches("".join(words), by_letters, n=1, cutoff=0.7)
+    return by_letters[found[0]] if found else None
+
+
+def _letters(text: str) -> str:
+    return "".join(filter(str.isalnum, unicodedata.normalize("NFKC", text).casefold()))
+
+
+def _ask(server: Connection) -> GetModelResponse:
+    with explained(server), server.client() as client:
+        return client.model(timeout=server.timeout)
+
+
+def _fields(model: GetModelResponse) -> dict[str, Any]:
+    """The message as JSON, with plain numbers for 64-bit ones and plain words for states."""
+    from google.protobuf import json_format
+
+    fields: dict[str, Any] = json_format.MessageToDict(
+        model, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+    )
+    fields["version"] = model.version
+    fields["outlet_count"] = outlet_count(model)
+    for version in fields["versions"]:
+        version["version"] = int(version["version"])
+        version["state"] = version["state"].removeprefix("STATE_").lower()
+    return fields
+
+
+def _describe(model: GetModelResponse, target: str) -> Iterator[str]:
+    if not model.version:
+        yield f"{model.name} at {target}: no version is live"
+    else:
+        yield f"{model.name} at {target}: version {model.version}, live for {_age(model.loaded_at.seconds)} ({model.engine})"
+        yield f"  trained       {model.trained_at.ToDatetime():%Y-%m-%d %H:%M} UTC, {_age(model.trained_at.seconds)} ago"
+        if model.synthetic:
+            yield "  made up       it learned from made-up posts: its numbers say nothing about real headlines"
+        yield f"  popular       {popular(model)}"
+        words = f"{model.vocabulary_size - _SPECIAL_IDS:,} words"
+        yield f"  knows         {words} and {how_many_outlets(model)} (`headlines outlets`)"
+        yield f"  reads         the first {model.sequence_length} words of a headline"
+        yield f"  digest        {model.digest}"
+        yield ""
+        yield from _evaluation(model.evaluation)
+    yield "Limits of a request"
+    yield (
+        f"  {model.limits.max_headlines:,} headlines, {model.limits.max_text_bytes:,} bytes of UTF-8 in each, "
+        f"{model.limits.max_message_bytes:,} bytes in all"
+    )
+    if model.versions:
+        yield ""
+        yield "Versions"
+    for version in model.versions:
+        yield f"  {version.version:<4} {_STATES.get(version.state, 'unknown')}" + (version.error and f": {version.error}")
+
+
+def popular(model: GetModelResponse) -> str:
+    """What the model calls popular, in words."""
+    if model.label == "above_median":
+        return (
+            f"more than {model.label_threshold:,g} retweets and likes together, "
+            "as half of the posts that the model learned from had (of all its outlets)"
+        )
+    return model.label
+
+
+def percent(share: float) -> str:
+    """A probability or share in whole percents, which are 0 and 100 only if it is exactly that."""
+    text = f"{100 * share:.0f}"
+    if text == "0" and share > 0:
+        return "<1 %"
+    if text == "100" and share < 1:
+        return ">99 %"
+    return f"{text} %"
+
+
+def _evaluation(figures: Mapping[str, float]) -> Iterator[str]:
+    if "main_auc" not in figures:
+        return
+    share = f", {percent(figures['positive_share'])} of them popular" if "positive_share" in figures else ""
+    yield f"How good it was on {figures.get('rows', 0):,.0f} later posts that it had not seen{share}"
+    for output, meaning in _OUTPUTS.items():
+        if f"{output}_auc" not in figures:
+            continue
+        line = f"  {meaning}: ranks {percent(figures[f'{output}_auc'])} of pairs of a popular and another post right"
+        if (within := figures.get(f"{output}_auc_within_outlets")) is not None:
+            line += f", {percent(within)} of pairs of one outlet"
+        yield f"{line} (a coin: 50 %)"
+    if (accuracy := figures.get("main_accuracy")) is not None:
+        yield f"  tells popular from not at 50 %: right for {percent(accuracy)}"
+    if (error := figures.get("main_calibration_error")) is not None:
+        yield f"  percentages: {100 * error:.1f} points off on average"
+    yield ""
+
+
+def _age(since: float) -> str:
+    seconds = max(0.0, time.time() - since)
+    for unit, length in (("day", 86_400), ("hour", 3_600), ("minute", 60)):
+        if seconds >= length:
+            count = int(seconds // length)
+            return f"{count:,} {unit}{'s' if count > 1 else ''}"
+    return "less than a minute"

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from service.batcher import Batcher
 from service.errors import FieldViolation, InvalidRequest, Unavailable
-from service.preprocessing import Headline, is_blank
+from service.preprocessing import MAX_EXPANDING, Headline, expands, is_blank
 from service.repository import Repository
 from service.version import Prediction, Version
 
@@ -33,6 +33,11 @@ class Answer(NamedTuple):
 
     predictions: list[Prediction]
     version: int
+
+
+def cost(headline: Headline) -> int:
+    """What a headline adds to the cost of a batch: its bytes of UTF-8, to which the work on it is in proportion."""
+    return len(headline.text.encode("utf-8", "surrogatepass")) + len(headline.outlet.encode("utf-8", "surrogatepass"))
 
 
 Observer = Callable[[int, Sequence[Prediction]], None]  # is told the version's number and what it predicted, a batch at a time
@@ -94,6 +99,9 @@ class Predictor:
                 violations.append(FieldViolation(f"headlines[{i}].text", "is blank; write at least one character"))
             elif len(text) * 4 > longest and (size := len(text.encode("utf-8", "surrogatepass"))) > longest:
                 violations.append(FieldViolation(f"headlines[{i}].text", f"has {size} bytes; write at most {longest}"))
+            elif expands(text):
+                problem = f"has more than {MAX_EXPANDING} characters that stand for several each (NFKC); write them out"
+                violations.append(FieldViolation(f"headlines[{i}].text", problem))
         if violations:
             raise InvalidRequest("headlines that cannot be scored", violations[:_VIOLATIONS])
 

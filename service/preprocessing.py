@@ -12,8 +12,10 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import repeat
+from functools import cache
+from itertools import chain, groupby, repeat
 from typing import NamedTuple
+from unicodedata import combining as _combining
 from unicodedata import normalize as _normalize
 
 import numpy as np
@@ -36,11 +38,27 @@ _APOSTROPHES = ("\u2018", "\u2019", "\u02bc")
 _ALONE = r"\p{Han}\p{Hiragana}\p{Katakana}"
 _START = rf"[[\p{{L}}\p{{N}}]--[{_ALONE}]]"
 _REST = rf"[[\p{{L}}\p{{M}}\p{{N}}]--[{_ALONE}]]"
-_WORDS = regex.compile(rf"[{_ALONE}]\p{{M}}*|{_START}{_REST}*(?:'{_START}{_REST}*)*", regex.V1)
+_ALONE_CHARACTER = regex.compile(rf"[{_ALONE}]", regex.V1)
+_FIRST_ALONE = "\u2e80"  # none of them is below
+# A word, or a run that _IN_RUN takes apart: characters that are words of their own, and ASCII words between them. A match costs
+# as much as four characters, and such a text may have a word in every two bytes.
+_WORDS = regex.compile(
+    rf"[{_ALONE}](?:\p{{M}}+|[{_ALONE}a-z0-9]*[{_ALONE}](?!\p{{M}})|)|[\p{{L}}\p{{N}}]{_REST}*(?:'{_START}{_REST}*)*", regex.V1
+)
+_IN_RUN = re.compile("[a-z0-9]+|[^a-z0-9]")
 # What _WORDS is on ASCII text, where NFKC changes nothing, as of 97 % of English headlines: a third of the time. And where no
 # apostrophe stands at a word's edge, words are what stands between other characters: a third of that.
 _ASCII_WORDS = re.compile("[a-z0-9]+(?:'[a-z0-9]+)*")
 _SPACED = bytes(ord(it.lower()) if it.isalnum() or it == "'" else ord(" ") for it in map(chr, range(128))).ljust(256)
+
+# NFKC puts marks in order by an insertion sort. Longer runs than this are put in order before it; shorter texts have none.
+_LONG_RUN = 64
+# Marks, and what has no combining class itself but decomposes to marks alone.
+_DECOMPOSED = {mark: _normalize("NFKD", mark) for mark in "\u0f73\u0f75\u0f81\uff9e\uff9f"}
+_MARKS = regex.compile(rf"[\P{{ccc=0}}{''.join(_DECOMPOSED)}]{{{_LONG_RUN},}}")
+
+MAX_EXPANDING = 64  # characters of a text that may expand
+_REPLACED = regex.compile(r"\p{NFKC_QC=N}")  # what NFKC never leaves as it is
 
 
 class Headline(NamedTuple):
@@ -67,6 +85,27 @@ def is_blank(text: str) -> bool:
     return not text or text.isspace()
 
 
+def expands(text: str) -> bool:
+    """Whether more than MAX_EXPANDING characters of a text expand, so that NFKC makes it too long to read at a fair cost.
+
+    A character expands if NFKC replaces it and its compatibility decomposition is longer than two (U+FDFA, U+33A8, U+2026), or
+    is several words (U+337B, two ideographs; U+33E0, a digit and an ideograph). Vietnamese, Hangul and Greek letters do not: NFKC leaves them as they are.
+    The answer does not depend on a model version, so what is refused stays the same after a rollback.
+    """
+    if len(text) <= MAX_EXPANDING or text.isascii():
+        return False
+    replaced = _REPLACED.findall(text)
+    return len(replaced) > MAX_EXPANDING and sum(map(_expands, replaced)) > MAX_EXPANDING
+
+
+@cache
+def _expands(character: str) -> bool:
+    replacement = _normalize("NFKC", character)
+    if len(_normalize("NFKD", character)) > 2:
+        return True
+    return len(replacement) > 1 and _ALONE_CHARACTER.search(replacement) is not None
+
+
 def words(text: str) -> list[str]:
     """The words of a headline, in order.
 
@@ -79,11 +118,33 @@ def words(text: str) -> list[str]:
         if "'" in spaced and (" '" in spaced or "' " in spaced or "''" in spaced):
             return _ASCII_WORDS.findall(spaced)
         return spaced.split()
+    if len(text) > _LONG_RUN:
+        text = _MARKS.sub(_put_in_order, text)
     text = _normalize("NFKC", _normalize("NFKC", text).casefold())
     for apostrophe in _APOSTROPHES:
         text = text.replace(apostrophe, "'")
     found: list[str] = _WORDS.findall(text)
-    return found
+    if max(found, default="") < _FIRST_ALONE:
+        return found
+    separate = []
+    for word in found:
+        if len(word) > 1 and _FIRST_ALONE <= word[0] and _FIRST_ALONE <= word[-1] and _ALONE_CHARACTER.match(word[-1]):
+            separate += _IN_RUN.findall(word)
+        else:
+            separate.append(word)
+    return separate
+
+
+def _put_in_order(run: regex.Match[str]) -> str:
+    """Marks in canonical order, which NFKC would put them in; in n log n."""
+    marks = run[0]
+    for mark, decomposed in _DECOMPOSED.items():
+        marks = marks.replace(mark, decomposed)
+    if all(map(_combining, marks)):
+        return "".join(sorted(marks, key=_combining))
+    # A mark that is younger than Python's Unicode: no other is moved across it.
+    parts = groupby(marks, lambda mark: _combining(mark) > 0)
+    return "".join(chain.from_iterable(sorted(part, key=_combining) if movable else part for movable, part in parts))
 
 
 def outlet_key(name: str) -> str:

@@ -10,14 +10,13 @@ Invariants, all on the event loop's thread:
 * The items that wait, those of admitted bulk requests included, are never more than `capacity`; bulk items that wait or are
   being computed are never more than half of it.
 * At most one batch is being computed. All its items go through the same `run`.
-* A batch holds at most `largest_batch` items and costs at most `largest_cost`, the sum of its items' costs, whose unit is the
-  caller's. One item that costs more is a batch of its own. So what is computed between two turns of the event loop is bounded
-  by work, not only by items.
+* A batch holds at most `largest_batch` items, and their costs add up to at most `largest_cost`, unless it is one item that
+  costs more: the time for which a batch holds the event loop is bounded by the work in it, not by its items alone.
 * An entry takes at most SLICE items, or a quarter of `largest_cost`, of a batch before others had their turn, then goes to the
   back of the queue: a request of thousands never makes one of a single item wait for more than one slice of each request before
-  it, and for the batch that is being computed.
-* Bulk requests have a queue of their own. A batch takes from the other one first, and at most BULK items or half of `largest_cost` of bulk: so others
-  wait for short batches alone, and bulk gets at least a slice of each.
+  it and for the batch that is being computed.
+* Bulk requests have a queue of their own. A batch takes from the other one first, and of bulk at most BULK items or half of
+  `largest_cost`: so others wait for short batches alone, and bulk gets at least a slice of each.
 * Between two long batches on the event loop there are BREATHS turns of it, in which new calls come in or are refused.
 * Every admitted entry's future is resolved: with results, with the error of its own run, or by its caller's cancellation.
 """
@@ -123,11 +122,11 @@ class Batcher(Generic[Item, Result]):
     ) -> None:
         """Set up an empty queue.
 
-        `capacity` bounds the items that wait, `largest_batch` the items of a batch, and `largest_cost` the sum of their `cost`, a
-        whole number, 0 or greater, in any unit; without `cost` items cost nothing. Without an `executor` batches run on the
-        event loop: right for what is short and would fight for the interpreter lock anyway. `return_turns` are the turns of the
-        loop within which no caller can have had his answer and be back with a request: so whoever comes within them, right
-        behind a batch, is another one. 0 for callers in this process.
+        `capacity` bounds the items that wait, `largest_batch` the items of a batch, and `largest_cost` the sum of their costs:
+        `cost` of an item is a whole number, 0 or greater, in any unit. Without an `executor` batches run on the event loop:
+        right for what is short and would fight for the interpreter lock anyway. `return_turns` are the turns of the loop within
+        which no caller can have had his answer and be back with a request: so whoever comes within them, right behind a batch,
+        is another one. 0 for callers in this process.
         """
         self._capacity = capacity
         self._largest_batch = largest_batch

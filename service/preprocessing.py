@@ -51,11 +51,12 @@ _IN_RUN = re.compile("[a-z0-9]+|[^a-z0-9]")
 _ASCII_WORDS = re.compile("[a-z0-9]+(?:'[a-z0-9]+)*")
 _SPACED = bytes(ord(it.lower()) if it.isalnum() or it == "'" else ord(" ") for it in map(chr, range(128))).ljust(256)
 
-# NFKC puts marks in order by an insertion sort. Longer runs than this are put in order before it; shorter texts have none.
+# NFKC puts marks in order by an insertion sort, in quadratic time. Runs of this length and more are sorted before it.
 _LONG_RUN = 64
-# Marks, and what has no combining class itself but decomposes to marks alone.
+# What has no combining class of its own but decomposes to marks alone.
 _DECOMPOSED = {mark: _normalize("NFKD", mark) for mark in "\u0f73\u0f75\u0f81\uff9e\uff9f"}
-_MARKS = regex.compile(rf"[\P{{ccc=0}}{''.join(_DECOMPOSED)}]{{{_LONG_RUN},}}")
+_MARK = rf"[\P{{ccc=0}}{''.join(_DECOMPOSED)}]"
+_LONG_RUNS = regex.compile(rf"(?<!{_MARK}){_MARK}{{{_LONG_RUN},}}")
 
 MAX_EXPANDING = 64  # characters of a text that may expand
 _REPLACED = regex.compile(r"\p{NFKC_QC=N}")  # what NFKC never leaves as it is
@@ -86,11 +87,11 @@ def is_blank(text: str) -> bool:
 
 
 def expands(text: str) -> bool:
-    """Whether more than MAX_EXPANDING characters of a text expand, so that NFKC makes it too long to read at a fair cost.
+    """Whether more than MAX_EXPANDING characters of a text expand, which costs far more than other text of the same bytes.
 
-    A character expands if NFKC replaces it and its compatibility decomposition is longer than two (U+FDFA, U+33A8, U+2026), or
-    is several words (U+337B, two ideographs; U+33E0, a digit and an ideograph). Vietnamese, Hangul and Greek letters do not: NFKC leaves them as they are.
-    The answer does not depend on a model version, so what is refused stays the same after a rollback.
+    A character expands if NFKC replaces it and its compatibility decomposition is longer than two (U+FDFA, U+33A8, U+2026) or
+    holds several words (U+337B, two ideographs; U+33E0, a digit and an ideograph). Vietnamese, Hangul and Greek letters do not:
+    NFKC leaves them as they are. No model version influences the answer, so a rollback never changes what is refused.
     """
     if len(text) <= MAX_EXPANDING or text.isascii():
         return False
@@ -100,9 +101,9 @@ def expands(text: str) -> bool:
 
 @cache
 def _expands(character: str) -> bool:
-    replacement = _normalize("NFKC", character)
     if len(_normalize("NFKD", character)) > 2:
         return True
+    replacement = _normalize("NFKC", character)
     return len(replacement) > 1 and _ALONE_CHARACTER.search(replacement) is not None
 
 
@@ -118,8 +119,8 @@ def words(text: str) -> list[str]:
         if "'" in spaced and (" '" in spaced or "' " in spaced or "''" in spaced):
             return _ASCII_WORDS.findall(spaced)
         return spaced.split()
-    if len(text) > _LONG_RUN:
-        text = _MARKS.sub(_put_in_order, text)
+    if len(text) >= _LONG_RUN:
+        text = _LONG_RUNS.sub(_put_in_order, text)
     text = _normalize("NFKC", _normalize("NFKC", text).casefold())
     for apostrophe in _APOSTROPHES:
         text = text.replace(apostrophe, "'")
@@ -128,7 +129,7 @@ def words(text: str) -> list[str]:
         return found
     separate = []
     for word in found:
-        if len(word) > 1 and _FIRST_ALONE <= word[0] and _FIRST_ALONE <= word[-1] and _ALONE_CHARACTER.match(word[-1]):
+        if len(word) > 1 and word[0] >= _FIRST_ALONE and word[-1] >= _FIRST_ALONE and _ALONE_CHARACTER.match(word[-1]):
             separate += _IN_RUN.findall(word)
         else:
             separate.append(word)
@@ -136,15 +137,15 @@ def words(text: str) -> list[str]:
 
 
 def _put_in_order(run: regex.Match[str]) -> str:
-    """Marks in canonical order, which NFKC would put them in; in n log n."""
+    """Marks in canonical order: what NFKC makes of them stays the same."""
     marks = run[0]
     for mark, decomposed in _DECOMPOSED.items():
         marks = marks.replace(mark, decomposed)
     if all(map(_combining, marks)):
         return "".join(sorted(marks, key=_combining))
-    # A mark that is younger than Python's Unicode: no other is moved across it.
+    # `regex` knows newer marks than Python does. To NFKC they are no marks: none is moved across them.
     parts = groupby(marks, lambda mark: _combining(mark) > 0)
-    return "".join(chain.from_iterable(sorted(part, key=_combining) if movable else part for movable, part in parts))
+    return "".join(chain.from_iterable(sorted(part, key=_combining) if ordered else part for ordered, part in parts))
 
 
 def outlet_key(name: str) -> str:

@@ -100,7 +100,7 @@ class Predictor:
             elif len(text) * 4 > longest and (size := len(text.encode("utf-8", "surrogatepass"))) > longest:
                 violations.append(FieldViolation(f"headlines[{i}].text", f"has {size} bytes; write at most {longest}"))
             elif expands(text):
-                problem = f"has more than {MAX_EXPANDING} characters that stand for several each (NFKC); write them out"
+                problem = f"has more than {MAX_EXPANDING} characters that NFKC replaces by several; write them out"
                 violations.append(FieldViolation(f"headlines[{i}].text", problem))
         if violations:
             raise InvalidRequest("headlines that cannot be scored", violations[:_VIOLATIONS])

@@ -3,10 +3,10 @@
     python -m benchmarks.texts --models models [--seconds 5]
 
 A search over Unicode: a character of each kind (by category, combining class, decomposition, case folding and bytes), repeated
-and mixed with a space, a letter and an apostrophe, then the costliest ones in pairs, then mixtures by hypothesis. All of them also
-behind Q with a dot above, a mark that does not combine: with it NFKC reads the whole text twice. What the service refuses is
-left out. The cost is the CPU of checking a text and of turning it into numbers, the least of several passes. Then a server gets
-requests as large as it takes, of Cyrillic and of the costliest text, while one caller asks for one headline at a time and
+and mixed with a space, a letter and an apostrophe, then the costliest ones in pairs, then mixtures by hypothesis. All of them
+also behind Q with a dot above, a mark that does not combine: with it NFKC reads the whole text twice. What the service refuses
+is left out. The cost is the CPU of checking a text and of turning it into numbers, the least of several passes. Then a server
+gets requests as large as it takes, of Cyrillic and of the costliest text, while one caller asks for one headline at a time and
 /healthz is read. It ends with 1 if a text costs more than five times as much as Cyrillic, or if /healthz was not 200.
 """
 
@@ -20,8 +20,10 @@ import threading
 import time
 import unicodedata
 import urllib.request
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
+
+from benchmarks.process import ServerProcess, serving
 
 BYTES = 4080  # of a text; 1,024 of them are 4 MB, the largest message
 HEADLINES = 1024
@@ -137,51 +139,49 @@ def mix(found: Search, characters: list[str], examples: int) -> None:
     costly()
 
 
-def beside(models: Path, texts: dict[str, str], seconds: float) -> Iterator[tuple[str, list[float], int, list[str]]]:
-    """For each text: latencies of a lone caller in seconds, large requests answered, and what was wrong with /healthz."""
+def beside(server: ServerProcess, name: str, text: str, seconds: float) -> tuple[list[float], int, list[str]]:
+    """Latencies of a lone caller in seconds, how many large requests were answered, and what was wrong with /healthz."""
     import grpc
 
-    from benchmarks.process import serving
     from headlines.v1.popularity_pb2 import Headline, PredictRequest
 
-    def ask(channel: grpc.Channel, request: bytes) -> None:
-        channel.unary_unary("/headlines.v1.PopularityService/Predict")(request, timeout=60)
-
     cheap = PredictRequest(headlines=[Headline(text="City votes on new park")]).SerializeToString()
-    with serving(models, "--engine", "litert") as server:
-        for name, text in texts.items():
-            large = PredictRequest(headlines=[Headline(text=text)] * HEADLINES).SerializeToString()
-            until = time.perf_counter() + seconds
-            latencies: list[float] = []
-            answered: list[None] = []
-            problems: list[str] = []
+    large = PredictRequest(headlines=[Headline(text=text)] * HEADLINES).SerializeToString()
+    latencies: list[float] = []
+    problems: list[str] = []
+    answered = 0
+    until = time.perf_counter() + seconds
 
-            def ask_large(large: bytes = large, until: float = until, answered: list[None] = answered) -> None:
-                with grpc.insecure_channel(server.target) as channel:
-                    while time.perf_counter() < until:
-                        ask(channel, large)
-                        answered.append(None)
+    def ask(channel: grpc.Channel, request: bytes) -> float:
+        began = time.perf_counter()
+        channel.unary_unary("/headlines.v1.PopularityService/Predict")(request, timeout=60)
+        return time.perf_counter() - began
 
-            def read_health(until: float = until, problems: list[str] = problems) -> None:
-                while time.perf_counter() < until:
-                    try:
-                        urllib.request.urlopen(f"http://127.0.0.1:{server.http_port}/healthz", timeout=10).close()
-                    except OSError as error:
-                        problems.append(f"/healthz beside {name}: {error}")
-                    time.sleep(0.05)
+    def ask_large() -> None:
+        nonlocal answered
+        with grpc.insecure_channel(server.target) as channel:
+            while time.perf_counter() < until:
+                ask(channel, large)
+                answered += 1
 
-            threads = [threading.Thread(target=ask_large), threading.Thread(target=read_health)]
-            with grpc.insecure_channel(server.target) as channel:
-                ask(channel, cheap)
-                for thread in threads:
-                    thread.start()
-                while time.perf_counter() < until:
-                    began = time.perf_counter()
-                    ask(channel, cheap)
-                    latencies.append(time.perf_counter() - began)
-                for thread in threads:
-                    thread.join()
-            yield name, latencies, len(answered), problems
+    def read_health() -> None:
+        while time.perf_counter() < until:
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{server.http_port}/healthz", timeout=10).close()
+            except OSError as error:
+                problems.append(f"/healthz beside {name}: {error}")
+            time.sleep(0.05)
+
+    threads = [threading.Thread(target=ask_large), threading.Thread(target=read_health)]
+    with grpc.insecure_channel(server.target) as channel:
+        ask(channel, cheap)
+        for thread in threads:
+            thread.start()
+        while time.perf_counter() < until:
+            latencies.append(ask(channel, cheap))
+        for thread in threads:
+            thread.join()
+    return latencies, answered, problems
 
 
 def main() -> None:
@@ -198,14 +198,16 @@ def main() -> None:
     table = sorted(((found.measure(text, 40), text) for text in found.costliest(SHOWN)), reverse=True)
     print(f"{len(found.costs):,} texts of {BYTES:,} bytes; the costliest, in Cyrillic texts (at most {MOST:g}):")
     for ratio, text in table:
-        print(f"{ratio:6.2f}  {ascii(text[:12])}")
-    problems = [f"a text costs {ratio:.2f} Cyrillic ones: {ascii(text[:12])}" for ratio, text in table if ratio > MOST]
+        print(f"{ratio:6.2f}  {text[:12]!a}")
+    problems = [f"a text costs {ratio:.2f} Cyrillic ones: {text[:12]!a}" for ratio, text in table if ratio > MOST]
     print(f"{'a lone caller beside requests of 1,024':40}{'p50 ms':>8}{'p99 ms':>8}{'calls':>8}{'large ones':>12}")
     texts = {"Cyrillic": fill(CYRILLIC), "the costliest": table[0][1]}
-    for name, latencies, answered, broken in beside(args.models, texts, args.seconds):
-        p50, p99 = np.quantile(latencies, [0.5, 0.99]) * 1e3
-        print(f"{name:40}{p50:8.1f}{p99:8.1f}{len(latencies):8}{answered:12}")
-        problems += broken
+    with serving(args.models, "--engine", "litert") as server:
+        for name, text in texts.items():
+            latencies, answered, broken = beside(server, name, text, args.seconds)
+            p50, p99 = np.quantile(latencies, [0.5, 0.99]) * 1e3
+            print(f"{name:40}{p50:8.1f}{p99:8.1f}{len(latencies):8}{answered:12}")
+            problems += broken
     for problem in dict.fromkeys(problems):
         print(f"BROKEN: {problem}")
     if problems:

@@ -40,12 +40,13 @@ _START = rf"[[\p{{L}}\p{{N}}]--[{_ALONE}]]"
 _REST = rf"[[\p{{L}}\p{{M}}\p{{N}}]--[{_ALONE}]]"
 _ALONE_CHARACTER = regex.compile(rf"[{_ALONE}]", regex.V1)
 _FIRST_ALONE = "\u2e80"  # none of them is below
-# A word, or a run that _IN_RUN takes apart: characters that are words of their own, and ASCII words between them. A match costs
-# as much as four characters, and such a text may have a word in every two bytes.
+# A word, or a run that _IN_RUN takes apart: characters that are words of their own, and words without marks between them. It is
+# the simpler pattern, twice as fast, and such a text may have a word in every two bytes.
 _WORDS = regex.compile(
-    rf"[{_ALONE}](?:\p{{M}}+|[{_ALONE}a-z0-9]*[{_ALONE}](?!\p{{M}})|)|[\p{{L}}\p{{N}}]{_REST}*(?:'{_START}{_REST}*)*", regex.V1
+    rf"[{_ALONE}](?:\p{{M}}+|[{_ALONE}\p{{L}}\p{{N}}]*[{_ALONE}](?!\p{{M}})|)|[\p{{L}}\p{{N}}]{_REST}*(?:'{_START}{_REST}*)*",
+    regex.V1,
 )
-_IN_RUN = re.compile("[a-z0-9]+|[^a-z0-9]")
+_IN_RUN = regex.compile(rf"[{_ALONE}]|[^{_ALONE}]+", regex.V1)
 # What _WORDS is on ASCII text, where NFKC changes nothing, as of 97 % of English headlines: a third of the time. And where no
 # apostrophe stands at a word's edge, words are what stands between other characters: a third of that.
 _ASCII_WORDS = re.compile("[a-z0-9]+(?:'[a-z0-9]+)*")

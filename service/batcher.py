@@ -313,16 +313,19 @@ class Batcher(Generic[Item, Result]):
 
         One item may cost more than a slice, and in an empty batch more than a batch.
         """
+        part = entry.items[entry.taken : entry.taken + min(SLICE, most - len(batch.items))]
         room = most_cost - batch.cost
-        end = entry.taken
-        total = 0
-        for item in entry.items[entry.taken : entry.taken + min(SLICE, most - len(batch.items))]:
-            cost = self._cost(item)
-            if total + cost > min(room, self._slice_cost) and (total or (batch.items and cost > room)):
+        limit = min(room, self._slice_cost)
+        total = sum(map(self._cost, part))
+        if total <= limit:
+            return part, total
+        total = number = 0
+        for cost in map(self._cost, part):
+            if total + cost > limit and (number or (batch.items and cost > room)):
                 break
             total += cost
-            end += 1
-        return entry.items[entry.taken : end], total
+            number += 1
+        return part[:number], total
 
     def _finish_executed(
         self,

@@ -37,7 +37,10 @@ class Answer(NamedTuple):
 
 def cost(headline: Headline) -> int:
     """What a headline adds to the cost of a batch: its bytes of UTF-8, to which the work on it is in proportion."""
-    return len(headline.text.encode("utf-8", "surrogatepass")) + len(headline.outlet.encode("utf-8", "surrogatepass"))
+    text, _, outlet = headline
+    if text.isascii() and outlet.isascii():
+        return len(text) + len(outlet)
+    return len(text.encode("utf-8", "surrogatepass")) + len(outlet.encode("utf-8", "surrogatepass"))
 
 
 Observer = Callable[[int, Sequence[Prediction]], None]  # is told the version's number and what it predicted, a batch at a time

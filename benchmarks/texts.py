@@ -84,8 +84,8 @@ class Search:
         """The cost of a text in Cyrillic texts; 0 if it is refused. Both are measured in turn."""
         if self._expands(text) or not text or text.isspace():
             return 0.0
-        cost = min(self._time(text) for _ in range(passes)) / len(text.encode())
-        base = min(self._time(self._cyrillic) for _ in range(passes)) / len(self._cyrillic.encode())
+        times = [(self._time(text), self._time(self._cyrillic)) for _ in range(passes)]
+        cost, base = (min(some) / len(it.encode()) for some, it in zip(zip(*times), (text, self._cyrillic)))
         if cost / base > 0.9 * MOST and passes < 20:  # was it a moment's?
             return self.measure(text, 20)
         self.costs[text] = cost / base

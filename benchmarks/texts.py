@@ -85,7 +85,9 @@ class Search:
         if self._expands(text) or not text or text.isspace():
             return 0.0
         times = [(self._time(text), self._time(self._cyrillic)) for _ in range(passes)]
-        cost, base = (min(some) / len(it.encode()) for some, it in zip(zip(*times), (text, self._cyrillic)))
+        cost, base = (
+            min(some) / len(it.encode()) for some, it in zip(zip(*times, strict=True), (text, self._cyrillic), strict=True)
+        )
         if cost / base > 0.9 * MOST and passes < 20:  # was it a moment's?
             return self.measure(text, 20)
         self.costs[text] = cost / base

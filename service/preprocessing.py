@@ -94,10 +94,10 @@ def expands(text: str) -> bool:
     holds several words (U+337B, two ideographs; U+33E0, a digit and an ideograph). Vietnamese, Hangul and Greek letters do not:
     NFKC leaves them as they are. No model version influences the answer, so a rollback never changes what is refused.
     """
-    if len(text) <= MAX_EXPANDING or text.isascii():
+    if len(text) <= MAX_EXPANDING or text.isascii() or not _REPLACED.search(text):
         return False
-    replaced = _REPLACED.findall(text)
-    return len(replaced) > MAX_EXPANDING and sum(map(_expands, replaced)) > MAX_EXPANDING
+    distinct = _REPLACED.findall("".join(set(text)))
+    return sum(text.count(character) for character in distinct if _expands(character)) > MAX_EXPANDING
 
 
 @cache

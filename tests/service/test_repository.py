@@ -274,6 +274,20 @@ async def test_what_is_wrong_is_named_by_its_field(models, repository, headlines
     assert [violation.field for violation in error.value.violations] == fields
 
 
+async def test_a_text_that_expands_is_refused_by_name_and_never_quoted(models, repository):
+    publish(models)
+    await repository.scan()
+    predictor = make_predictor(repository)
+    with pytest.raises(InvalidRequest) as error:
+        await predictor.predict([Headline("City", 0.0), Headline("City " + "\ufdfa" * 65, 0.0)])
+    (violation,) = error.value.violations
+    assert violation.field == "headlines[1].text"
+    assert violation.description == "has more than 64 characters that NFKC replaces by several; write them out"
+    assert "\ufdfa" not in str(error.value)
+    answer = await predictor.predict([Headline("City " + "\ufdfa" * 64, 0.0), Headline("Đường sắt đô thị " * 100, 0.0)])
+    assert len(answer.predictions) == 2
+
+
 async def test_limits_are_inclusive(models, repository):
     publish(models)
     await repository.scan()

@@ -15,7 +15,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import error_details_pb2
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 from grpc_status import rpc_status
-from in_process import HeldEngine, connect, running
+from in_process import HeldEngine, connect, generous, running, until
 from prometheus_client.parser import text_string_to_metric_families
 
 from headlines.v1 import popularity_pb2 as pb
@@ -248,8 +248,7 @@ async def test_a_full_queue_refuses_at_once_and_says_when_to_come_back(make_sett
         first = stub.Predict(request("park"))
         await engine.hold()
         waiting = [stub.Predict(request(*["park"] * 128)) for _ in range(2)]
-        while sample(server, "headlines_queue_headlines") < 256:
-            await asyncio.sleep(0.001)
+        await until(lambda: sample(server, "headlines_queue_headlines") == 256)
         with pytest.raises(grpc.aio.AioRpcError) as error:
             await stub.Predict(request("park"))
         assert error.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
@@ -263,16 +262,15 @@ async def test_expired_and_cancelled_calls_cost_no_compute_and_are_told_apart(ma
     engine = HeldEngine()
     labels = {"grpc_type": "unary", "grpc_service": SERVICE, "grpc_method": "Predict"}
     async with running(make_settings(), engine) as (server, stub):
+        timeout = await generous(stub)
         first = stub.Predict(request("park"))
         await engine.hold()
-        expired = stub.Predict(request("city", "city"), timeout=0.1)
+        expired = stub.Predict(request("city", "city"), timeout=timeout)
         cancelled = stub.Predict(request("market", "market", "market"))
-        while sample(server, "headlines_queue_headlines") < 5:
-            await asyncio.sleep(0.001)
+        await until(lambda: sample(server, "headlines_queue_headlines") == 5)
         cancelled.cancel()
         assert (await failure(expired))[0] is grpc.StatusCode.DEADLINE_EXCEEDED
-        while sample(server, "headlines_queue_headlines"):
-            await asyncio.sleep(0.001)
+        await until(lambda: not sample(server, "headlines_queue_headlines"))
         engine.go.set()
         await first
         assert sample(server, "headlines_dropped_total", reason="expired") == 2
@@ -365,14 +363,11 @@ async def test_a_stream_never_meets_a_full_queue_and_never_has_more_than_two_mes
             stub.PredictStream(iter([pb.PredictStreamRequest(id=n, headlines=[headline()] * 60) for n in range(20)]))
             for _ in range(5)
         ]
-        received = 0
         engine.go.clear()
         for stream in streams:
             await stream.wait_for_connection()
         labels = {"grpc_type": "bidi_stream", "grpc_service": SERVICE, "grpc_method": "PredictStream"}
-        while received < 5 * 2:
-            await asyncio.sleep(0.001)
-            received = sample(server, "grpc_server_msg_received_total", **labels)
+        await until(lambda: sample(server, "grpc_server_msg_received_total", **labels) >= 5 * 2)
         assert (await stub.GetModel(pb.GetModelRequest())).version == 1
         engine.go.set()
         for stream in streams:
@@ -382,7 +377,7 @@ async def test_a_stream_never_meets_a_full_queue_and_never_has_more_than_two_mes
 
 
 async def test_a_stream_ends_with_its_deadline_or_an_oversize_message(stub):
-    stream = stub.PredictStream(timeout=0.2)
+    stream = stub.PredictStream(timeout=await generous(stub))
     await stream.write(pb.PredictStreamRequest(id=1, headlines=[headline()]))
     assert (await stream.read()).id == 1
     assert await stream.code() is grpc.StatusCode.DEADLINE_EXCEEDED
@@ -398,12 +393,12 @@ async def test_a_stream_that_is_dropped_leaves_nothing_behind(make_settings):
         stream = stub.PredictStream(iter([pb.PredictStreamRequest(id=n, headlines=[headline()] * 100) for n in range(2)]))
         await engine.hold()
         stream.cancel()
-        while server.metrics.registry.get_sample_value("headlines_queue_headlines"):
-            await asyncio.sleep(0.001)
+        await until(lambda: not sample(server, "headlines_queue_headlines"))
         engine.go.set()
         assert len((await stub.Predict(request("park"))).predictions) == 1
-        while [task for task in asyncio.all_tasks() if "_answer" in repr(task) or "read()" in repr(task.get_coro())]:
-            await asyncio.sleep(0.001)
+        await until(
+            lambda: not [task for task in asyncio.all_tasks() if "_answer" in repr(task) or "read()" in repr(task.get_coro())]
+        )
 
 
 # The rest of a server

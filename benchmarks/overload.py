@@ -180,7 +180,13 @@ def main() -> None:
         medians = {name: float(np.nanmedian([run[name] for run in some])) for name in some[0]}
         row = f"{headlines:9}{limit:12}"
         for name, head in columns.items():
-            cell = "" if np.isnan(medians.get(name, np.nan)) else f"{medians[name]:.1%}" if name in shares else f"{medians[name]:,.1f}"
+            cell = (
+                ""
+                if np.isnan(medians.get(name, np.nan))
+                else f"{medians[name]:.1%}"
+                if name in shares
+                else f"{medians[name]:,.1f}"
+            )
             row += f"{cell:>{max(10, len(head) + 2)}}"
         print(row)
         if limit == Settings.max_streams:

@@ -189,8 +189,7 @@ class Server:
         ]
         services = {popularity.SERVICE: self._popularity.handlers(), health.SERVICE: self._health.handlers()}
         if settings.reflection:
-            names = [service.full_name for service in (*services, reflection.SERVICE)]
-            services[reflection.SERVICE] = reflection.handlers(names)
+            services |= reflection.handlers([service.full_name for service in services])
         server = grpc.aio.server(options=options)
         server.add_generic_rpc_handlers((methods.Methods(self.metrics, services, self._tokens, exempt=[health.SERVICE]),))
         return server

@@ -13,7 +13,6 @@ import grpc
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import error_details_pb2
-from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 from grpc_status import rpc_status
 from in_process import HeldEngine, connect, generous, running, until
 from prometheus_client.parser import text_string_to_metric_families
@@ -416,28 +415,6 @@ async def test_millions_of_empty_headlines_are_refused_before_each_takes_memory(
     refused, answered = [pb.PredictStreamResponse.FromString(it) async for it in answers]
     assert (refused.id, refused.error.code, refused.error.violations[0].field) == (0, 3, "headlines")
     assert len(answered.response.predictions) == 1
-
-
-async def test_bytes_that_are_no_question_to_reflection_are_the_caller_s_error(channel):
-    ask = channel.stream_stream("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo")
-    code, details, _ = await failure(anext(aiter(ask(iter([b"\xff\xff"])))))
-    assert code is grpc.StatusCode.INVALID_ARGUMENT
-    assert details == "these bytes are no grpc.reflection.v1alpha.ServerReflectionRequest"
-
-
-async def test_reflection_tells_the_methods_and_can_be_turned_off(server, make_settings):
-    def describe(port):
-        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
-            database = ProtoReflectionDescriptorDatabase(channel)
-            return list(database.get_services()), database.FindFileContainingSymbol(SERVICE)
-
-    services, file = await asyncio.to_thread(describe, server.port)
-    assert sorted(services) == ["grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection", SERVICE]
-    assert [method.name for method in file.service[0].method] == ["Predict", "PredictStream", "GetModel"]
-    async with Server(make_settings(reflection=False), engines.choose("litert")) as closed:
-        with pytest.raises(grpc.RpcError) as error:
-            await asyncio.to_thread(describe, closed.port)
-        assert error.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
 async def test_metrics_are_scraped_while_requests_are_counted(server, stub):

@@ -1,4 +1,4 @@
-"""Server reflection, grpc.reflection.v1 and v1alpha: which services and methods there are, for callers such as grpcurl and ghz."""
+"""Server reflection, grpc.reflection.v1 and v1alpha: which methods there are, for callers such as grpcurl and ghz."""
 
 from __future__ import annotations
 

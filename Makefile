@@ -57,8 +57,10 @@ protos: .venv/.dev
 	@for python in $(if $(PYTHON),'$(PYTHON)',python3 python3.13 python3.12 python3.11); do \
 		if ! command -v "$$python" >/dev/null; then \
 			reason="is not installed"; \
-		elif ! "$$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; then \
-			reason="is not Python 3.11 to 3.13"; \
+		elif ! version=$$("$$python" -c 'import platform; print(platform.python_version())' 2>/dev/null); then \
+			reason="does not run"; \
+		elif ! "$$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))'; then \
+			reason="is Python $$version"; \
 		elif ! "$$python" -c 'import ensurepip, venv' 2>/dev/null; then \
 			reason="has no module venv or ensurepip (on Debian and Ubuntu: apt install python3-venv)"; \
 		else \
@@ -72,24 +74,24 @@ protos: .venv/.dev
 	printf "there is no Python 3.11 to 3.13 to use:\n$$tried"; \
 	echo "name one that is: make PYTHON=/path/to/python3.11 ..."; exit 1
 
-# $(call install,EXTRAS,MB): pip says nothing while it unpacks, so what has been installed is counted aloud.
+# $(call install,EXTRAS,MB TO DOWNLOAD,MB ON DISK): pip says nothing while it unpacks, so what has been installed is shown.
 define install
-	@echo "Installing into .venv/, once: about $(2) MB, from your package index or pip's cache."
-	@( while sleep 8 >/dev/null 2>&1; do echo "... .venv/ has $$(du -sm .venv | cut -f1) of about $(2) MB"; done ) & counter=$$!; \
+	@echo "Installing into .venv/, once: about $(2) MB to download, which take $(3) MB on disk."
+	@( while sleep 8 >/dev/null 2>&1; do echo "... .venv/ has $$(du -sm .venv | cut -f1) of about $(3) MB"; done ) & counter=$$!; \
 		trap 'kill $$counter' EXIT; trap 'exit 130' INT TERM; \
 		$(INSTALL) '.[$(1)]'
 endef
 
 .venv/.service: .venv/.created
-	$(call install,service,SERVICE_MB)
+	$(call install,service,100,400)
 	@touch $@
 
 .venv/.training: .venv/.created
-	$(call install,training,TRAINING_MB)
+	$(call install,training,800,2700)
 	@touch .venv/.service $@
 
 .venv/.dev: .venv/.created
-	$(call install,training$(COMMA)dev,DEV_MB)
+	$(call install,training$(COMMA)dev,850,2800)
 	@touch .venv/.service .venv/.training $@
 
 .tools/.installed: Makefile

@@ -1,6 +1,6 @@
 """Five times as much as a server can do: how much of its best it still does, how it refuses the rest, and what health says.
 
-    python -m benchmarks.overload --models models [--runs 3] [--seconds 4] [--max-streams 64 128 ...]
+    python -m benchmarks.overload [--models models] [--runs 3] [--seconds 4] [--max-streams 64 128 ...]
 
 Open loop, Poisson arrivals over 8 connections, each call with a deadline of one second. Goodput is the calls that were
 answered in time, a second; peak is the best goodput of a sweep of offered loads in the same run. The calls of the first two
@@ -137,7 +137,7 @@ def measure(server: ServerProcess, headlines: int, seconds: float) -> tuple[dict
 def main() -> None:
     """Measure and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", type=Path, required=True)
+    parser.add_argument("--models", type=Path, default=Path("models"))
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--headlines", type=int, nargs="+", choices=tuple(KEPT), default=list(KEPT), help="headlines a request")

@@ -48,6 +48,8 @@ class ServerProcess:
 
 def serving(models: Path, *flags: str) -> AbstractContextManager[ServerProcess]:
     """`python -m service serve` on free ports, from when a version is live until it is stopped in the end."""
+    if not any(models.glob("*/saved_model.pb")):
+        raise SystemExit(f"{models} holds no version: train one, or name another directory with --models")
     return started(serve(models, *flags))
 
 

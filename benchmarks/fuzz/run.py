@@ -202,7 +202,7 @@ def _try_process(name: str, args: argparse.Namespace, first: int, inputs: int) -
 def main() -> None:
     """Fuzz, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", type=Path, required=True)
+    parser.add_argument("--models", type=Path, default=Path("models"))
     parser.add_argument("--only", nargs="+", choices=INPUTS, default=list(INPUTS), metavar="TARGET", help=", ".join(INPUTS))
     parser.add_argument("--inputs", type=int, help="of each target, instead of its share of a million")
     parser.add_argument("--seed", type=int, default=0)

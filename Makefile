@@ -31,7 +31,7 @@ serve: .venv/$(if $(wildcard models/*/saved_model.pb),.service,.training)
 		mkdir -p data && \
 		.venv/bin/python -m training synthesize --out data/made-up.csv.gz && \
 		.venv/bin/python -m training fit --data data/made-up.csv.gz --models models; }
-	@port=$$(echo '$(ARGS)' | sed -n 's/.*--port[ =]\([0-9][0-9]*\).*/ --target 127.0.0.1:\1/p') && \
+	@port=$$(echo '$(ARGS)' | sed -n 's/.*--port[ =]\([1-9][0-9]*\).*/ --target 127.0.0.1:\1/p') && \
 		echo "Starting the server; Ctrl-C stops it. Once it is serving, ask in another terminal:" && \
 		echo "    .venv/bin/headlines predict$$port \"Storm closes every school\""
 	@exec .venv/bin/python -m service serve --models models $(ARGS)
@@ -65,8 +65,8 @@ protos: .venv/.dev
 			reason="has no module venv or ensurepip (on Debian and Ubuntu: apt install python3-venv)"; \
 		else \
 			echo "$$python -m venv --clear .venv"; \
-			"$$python" -m venv --clear .venv || exit; \
-			touch $@; \
+			$(COUNT); \
+			"$$python" -m venv --clear .venv && touch $@; \
 			exit; \
 		fi; \
 		tried="$$tried  $$python $$reason\n"; \
@@ -74,12 +74,14 @@ protos: .venv/.dev
 	printf "there is no Python 3.11 to 3.13 to use:\n$$tried"; \
 	echo "name one that is: make PYTHON=/path/to/python3.11 ..."; exit 1
 
-# $(call install,EXTRAS,MB TO DOWNLOAD,MB ON DISK): pip says nothing while it unpacks, so what has been installed is shown.
+# Says until the recipe ends how much is installed: pip is silent while it unpacks.
+COUNT = ( while sleep 8 >/dev/null 2>&1; do echo "... .venv/ holds $$(du -sm .venv | cut -f1) MB"; done ) & counter=$$!; \
+	trap 'kill $$counter' EXIT; trap 'exit 130' INT TERM
+
+# $(call install,EXTRAS,MB TO DOWNLOAD,MB ON DISK)
 define install
-	@echo "Installing into .venv/, once: about $(2) MB to download, which take $(3) MB on disk."
-	@( while sleep 8 >/dev/null 2>&1; do echo "... .venv/ has $$(du -sm .venv | cut -f1) of about $(3) MB"; done ) & counter=$$!; \
-		trap 'kill $$counter' EXIT; trap 'exit 130' INT TERM; \
-		$(INSTALL) '.[$(1)]'
+	@echo "Installing into .venv/, once: about $(2) MB to download, $(3) MB on disk."
+	@$(COUNT); $(INSTALL) '.[$(1)]'
 endef
 
 .venv/.service: .venv/.created

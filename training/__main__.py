@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from service.errors import DataError, HeadlinesError, UsageError, VersionError
 from training import flags, libraries
+from training.progress import busy
 from training.settings import MAX_BAD_SHARE, MERGES, MIN_AGE, Settings
 
 # Everything else is imported by the commands: a wrong flag is an error at once, and a missing extra a sentence.
@@ -99,7 +100,8 @@ def _add_synthesize(commands: Any) -> argparse.ArgumentParser:  # noqa: ANN401
 def _synthesize(args: argparse.Namespace) -> None:
     from training import synthesize
 
-    auc = synthesize.synthesize(args.out, args.posts, args.seed)
+    with busy("making up posts"):
+        auc = synthesize.synthesize(args.out, args.posts, args.seed)
     print(
         f"{args.posts} made-up posts in {args.out}\n"
         f"The probabilities that they were made with have a ROC-AUC of {auc:.4f} on the latest tenth: no model can do better."
@@ -185,12 +187,13 @@ def _fit(args: argparse.Namespace) -> None:
 
     with open_checkpoint(args.models, fit.digest(made, settings)) as checkpoint:
         fitted = fit.fit(made, settings, checkpoint, tensorboard=args.tensorboard)
-        logger.info("evaluating on the latest posts")
         parts = {"training": made.training, "validation": made.validation, "evaluation": made.evaluation}
-        evaluation = evaluate.evaluate(parts, Network(fitted.model).predict, posts, intercepts=fitted.intercepts)
+        logger.info("evaluating on the latest posts")
+        with busy("evaluating on the latest posts"):
+            evaluation = evaluate.evaluate(parts, Network(fitted.model).predict, posts, intercepts=fitted.intercepts)
         info = _describe(posts, made, settings, evaluation.figures)
         logger.info("exporting the model")
-        with artifact.publish(args.models) as staging:
+        with busy("exporting the model"), artifact.publish(args.models) as staging:
             export.export(staging.path, fitted.model)
             artifact.write_vocabulary(staging.path, made.vocabulary)
             artifact.write_info(staging.path, info)
@@ -301,7 +304,8 @@ def _evaluate(args: argparse.Namespace) -> None:
     from training.network import Network
 
     network = Network(export.restore(read.path, read.info.settings["merge"]))
-    evaluation = evaluate.evaluate({"evaluation": later}, network.predict, posts, first_row=first)
+    with busy("evaluating"):
+        evaluation = evaluate.evaluate({"evaluation": later}, network.predict, posts, first_row=first)
     if args.json:
         print(json.dumps({"version": number, "figures": evaluation.figures}, allow_nan=False))
     else:

@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from training.progress import busy
+
 # Keras' own settings would change what is trained, or break it: a float type, another backend, a bound on epochs.
 _KERAS: dict[str, Any] = {"backend": "tensorflow", "floatx": "float32", "epsilon": 1e-7, "image_data_format": "channels_last"}
 _VARIABLES = {
@@ -40,7 +42,7 @@ def prepare() -> None:
     for library in ("tensorflow", "absl", "matplotlib"):  # they advise on how to write graphs, and on caches
         logging.getLogger(library).setLevel(logging.ERROR)
     _log.info("loading TensorFlow")
-    with _without_native_log():
+    with os.fdopen(os.dup(2), "w") as stderr, busy("loading TensorFlow", stderr), _without_native_log():
         import keras  # noqa: F401
         import tensorflow as tf
 

@@ -38,11 +38,11 @@ def main() -> None:
     parser.add_argument(
         "data", type=Path, nargs="?", default=REAL_DATA, help="a .csv.gz file with a headline column; the real data by default"
     )
-    parser.add_argument("--copies", type=int, nargs="+", default=[1, 10])
+    parser.add_argument("--copies", type=int, nargs="+", action="extend", help="1 and 10 by default")
     options = parser.parse_args()
 
     print(f"{'rows read':>10} {'rows used':>10} {'seconds':>8} {'peak MB':>8}")
-    for copies in options.copies:
+    for copies in options.copies or (1, 10):
         with tempfile.TemporaryDirectory() as directory:
             path = Path(directory) / "copies.csv.gz"
             _multiply(options.data, path, copies)

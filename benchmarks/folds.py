@@ -36,7 +36,7 @@ COLUMNS = [f"{output}_{metric}" for output in ("main", "aux") for metric in METR
 def main() -> int:
     """Run the command; its exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, nargs="+", default=[REAL_DATA], metavar="FILE", help="the real data by default")
+    parser.add_argument("--data", type=Path, nargs="+", action="extend", metavar="FILE", help="the real data by default")
     parser.add_argument("--seeds", type=int, default=3, help="fits of each variant on each fold")
     parser.add_argument("--variant", action="append", metavar="NAME=VALUE,...", help="settings to compare; repeatable")
     args = parser.parse_args()
@@ -47,7 +47,7 @@ def main() -> int:
             "defaults": {},
             **{f"{name}={value}": {name: value} for name, value in GUIDE.items()},
         }
-        rows = measure(args.data, variants, args.seeds)
+        rows = measure(args.data or [REAL_DATA], variants, args.seeds)
     except HeadlinesError as error:
         print(error, file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1

@@ -140,9 +140,11 @@ def main() -> None:
     parser.add_argument("--models", type=Path, default=Path("models"))
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=4.0)
-    parser.add_argument("--headlines", type=int, nargs="+", choices=tuple(KEPT), default=list(KEPT), help="headlines a request")
-    parser.add_argument("--max-streams", type=int, nargs="+", default=[Settings.max_streams])
+    parser.add_argument("--headlines", type=int, nargs="+", action="extend", choices=tuple(KEPT), help="headlines a request")
+    parser.add_argument("--max-streams", type=int, nargs="+", action="extend")
     args = parser.parse_args()
+    args.headlines = args.headlines or list(KEPT)
+    args.max_streams = args.max_streams or [Settings.max_streams]
     runs: dict[tuple[int, int], list[dict[str, float]]] = defaultdict(list)
     problems: Counter[str] = Counter()
     with ExitStack() as stack:

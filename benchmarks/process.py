@@ -76,7 +76,7 @@ def started(command: Sequence[str]) -> Iterator[ServerProcess]:
     finally:
         process.send_signal(signal.SIGTERM)
         process.stderr.close()
-        process.wait(30)
+        process.wait(60)
 
 
 def spawn(command: Sequence[str]) -> subprocess.Popen[str]:

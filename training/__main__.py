@@ -75,7 +75,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         return 2
     except OSError as error:  # a full disk names no file
-        print(f"{name}: {error.filename or args.models}: {error.strerror or error}", file=sys.stderr)
+        print(
+            f"{name}: {error.filename or getattr(args, 'models', None) or args.out}: {error.strerror or error}", file=sys.stderr
+        )
         return 1
     except KeyboardInterrupt:
         print(f"{name}: interrupted", file=sys.stderr)
@@ -93,7 +95,7 @@ def _add_synthesize(commands: Any) -> argparse.ArgumentParser:  # noqa: ANN401
     flags.add(parser, "--out", flags.path, "the file to write", required=True, metavar="FILE")
     flags.add(parser, "--posts", flags.whole(1), "how many posts", default=20_000)
     flags.add(parser, "--seed", flags.whole(0), "another number makes another data set", default=0)
-    parser.set_defaults(run=_synthesize, models=None)
+    parser.set_defaults(run=_synthesize)
     return parser
 
 

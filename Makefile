@@ -85,7 +85,7 @@ define install
 endef
 
 .venv/.service: .venv/.created
-	$(call install,service,100,400)
+	$(call install,service,60,200)
 	@touch $@
 
 .venv/.training: .venv/.created

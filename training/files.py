@@ -69,18 +69,18 @@ def check_columns(files: Sequence[Path]) -> tuple[str, ...]:
     for path in files:
         names = _names(path)
         columns = _match(path, names)
-        similar = {field: name for name in names if (field := _similar_field(name)) and field not in columns}
+        similar = [(name, field) for name in names if (field := _similar_field(name)) and field not in columns]
         missing = [name for name in ("headline", "posted_at") if name not in columns]
         counts = tuple(name for name in COUNTS if name in columns)
         if not counts:
             missing.append("retweets or likes")
         if missing:
-            looks = "".join(f"; {name!r} looks like {field}: rename it" for field, name in similar.items())
+            looks = "".join(f"; {name!r} looks like {field}: rename it" for name, field in similar)
             raise DataError(f"{path}: has no column {', '.join(missing)}{looks or _format(path).hint}")
         for field, name in columns.items():
             if name != field:
                 _log.info("%s: column %r is read as %s", path, name, field)
-        for field, name in similar.items():
+        for name, field in similar:
             _log.warning("%s: column %r looks like %s and is not used; if it is, rename it to %s", path, name, field, field)
         if "outlet" not in columns:
             _log.info("%s: has no column outlet: its posts are learned from words and times alone", path)

@@ -450,6 +450,13 @@ def test_a_column_that_looks_like_one_but_is_not_used_is_named(tmp_path, caplog,
     assert f"column {name!r} looks like {field} and is not used; if it is, rename it to {field}" in caplog.text
 
 
+def test_each_column_that_looks_like_one_is_named(tmp_path, caplog):
+    header = ["headline", "posted_at", "account", "shares", "likes", "page"]
+    dataset.read([write(tmp_path / "posts.csv", [[*post(), "x"], [*NEWEST, "x"]], header)])
+    for name, field in (("account", "outlet"), ("page", "outlet"), ("shares", "retweets")):
+        assert f"column {name!r} looks like {field} and is not used" in caplog.text
+
+
 def test_what_looks_like_a_column_that_is_there_is_not_named(tmp_path, caplog):
     dataset.read([write(tmp_path / "posts.csv", [[*post(), "Twitter Web App"], [*NEWEST, ""]], [*HEADER, "source"])])
     assert "not used" not in caplog.text

@@ -59,10 +59,13 @@ class _Flag:
             return self.default
         if isinstance(given, bool):
             return given
+        return [self._parse(part, source) for part in given] if self.several else self._parse(given, source)
+
+    def _parse(self, text: str, source: str) -> Any:  # noqa: ANN401
         try:
-            return [self.parse(part) for part in given] if self.several else self.parse(given)
+            return self.parse(text)
         except ValueError as error:
-            raise UsageError(f"{source}: {error}, not {given!r}") from None
+            raise UsageError(f"{source}: {error}, not {text!r}") from None
 
 
 class _Once(argparse.Action):

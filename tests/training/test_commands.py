@@ -114,7 +114,7 @@ def test_a_bound_that_means_nothing_is_exit_code_2_before_anything_is_read(capsy
 
 
 def test_the_users_settings_of_keras_and_matplotlib_change_nothing(made_up, tmp_path):
-    """Nor do a home that is not there, a locale that is not UTF-8, and a terminal that can do nothing."""
+    """Nor do a home that cannot be there, a locale that is not UTF-8, and a terminal that can do nothing."""
     keras = tmp_path / "keras"
     keras.mkdir()
     (keras / "keras.json").write_text('{"floatx": "float16", "backend": "jax", "image_data_format": "channels_first"}')
@@ -127,10 +127,10 @@ def test_the_users_settings_of_keras_and_matplotlib_change_nothing(made_up, tmp_
         "KERAS_MAX_EPOCHS": "many",
         "TF_USE_LEGACY_KERAS": "1",
         "MPLBACKEND": "TkAgg",
-        "MPLCONFIGDIR": "/nowhere",
+        "MPLCONFIGDIR": str(tmp_path / "few.csv" / "home"),
         "MATPLOTLIBRC": str(tmp_path / "matplotlibrc"),
         "CUDA_VISIBLE_DEVICES": "none of them",
-        "HOME": "/nowhere",
+        "HOME": str(tmp_path / "few.csv" / "home"),
         "LC_ALL": "C",
         "PYTHONIOENCODING": "ascii",
         "PYTHONUTF8": "0",

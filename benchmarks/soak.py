@@ -1,6 +1,6 @@
 """Many clients at once for a while: no call may fail, and every answer must belong to its question.
 
-    python -m benchmarks.soak --models models [--clients 200] [--seconds 60] [--engine litert]
+    python -m benchmarks.soak [--models models] [--clients 200] [--seconds 60] [--engine litert]
 
 Each client has a connection of its own and asks for 1 to 64 real headlines at a time, now and then over a stream. What comes
 back is compared with what the same version answers to each headline alone, in this process and without a server.
@@ -129,7 +129,7 @@ async def ask_all(
 def main() -> None:
     """Read the flags, start a server, ask."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", type=Path, required=True)
+    parser.add_argument("--models", type=Path, default=Path("models"))
     parser.add_argument("--clients", type=int, default=200)
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--engine", default="litert")

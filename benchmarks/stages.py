@@ -1,6 +1,6 @@
 """Where a request's time goes inside the service: each stage alone, in this process, without gRPC.
 
-    python -m benchmarks.stages --models models
+    python -m benchmarks.stages [--models models]
 
 Microseconds a headline, the least of several passes over 200 requests with real headlines. `whole handler` is Predict's handler
 with all of its stages, the queue, the event loop's turns and the metrics around it; what a server costs beyond it is gRPC's.
@@ -37,7 +37,7 @@ SIZES = (1, 64)  # headlines a request
 def main() -> None:
     """Measure and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", type=Path, required=True)
+    parser.add_argument("--models", type=Path, default=Path("models"))
     args = parser.parse_args()
     version = Version.load(artifact.read(args.models / str(artifact.versions(args.models)[0])), engines.choose("litert"))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

@@ -189,8 +189,7 @@ class Server:
         ]
         services = {popularity.SERVICE: self._popularity.handlers(), health.SERVICE: self._health.handlers()}
         if settings.reflection:
-            names = [service.full_name for service in (*services, reflection.SERVICE)]
-            services[reflection.SERVICE] = reflection.handlers(names)
+            services |= reflection.handlers([service.full_name for service in services])
         largest = settings.max_message_bytes
         budget = Budget(settings.message_memory_bytes, largest)
         self.metrics.watch_messages(lambda: budget.reserved, lambda: budget.waiting)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from in_process import until
 
 from service import artifact
 from service.batcher import Batcher
@@ -203,14 +204,13 @@ async def test_the_loop_goes_on_while_a_version_loads(models):
 
     class Slow(WordCounter):
         def load(self, read):
-            assert free.wait(10)
+            assert free.wait(60)
             return super().load(read)
 
     repository = Repository(models, Slow())
     publish(models)
     scan = asyncio.ensure_future(repository.scan())
-    while states(repository) != {1: State.LOADING}:
-        await asyncio.sleep(0.001)
+    await until(lambda: states(repository) == {1: State.LOADING})
     assert repository.live is None
     free.set()
     await scan

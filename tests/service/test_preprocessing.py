@@ -68,8 +68,8 @@ HOSTILE = st.lists(
     ),
     max_size=20,
 ).map("".join)
-WORD = regex.compile(r"[\p{L}\p{N}][\p{L}\p{M}\p{N}]*(?:'[\p{L}\p{N}][\p{L}\p{M}\p{N}]*)*")
-ALONE = r"\p{Han}\p{Hiragana}\p{Katakana}"
+ALONE = r"\p{Han}\p{Hiragana}\p{Katakana}"  # with some symbols and marks of these scripts
+WORD = regex.compile(rf"[\p{{L}}\p{{N}}{ALONE}][\p{{L}}\p{{M}}\p{{N}}]*(?:'[\p{{L}}\p{{N}}][\p{{L}}\p{{M}}\p{{N}}]*)*")
 START = rf"[[\p{{L}}\p{{N}}]--[{ALONE}]]"
 REST = rf"[[\p{{L}}\p{{M}}\p{{N}}]--[{ALONE}]]"
 RULES_1 = regex.compile(rf"[{ALONE}]\p{{M}}*|{START}{REST}*(?:'{START}{REST}*)*", regex.V1)

@@ -1,6 +1,6 @@
 """Signals at moments of a server's start, also to PID 1: each must stop it in order, within the drain and grace time.
 
-    python -m benchmarks.starting --models models [--moments 30] [--engine litert]
+    python -m benchmarks.starting [--models models] [--moments 30] [--engine litert]
 
 It sends SIGTERM, SIGTERM twice, and SIGTERM with SIGINT: from when Python starts if they are blocked over exec, as in the
 image, else from when the first line has run. It ends with 1 if one is lost. PID 1 needs `unshare` and the right to use it.
@@ -137,7 +137,7 @@ def stop(command: Sequence[str], after: float, numbers: Sequence[int]) -> str:
 def main() -> None:
     """Try all and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", type=Path, required=True)
+    parser.add_argument("--models", type=Path, default=Path("models"))
     parser.add_argument("--moments", type=int, default=30)
     parser.add_argument("--engine", default="litert")
     args = parser.parse_args()

@@ -1,6 +1,6 @@
 """The costliest legal texts beside Cyrillic text of the same bytes, and a lone caller beside the largest request of them.
 
-    python -m benchmarks.texts --models models [--seconds 5]
+    python -m benchmarks.texts [--models models] [--seconds 5]
 
 A search over Unicode: a character of each kind (by category, combining class, decomposition, case folding and bytes), repeated
 and mixed with a space, a letter and an apostrophe, then the costliest ones in pairs, then mixtures by hypothesis. All of them
@@ -189,7 +189,7 @@ def beside(server: ServerProcess, name: str, text: str, seconds: float) -> tuple
 def main() -> None:
     """Search, measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", type=Path, required=True)
+    parser.add_argument("--models", type=Path, default=Path("models"))
     parser.add_argument("--mixtures", type=int, default=3000, help="texts that hypothesis tries")
     parser.add_argument("--seconds", type=float, default=5.0, help="of a lone caller beside large requests, for each text")
     args = parser.parse_args()

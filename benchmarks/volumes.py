@@ -1,6 +1,6 @@
 """Volumes that misbehave under load: callers must lose no call, and a good version must be live soon after it can be read.
 
-    python -m benchmarks.volumes [CASE ...] --models models [--clients 16] [--poll-seconds 1]
+    python -m benchmarks.volumes [CASE ...] [--models models] [--clients 16] [--poll-seconds 1]
 
 Clients without retries ask while a volume is unmounted, permissions are withheld, a tool replaces the version in place or by
 renames, a link is switched, and reads fail. What is compared with the promise is the time from the moment at which a version
@@ -234,7 +234,7 @@ def main() -> None:
     """Try the cases and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cases", nargs="*", metavar="CASE", help=f"any of {', '.join(CASES)}")
-    parser.add_argument("--models", type=Path, required=True)
+    parser.add_argument("--models", type=Path, default=Path("models"))
     parser.add_argument("--clients", type=int, default=16)
     parser.add_argument("--poll-seconds", type=float, default=1.0)
     args = parser.parse_args()

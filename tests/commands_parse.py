@@ -12,10 +12,21 @@ HEAVY = {"keras", "matplotlib", "sklearn", "tensorflow"}
 
 sys.path.insert(0, str(Path.cwd()))
 parse_args = argparse.ArgumentParser.parse_args
+parse_intermixed = argparse.ArgumentParser.parse_known_intermixed_args
 
 
 def parse_and_exit(parser, arguments=None, namespace=None):
-    args = parse_args(parser, arguments, namespace)
+    finish(parse_args(parser, arguments, namespace))
+
+
+def parse_intermixed_and_exit(parser, arguments=None, namespace=None):
+    args, unknown = parse_intermixed(parser, arguments, namespace)
+    if unknown:
+        sys.exit(f"unknown: {unknown}")
+    finish(args)
+
+
+def finish(args):
     if imported := HEAVY & sys.modules.keys():
         sys.exit(f"imported before the flags were parsed: {', '.join(sorted(imported))}")
     if hasattr(args, "flags"):
@@ -30,6 +41,7 @@ def parse_and_exit(parser, arguments=None, namespace=None):
 
 
 argparse.ArgumentParser.parse_args = parse_and_exit
+argparse.ArgumentParser.parse_known_intermixed_args = parse_intermixed_and_exit
 sys.argv = sys.argv[1:]
 runpy.run_module(sys.argv[0], run_name="__main__")
 sys.exit("no flags were parsed")

@@ -24,7 +24,8 @@ _VARIABLES = {
     "MPLBACKEND": "agg",
 }
 # A line of absl's log by C++, which libraries write before anybody can set a level, and what it says about that itself.
-_NATIVE = re.compile(rb"(WARNING: All log messages before absl|[IW]\d{4} )")
+# An error that it logs of a GPU is that there is none.
+_NATIVE = re.compile(rb"(WARNING: All log messages before absl|[IW]\d{4} |E\d{4} .*cuda_platform)")
 
 _log = logging.getLogger(__name__)
 

@@ -60,11 +60,13 @@ class Engine:
         try:
             model = Model(artifact.files, self._cost)
             probe(model, len(artifact.vocabulary))
-        except (MemoryError, OSError):  # no verdict on the version
+        except MemoryError:  # no verdict on the version
             raise
         except tf.errors.ResourceExhaustedError as error:
             raise MemoryError(error.message) from error
         except Exception as error:  # TensorFlow raises whatever the damage makes it stumble over
+            if isinstance(error, OSError) and error.errno:  # the system's; TensorFlow's own has no number
+                raise
             reason = str(error).strip().partition("\n")[0]
             raise VersionError(f"saved_model.pb: TensorFlow cannot run it: {type(error).__name__}: {reason}") from error
         return model

@@ -60,7 +60,7 @@ async def test_it_follows_the_versions_on_disk(make_settings, models, tmp_path):
         assert (await watch.read()).status == NOT_SERVING
         shutil.copytree(models, settings.models)
         assert (await watch.read()).status == SERVING
-        shutil.rmtree(settings.models / "1")
+        (settings.models / "1.withdrawn").touch()
         assert (await watch.read()).status == NOT_SERVING
         shutil.copytree(models / "1", settings.models / "2")
         assert (await watch.read()).status == SERVING

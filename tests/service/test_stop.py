@@ -316,7 +316,7 @@ async def test_the_death_of_the_http_thread_is_seen_at_once(make_settings, caplo
     def die(_):
         raise ArithmeticError(SECRET)
 
-    monkeypatch.setattr(http._Server, "service_actions", die)  # which the thread calls each time it has looked for callers
+    monkeypatch.setattr(http.HttpServer, "_turn", die)  # which the thread calls again and again
     async with asyncio.timeout(60):
         assert await server.wait(asyncio.Event())
     await server.stop()

@@ -109,11 +109,12 @@ def fit(
         history = trainer.restore(state)
         _log.info("going on after epoch %d of the interrupted fit", len(history))
     curves = _Curves(settings.epochs, steps, tensorboard)
-    _log.info(
-        "training in epochs of %d steps until %d in a row bring no lower validation loss; the first steps take longest",
-        steps,
-        settings.patience,
-    )
+    if not _is_over(history, settings):
+        _log.info(
+            "training in epochs of %d steps until %d in a row bring no lower validation loss; the first steps take longest",
+            steps,
+            settings.patience,
+        )
     while not _is_over(history, settings):
         number = len(history)
         random = np.random.default_rng([settings.seed, number])

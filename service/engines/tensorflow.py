@@ -63,11 +63,14 @@ class Engine:
             if len(artifact.vocabulary) > model.table_rows:
                 raise ValueError(f"its table has {model.table_rows} rows for a vocabulary of {len(artifact.vocabulary)} words")
             probe(model, len(artifact.vocabulary))
-        except (MemoryError, OSError):  # no verdict on the version
+        except MemoryError:  # no verdict on the version
             raise
         except tf.errors.ResourceExhaustedError as error:
             raise MemoryError(error.message) from error
         except Exception as error:  # TensorFlow raises whatever the damage makes it stumble over
+            # The operating system's errors are no verdict either. They have a number; what TensorFlow cannot parse has none.
+            if isinstance(error, OSError) and error.errno:
+                raise
             reason = str(error).strip().partition("\n")[0]
             raise VersionError(f"saved_model.pb: TensorFlow cannot run it: {type(error).__name__}: {reason}") from error
         return model

@@ -1,14 +1,16 @@
-# Every target does its own set-up: Python 3.11 to 3.13 and make are enough, and Go for `make interop`.
+# Every target does its own set-up: Python 3.11 to 3.13 and make are enough, and Go for `make interop`. The Python is the first
+# of python3, python3.13, python3.12 and python3.11 that will do, or the one that `make PYTHON=...` names.
 #   make serve     serve what is in models/; where that is nothing, train on made-up data first. ARGS="--port 6000" adds flags
 #   make test      all tests but interop
 #   make lint      formatting, types and the walls between packages
 #   make interop   stock gRPC and Prometheus tools against the server
 #   make protos    generate the code of protos/ anew
 
-PYTHON ?= python3
+PYTHON ?=
 ARGS ?=
 
-INSTALL = .venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable
+INSTALL = .venv/bin/python -m pip install --disable-pip-version-check --constraint requirements.lock --editable
+COMMA = ,
 PROTO = protos/headlines/v1/popularity.proto
 TOOLS = \
 	github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.4 \
@@ -17,15 +19,21 @@ TOOLS = \
 	github.com/bufbuild/buf/cmd/buf@v1.75.0 \
 	github.com/prometheus/prometheus/cmd/promtool@v0.316.0
 
+# Recipes share one environment and one models/.
+.NOTPARALLEL:
 .PHONY: serve test lint interop protos
 .DELETE_ON_ERROR:
 
-serve: .venv/.training
+# A model that is there needs no TensorFlow to be served.
+serve: .venv/$(if $(wildcard models/*/saved_model.pb),.service,.training)
 	@ls models/*/saved_model.pb >/dev/null 2>&1 || { \
-		echo "models/ holds no version: training one on made-up data." && \
+		echo "models/ holds no version: training one on made-up posts, which takes a minute or two." && \
 		mkdir -p data && \
 		.venv/bin/python -m training synthesize --out data/made-up.csv.gz && \
 		.venv/bin/python -m training fit --data data/made-up.csv.gz --models models; }
+	@port=$$(echo '$(ARGS)' | sed -n 's/.*--port[ =]\([1-9][0-9]*\).*/ --target 127.0.0.1:\1/p') && \
+		echo "Starting the server; Ctrl-C stops it. Once it is serving, ask in another terminal:" && \
+		echo "    .venv/bin/headlines predict$$port \"Storm closes every school\""
 	@exec .venv/bin/python -m service serve --models models $(ARGS)
 
 test: .venv/.dev
@@ -45,19 +53,49 @@ protos: .venv/.dev
 
 # A changed pyproject.toml or lock begins with an empty environment, so that nothing old stays behind.
 .venv/.created: pyproject.toml requirements.lock
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || { \
-		echo "$(PYTHON) is not Python 3.11 to 3.13; name one that is: make PYTHON=python3.11 ..."; exit 1; }
-	$(PYTHON) -m venv --clear .venv
+	@test -w . || { echo "this directory cannot be written to; .venv/ is to be made in it"; exit 1; }
+	@for python in $(if $(PYTHON),'$(PYTHON)',python3 python3.13 python3.12 python3.11); do \
+		if ! command -v "$$python" >/dev/null; then \
+			reason="is not installed"; \
+		elif ! version=$$("$$python" -c 'import platform; print(platform.python_version())' 2>/dev/null); then \
+			reason="does not run"; \
+		elif ! "$$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))'; then \
+			reason="is Python $$version"; \
+		elif ! "$$python" -c 'import ensurepip, venv' 2>/dev/null; then \
+			reason="has no module venv or ensurepip (on Debian and Ubuntu: apt install python3-venv)"; \
+		else \
+			echo "$$python -m venv --clear .venv"; \
+			$(COUNT); \
+			"$$python" -m venv --clear .venv && touch $@; \
+			exit; \
+		fi; \
+		tried="$$tried  $$python $$reason\n"; \
+	done; \
+	printf "there is no Python 3.11 to 3.13 to use:\n$$tried"; \
+	echo "name one that is: make PYTHON=/path/to/python3.11 ..."; exit 1
+
+# Says until the recipe ends how much is installed: pip is silent while it unpacks.
+COUNT = ( while sleep 8 >/dev/null 2>&1; do echo "... .venv/ holds $$(du -sm .venv | cut -f1) MB"; done ) & counter=$$!; \
+	trap 'kill $$counter' EXIT; trap 'exit 130' INT TERM
+
+# $(call install,EXTRAS,MB TO DOWNLOAD,MB ON DISK)
+define install
+	@echo "Installing into .venv/, once: about $(2) MB to download, $(3) MB on disk."
+	@$(COUNT); $(INSTALL) '.[$(1)]'
+endef
+
+.venv/.service: .venv/.created
+	$(call install,service,60,200)
 	@touch $@
 
 .venv/.training: .venv/.created
-	$(INSTALL) '.[training]'
-	@touch $@
+	$(call install,training,800,2700)
+	@touch .venv/.service $@
 
 .venv/.dev: .venv/.created
-	$(INSTALL) '.[training,dev]'
-	@touch $@
+	$(call install,training$(COMMA)dev,850,2800)
+	@touch .venv/.service .venv/.training $@
 
 .tools/.installed: Makefile
-	for tool in $(TOOLS); do GOBIN=$(CURDIR)/.tools go install $$tool || exit; done
+	for tool in $(TOOLS); do GOBIN="$(CURDIR)/.tools" go install $$tool || exit; done
 	@touch $@

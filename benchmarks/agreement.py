@@ -1,6 +1,6 @@
 """What is served must be what Keras itself computes.
 
-    python -m benchmarks.agreement --models models [--rows 10000]
+    python -m benchmarks.agreement [--models models] [--rows 10000]
 
 Rebuilds the network as a Keras model from the exported weights, lets `model.predict` score real headlines, and asks a server
 for the same, one by one and in batches of 64, with either engine.
@@ -19,7 +19,6 @@ from headlines.client import AsyncClient, Headline
 from service import artifact
 from service import preprocessing as service_preprocessing
 from service.preprocessing import SEQUENCE_LENGTH, Preprocessor
-from training import export
 
 TOLERANCE = 1e-5
 AT_ONCE = 16  # calls under way
@@ -27,6 +26,8 @@ AT_ONCE = 16  # calls under way
 
 def predict_with_keras(models: Path, questions: list[tuple]) -> np.ndarray:
     """Main and aux output of each headline, [rows, 2]."""
+    from training import export  # loads TensorFlow, which flags need not wait for
+
     read = artifact.read(models / str(artifact.versions(models)[0]))
     rows = Preprocessor(read.vocabulary, read.info.outlet_levels).encode(
         service_preprocessing.Headline(text, posted_at.timestamp(), outlet) for text, posted_at, outlet in questions
@@ -55,7 +56,7 @@ async def predict_with_server(target: str, questions: list[tuple], size: int) ->
 def main() -> None:
     """Compare and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", type=Path, required=True)
+    parser.add_argument("--models", type=Path, default=Path("models"))
     parser.add_argument("--rows", type=int, default=10_000)
     args = parser.parse_args()
     questions = real_headlines(args.rows)

@@ -1,6 +1,6 @@
 """Interactive callers beside bulk streams at full speed: none may be refused, and none may wait long.
 
-    python -m benchmarks.bulk --models models [--runs 3] [--seconds 5]
+    python -m benchmarks.bulk [--models models] [--runs 3] [--seconds 5]
 
 8 callers ask for one headline at a time; beside them 1 or 50 streams, each on a connection of its own, keep four requests of
 128 headlines without an answer, as this project's client does. All are one process, so that two cores are enough. Every figure
@@ -103,7 +103,7 @@ def measure(server: ServerProcess, streams: int, seconds: float) -> tuple[dict[s
 def main() -> None:
     """Measure and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", type=Path, required=True)
+    parser.add_argument("--models", type=Path, default=Path("models"))
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=5.0)
     args = parser.parse_args()

@@ -1,6 +1,6 @@
 """Callers that give up at random moments, a million times: no memory may leak, and the queue must be empty in the end.
 
-    python -m benchmarks.cancels --models models [--requests 1000000]
+    python -m benchmarks.cancels [--models models] [--requests 1000000]
 
 Half of the calls are to be reset at a random moment: before the server has seen them, while they wait, or just as the answer
 is on its way; some are answered first. Most ask for one headline, some for hundreds, so that requests are given up between two
@@ -115,7 +115,7 @@ def run(server: ServerProcess, small: Sequence[bytes], large: Sequence[bytes], r
 def main() -> None:
     """Read the flags, start a server, give up."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", type=Path, required=True)
+    parser.add_argument("--models", type=Path, default=Path("models"))
     parser.add_argument("--requests", type=int, default=1_000_000)
     args = parser.parse_args()
     # gRPC would end the connections in order in the middle of it.

@@ -1,6 +1,6 @@
 """Time and peak memory of reading posts and making features, without TensorFlow, on copies of a file made distinct.
 
-    python benchmarks/data_memory.py posts.csv.gz --copies 1 10
+    python -m benchmarks.data_memory [posts.csv.gz] [--copies 1 10]
 
 Each copy's headlines end in a word of their own, so that no row is a repetition; times and outlets stay, so that all copies
 of a row are tied in them, the costliest case.
@@ -15,6 +15,8 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+from benchmarks.process import REAL_DATA
 
 _MEASURE = """
 import json, resource, sys, time
@@ -33,12 +35,14 @@ print(json.dumps([posts.read, len(posts), seconds, resource.getrusage(resource.R
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("data", type=Path, help="a .csv.gz file with a headline column")
-    parser.add_argument("--copies", type=int, nargs="+", default=[1, 10])
+    parser.add_argument(
+        "data", type=Path, nargs="?", default=REAL_DATA, help="a .csv.gz file with a headline column; the real data by default"
+    )
+    parser.add_argument("--copies", type=int, nargs="+", action="extend", help="1 and 10 by default")
     options = parser.parse_args()
 
     print(f"{'rows read':>10} {'rows used':>10} {'seconds':>8} {'peak MB':>8}")
-    for copies in options.copies:
+    for copies in options.copies or (1, 10):
         with tempfile.TemporaryDirectory() as directory:
             path = Path(directory) / "copies.csv.gz"
             _multiply(options.data, path, copies)

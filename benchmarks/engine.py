@@ -24,10 +24,9 @@ from benchmarks.process import real_headlines
 from service.artifact import Artifact
 from service.engines import choose
 from service.preprocessing import SEQUENCE_LENGTH, words
-from training import export
-from training.model import WORDS, build
 
 BATCHES = (1, 8, 64, 256, 1024)
+WORDS = 10_000  # rows of the network's embedding
 LENGTHS = (5, 10, 17, 43, SEQUENCE_LENGTH)
 SECONDS = 0.2  # of calls that make one measurement
 
@@ -70,6 +69,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.engine")
     parser.add_argument("--runs", type=int, default=5)
     args = parser.parse_args()
+    from training import export  # loads TensorFlow, which flags need not wait for
+    from training.model import build
+
     measured = list(cases(np.random.default_rng(0)))
     with tempfile.TemporaryDirectory() as temporary:
         directory = Path(temporary)

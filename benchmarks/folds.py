@@ -1,6 +1,6 @@
 """Which settings generalise: the network beside the linear baseline on rolling folds of the data.
 
-    python -m benchmarks.folds --data posts.csv.gz
+    python -m benchmarks.folds
     python -m benchmarks.folds --data posts.csv.gz --seeds 1 --variant averaging=0 --variant embedding_decay=0.01
 
 A fold trains on the first 50, 60 or 70 % of the rows and scores the tenth that follows. The last ninth of its training
@@ -22,11 +22,8 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.process import REAL_DATA
 from service.errors import HeadlinesError, UsageError
-from training import dataset, features
-from training.evaluate import evaluate
-from training.fit import fit
-from training.network import Network
 from training.settings import Settings
 
 FOLDS = (0.5, 0.6, 0.7)
@@ -39,7 +36,7 @@ COLUMNS = [f"{output}_{metric}" for output in ("main", "aux") for metric in METR
 def main() -> int:
     """Run the command; its exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, nargs="+", required=True, metavar="FILE")
+    parser.add_argument("--data", type=Path, nargs="+", action="extend", metavar="FILE", help="the real data by default")
     parser.add_argument("--seeds", type=int, default=3, help="fits of each variant on each fold")
     parser.add_argument("--variant", action="append", metavar="NAME=VALUE,...", help="settings to compare; repeatable")
     args = parser.parse_args()
@@ -50,7 +47,7 @@ def main() -> int:
             "defaults": {},
             **{f"{name}={value}": {name: value} for name, value in GUIDE.items()},
         }
-        rows = measure(args.data, variants, args.seeds)
+        rows = measure(args.data or [REAL_DATA], variants, args.seeds)
     except HeadlinesError as error:
         print(error, file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
@@ -74,6 +71,11 @@ def parse(text: str) -> dict[str, Any]:
 
 def measure(files: list[Path], variants: Mapping[str, Mapping[str, Any]], seeds: int) -> dict[str, dict[str, float]]:
     """The mean figures of the baseline and of each variant."""
+    from training import dataset, features  # they and TensorFlow take seconds to load, which flags need not wait for
+    from training.evaluate import evaluate
+    from training.fit import fit
+    from training.network import Network
+
     posts = dataset.read(files)
     found: dict[str, list[dict[str, float]]] = {name: [] for name in ("logistic regression", *variants)}
     for share in FOLDS:

@@ -1,6 +1,6 @@
 """What one writes first: a grpc.aio server that calls the plain `serving_default`, padded to 100 words, for each request.
 
-    python -m benchmarks.plain --models models
+    python -m benchmarks.plain [--models models]
 
 No batching across requests, one call at a time in a thread, so that the event loop goes on.
 """
@@ -19,7 +19,6 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import grpc
 import numpy as np
-import tensorflow as tf
 
 from headlines.v1.popularity_pb2 import DESCRIPTOR, PredictRequest, PredictResponse
 from service import artifact
@@ -28,6 +27,8 @@ from service.preprocessing import SEQUENCE_LENGTH, Headline, Preprocessor
 
 async def serve(models: Path) -> None:
     """Serve on a free port, which is told as the product tells it, until the process is ended."""
+    import tensorflow as tf  # takes seconds, which flags need not wait for
+
     version = artifact.read(models / str(artifact.versions(models)[0]))
     preprocessor = Preprocessor(version.vocabulary, version.info.outlet_levels)
     serving_default = tf.saved_model.load(str(version.path)).signatures["serving_default"]
@@ -58,5 +59,5 @@ async def serve(models: Path) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m benchmarks.plain")
-    parser.add_argument("--models", type=Path, required=True)
+    parser.add_argument("--models", type=Path, default=Path("models"))
     asyncio.run(serve(parser.parse_args().models))

@@ -48,6 +48,8 @@ class ServerProcess:
 
 def serving(models: Path, *flags: str) -> AbstractContextManager[ServerProcess]:
     """`python -m service serve` on free ports, from when a version is live until it is stopped in the end."""
+    if not any(models.glob("*/saved_model.pb")):
+        raise SystemExit(f"{models} holds no version: train one, or name another directory with --models")
     return started(serve(models, *flags))
 
 
@@ -74,7 +76,7 @@ def started(command: Sequence[str]) -> Iterator[ServerProcess]:
     finally:
         process.send_signal(signal.SIGTERM)
         process.stderr.close()
-        process.wait(30)
+        process.wait(60)
 
 
 def spawn(command: Sequence[str]) -> subprocess.Popen[str]:

@@ -1,6 +1,6 @@
 """What serving costs: this server beside one that answers constants and one that calls the plain model.
 
-    python -m benchmarks.serving --models models [--runs 5] [--seconds 4]
+    python -m benchmarks.serving [--models models] [--runs 5] [--seconds 4]
 
 no-op     grpc.aio on asyncio's own loop with grpcio 1.81.1: parses the request, answers constants; the floor for gRPC in Python
 plain     grpc.aio that calls `serving_default` padded to 100 words for each request, without batching
@@ -96,7 +96,7 @@ def read_metric(server: ServerProcess, name: str) -> float:
 def main() -> None:
     """Measure and print tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", type=Path, required=True)
+    parser.add_argument("--models", type=Path, default=Path("models"))
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=4.0)
     args = parser.parse_args()

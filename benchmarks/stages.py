@@ -1,6 +1,6 @@
 """Where a request's time goes inside the service: each stage alone, in this process, without gRPC.
 
-    python -m benchmarks.stages --models models
+    python -m benchmarks.stages [--models models]
 
 Microseconds a headline, the least of several passes over 200 requests with real headlines. `whole handler` is Predict's handler
 with all of its stages, the queue, the event loop's turns and the metrics around it; what a server costs beyond it is gRPC's.
@@ -11,7 +11,8 @@ from __future__ import annotations
 import argparse
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -36,7 +37,7 @@ SIZES = (1, 64)  # headlines a request
 def main() -> None:
     """Measure and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", type=Path, required=True)
+    parser.add_argument("--models", type=Path, default=Path("models"))
     args = parser.parse_args()
     version = Version.load(artifact.read(args.models / str(artifact.versions(args.models)[0])), engines.choose("litert"))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -85,7 +86,7 @@ async def measure(version: Version, size: int) -> dict[str, float]:
     stages = {
         "parse the message": time_stage(popularity_pb2.PredictRequest.FromString, raw),
         "decode headlines": time_stage(lambda it: service._headlines(it.headlines), requests),
-        "validate": time_stage(predictor._check, headlines),
+        "validate": time_stage(lambda it: drive(predictor._check(it)), headlines),
         "words": time_stage(lambda some: [words(it.text) for it in some], headlines),
         "ids, time, outlet, arrays": time_stage(version.preprocessor.encode, headlines),
         "engine": time_stage(lambda it: version.model.predict(it.ids, it.lengths, it.aux), rows),
@@ -99,6 +100,13 @@ async def measure(version: Version, size: int) -> dict[str, float]:
     stages["ids, time, outlet, arrays"] -= stages["words"]
     rest = stages["whole handler"] - sum(value for name, value in stages.items() if name != "whole handler")
     return {**stages, "of it queue, turns, tasks, counting calls": rest}
+
+
+def drive(steps: Coroutine) -> None:
+    """Run a coroutine that waits for nothing but turns of the loop."""
+    with suppress(StopIteration):
+        while True:
+            steps.send(None)
 
 
 def time_stage(stage: Callable, inputs: list) -> float:

@@ -1,6 +1,6 @@
 """A cold start and an idle server: seconds until SERVING, and the memory that is held then.
 
-    python -m benchmarks.startup --models models [--runs 5]
+    python -m benchmarks.startup [--models models] [--runs 5]
 
 Medians, beside the time that `import tensorflow` takes in the same run.
 """
@@ -20,7 +20,7 @@ from benchmarks.process import serving
 def main() -> None:
     """Measure and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", type=Path, required=True)
+    parser.add_argument("--models", type=Path, default=Path("models"))
     parser.add_argument("--runs", type=int, default=5)
     args = parser.parse_args()
     seconds: dict[str, list[float]] = {"import tensorflow": [], "litert": [], "tensorflow": []}

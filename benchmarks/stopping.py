@@ -1,6 +1,6 @@
 """Servers that are stopped and killed at random moments under load: what is promised to callers must hold.
 
-    python -m benchmarks.stopping --models models [--rounds 20] [beside] [undrained] [alone] [killed]
+    python -m benchmarks.stopping [--models models] [--rounds 20] [beside] [undrained] [alone] [killed]
 
 beside     SIGTERM to one of two replicas, in turn, under 64 clients of headlines.client: no call fails, no answer is wrong
 undrained  the same with --drain-seconds 0
@@ -234,7 +234,7 @@ def main() -> None:
     """Try the cases and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cases", nargs="*", metavar="CASE", help=f"any of {', '.join(CASES)}")
-    parser.add_argument("--models", type=Path, required=True)
+    parser.add_argument("--models", type=Path, default=Path("models"))
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()

@@ -1,6 +1,6 @@
 """New versions under load, every fifth of them broken in another way: callers must not notice, and no broken one may go live.
 
-    python -m benchmarks.swaps --models models [--engine litert] [--swaps 50] [--every 3] [--share 0.5]
+    python -m benchmarks.swaps [--models models] [--engine litert] [--swaps 50] [--every 3] [--share 0.5]
 
 Requests of one headline come at half of the rate that 64 clients reach in the same run (or another --share), whatever the
 server does; a version comes every few seconds, as training makes it visible: by a rename. A latency belongs to a swap if its
@@ -304,7 +304,7 @@ async def watch_readiness(server: ServerProcess, outcome: Outcome, going: Callab
 def main() -> None:
     """Let versions come in and print what callers noticed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", type=Path, required=True)
+    parser.add_argument("--models", type=Path, default=Path("models"))
     parser.add_argument("--engine", choices=("litert", "tensorflow"), default="litert")
     parser.add_argument("--swaps", type=int, default=50)
     parser.add_argument("--every", type=float, default=3.0, help="seconds from one version to the next")

@@ -101,7 +101,9 @@ def _serve(parser: argparse.ArgumentParser, command: argparse.ArgumentParser, ar
         try:
             from service import server
         except ModuleNotFoundError as error:
-            raise UsageError(f"{error.name} is not installed: pip install 'headline-popularity[service]'") from error
+            raise UsageError(
+                f"{error.name} is not installed; in a checkout of this project: pip install '.[service]'"
+            ) from error
         server.run(settings, stop_signals)
     finally:
         log.close()

@@ -10,10 +10,13 @@ Invariants, all on the event loop's thread:
 * The items that wait, those of admitted bulk requests included, are never more than `capacity`; bulk items that wait or are
   being computed are never more than half of it.
 * At most one batch is being computed. All its items go through the same `run`.
-* An entry takes at most SLICE items of a batch before others had their turn, then goes to the back of the queue: a request of
-  thousands never makes one of a single item wait for more than one slice of each request before it.
-* Bulk requests have a queue of their own. A batch takes from the other one first, and at most BULK items of bulk: so others
-  wait for short batches alone, and bulk gets at least a slice of each.
+* A batch holds at most `largest_batch` items, and their costs add up to at most `largest_cost`, unless it is one item that
+  costs more: the time for which a batch holds the event loop is bounded by the work in it, not by its items alone.
+* An entry takes at most SLICE items, or a quarter of `largest_cost`, of a batch before others had their turn, then goes to the
+  back of the queue: a request of thousands never makes one of a single item wait for more than one slice of each request before
+  it and for the batch that is being computed.
+* Bulk requests have a queue of their own. A batch takes from the other one first, and of bulk at most BULK items or half of
+  `largest_cost`: so others wait for short batches alone, and bulk gets at least a slice of each.
 * Between two long batches on the event loop there are BREATHS turns of it, in which new calls come in or are refused.
 * Every admitted entry's future is resolved: with results, with the error of its own run, or by its caller's cancellation.
 """
@@ -34,6 +37,7 @@ from service.timer import LoopTimer, Timer
 MAX_WAIT = 0.001  # seconds; the longest that an idle engine waits for a batch to grow
 RECENT = 4  # batches; by the last one alone, one that happened to be small would make the next ones small
 SLICE = 64  # items; larger and a big request holds the others up, smaller and its own overhead shows
+SLICES = 4  # that fill a batch by cost
 BULK = 2 * SLICE  # items; more holds the others up, fewer are more batches, after each of which others have their turns
 LONG = 0.001  # seconds of computing on the event loop, after which others get their turns
 # Turns of the loop, of which gRPC needs several to take in a call, read and answer it. Without them five times as many requests
@@ -85,6 +89,17 @@ class _Entry(Generic[Item, Result]):
         self.results: list[Result] = []  # complete when as long as items
 
 
+class _Batch(Generic[Item, Result]):
+    """What is to be computed at once, while it grows."""
+
+    __slots__ = ("cost", "items", "parts")
+
+    def __init__(self) -> None:
+        self.parts: list[tuple[_Entry[Item, Result], int]] = []  # entries with how many of their items are in it
+        self.items: list[Item] = []
+        self.cost = 0
+
+
 class Batcher(Generic[Item, Result]):
     """Collects the items of many callers and runs them as batches.
 
@@ -99,19 +114,25 @@ class Batcher(Generic[Item, Result]):
         largest_batch: int,
         executor: Executor | None,
         observer: Observer,
+        largest_cost: int = 0,
+        cost: Callable[[Item], int] = lambda item: 0,  # noqa: ARG005
         return_turns: int = 0,
         clock: Callable[[], float] = time.monotonic,
         timer: Callable[[Callable[[], None]], Timer] = LoopTimer,
     ) -> None:
         """Set up an empty queue.
 
-        `capacity` bounds the items that wait, `largest_batch` the items of a batch. Without an `executor` batches run on the
-        event loop: right for what is short and would fight for the interpreter lock anyway. `return_turns` are the turns of the
-        loop within which no caller can have had his answer and be back with a request: so whoever comes within them, right
-        behind a batch, is another one. 0 for callers in this process.
+        `capacity` bounds the items that wait, `largest_batch` the items of a batch, and `largest_cost` the sum of their costs:
+        `cost` of an item is a whole number, 0 or greater, in any unit. Without an `executor` batches run on the event loop:
+        right for what is short and would fight for the interpreter lock anyway. `return_turns` are the turns of the loop within
+        which no caller can have had his answer and be back with a request: so whoever comes within them, right behind a batch,
+        is another one. 0 for callers in this process.
         """
         self._capacity = capacity
         self._largest_batch = largest_batch
+        self._largest_cost = largest_cost
+        self._slice_cost = largest_cost // SLICES
+        self._cost = cost
         self._executor = executor
         self._observer = observer
         self._loop = asyncio.get_running_loop()
@@ -247,32 +268,28 @@ class Batcher(Generic[Item, Result]):
 
     def _take(self) -> tuple[list[tuple[_Entry[Item, Result], int]], list[Item]]:
         """The next batch: entries with how many of their items are in it, and those items."""
-        batch: list[tuple[_Entry[Item, Result], int]] = []
-        items: list[Item] = []
-        kept = min(SLICE, self._largest_batch // 2) if self._bulk_queue else 0
-        parts = [(self._queue, self._largest_batch - kept), (self._bulk_queue, BULK)]
+        batch: _Batch[Item, Result] = _Batch()
+        most, most_cost = self._largest_batch, self._largest_cost
+        kept = kept_cost = 0
+        if self._bulk_queue:
+            kept, kept_cost = min(SLICE, most // 2), self._slice_cost
+        parts = [(self._queue, most - kept, most_cost - kept_cost), (self._bulk_queue, BULK, most_cost // 2)]
         if self._bulk_first:
             parts.reverse()
         self._bulk_first = bool(self._bulk_queue)
-        for queue, share in parts:
-            before = len(items)
-            self._fill(batch, items, queue, min(self._largest_batch, before + share))
-            if queue is self._bulk_queue and len(items) > before:
+        for queue, share, share_cost in parts:
+            before = len(batch.items)
+            self._fill(batch, queue, min(most, before + share), min(most_cost, batch.cost + share_cost))
+            if queue is self._bulk_queue and len(batch.items) > before:
                 self._bulk_first = False
-        self._change_queued(-len(items))
-        return batch, items
+        self._change_queued(-len(batch.items))
+        return batch.parts, batch.items
 
-    def _fill(
-        self,
-        batch: list[tuple[_Entry[Item, Result], int]],
-        items: list[Item],
-        queue: deque[_Entry[Item, Result]],
-        most: int,
-    ) -> None:
-        """Let a batch grow to `most` items, out of one queue."""
+    def _fill(self, batch: _Batch[Item, Result], queue: deque[_Entry[Item, Result]], most: int, most_cost: int) -> None:
+        """Let a batch grow to `most` items or `most_cost`, out of one queue."""
         waits: list[float] = []
         now = self._clock()
-        while queue and len(items) < most:
+        while queue and len(batch.items) < most:
             entry = queue[0]
             if entry.future.done():  # its caller has gone
                 queue.popleft()
@@ -282,18 +299,42 @@ class Batcher(Generic[Item, Result]):
                 self._drop(entry, "expired")
                 entry.future.set_exception(DeadlineExceeded("the deadline passed while the request waited"))
                 continue
-            if batch and entry.run is not batch[0][0].run:
+            if batch.parts and entry.run is not batch.parts[0][0].run:
+                break
+            part, cost = self._next_part(batch, entry, most, most_cost)
+            if not part:
                 break
             queue.popleft()
             if not entry.taken:
                 waits.append(now - entry.came)
-            part = entry.items[entry.taken : entry.taken + min(SLICE, most - len(items))]
+            batch.items += part
+            batch.cost += cost
+            batch.parts.append((entry, len(part)))
             entry.taken += len(part)
-            items += part
-            batch.append((entry, len(part)))
             if entry.taken < len(entry.items):
                 queue.append(entry)
         self._observer.waited(waits)
+
+    def _next_part(
+        self, batch: _Batch[Item, Result], entry: _Entry[Item, Result], most: int, most_cost: int
+    ) -> tuple[Sequence[Item], int]:
+        """The items of an entry that a batch takes next, at most a slice, and their cost; none if there is no room.
+
+        One item may cost more than a slice, and in an empty batch more than a batch.
+        """
+        part = entry.items[entry.taken : entry.taken + min(SLICE, most - len(batch.items))]
+        room = most_cost - batch.cost
+        limit = min(room, self._slice_cost)
+        total = sum(map(self._cost, part))
+        if total <= limit:
+            return part, total
+        total = number = 0
+        for cost in map(self._cost, part):
+            if total + cost > limit and (number or (batch.items and cost > room)):
+                break
+            total += cost
+            number += 1
+        return part[:number], total
 
     def _finish_executed(
         self,

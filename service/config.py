@@ -31,6 +31,7 @@ _OTHER_COMMANDS = frozenset(
     aux_loss_weight averaging assume_utc all batch_size collected_at data embedding_decay embedding_dropout epochs fail_below
     json learning_rate max_bad_share merge min_age out outlet patience posted_at posts real_data seed state_dropout target
     tensorboard timeout tls tls_ca tls_client_certificate tls_client_key tls_server_name token_file
+    verbose
     """.split()  # noqa: SIM905  (one a line would be long)
 )
 

@@ -68,7 +68,7 @@ _TABLE = (
         "{target} does not accept this client's certificate{certificate}",
     ),
     (
-        r"Failed parsing HTTP/2|http2 frame|SETTINGS frame",
+        r"Failed parsing HTTP/2|http2 frame|SETTINGS frame|http1\.x server",
         "{target} does not speak gRPC; is it the port for metrics and health (8080)? gRPC's is another (50051)",
     ),
     (

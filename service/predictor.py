@@ -6,6 +6,7 @@ answer = await predictor.predict([Headline("City votes on new park", time.time()
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,10 +14,11 @@ from typing import NamedTuple
 
 from service.batcher import Batcher
 from service.errors import FieldViolation, InvalidRequest, Unavailable
-from service.preprocessing import Headline, is_blank
+from service.preprocessing import MAX_EXPANDING, Headline, expands, is_blank
 from service.repository import Repository
 from service.version import Prediction, Version
 
+_CHECKED_AT_ONCE = 32 << 10  # characters, between two turns of the event loop; strange ones take 0.1 us each
 _VIOLATIONS = 20  # named in one error; a caller who has more learns no more from them
 
 
@@ -33,6 +35,14 @@ class Answer(NamedTuple):
 
     predictions: list[Prediction]
     version: int
+
+
+def cost(headline: Headline) -> int:
+    """What a headline adds to the cost of a batch: its bytes of UTF-8, to which the work on it is in proportion."""
+    text, _, outlet = headline
+    if text.isascii() and outlet.isascii():
+        return len(text) + len(outlet)
+    return len(text.encode("utf-8", "surrogatepass")) + len(outlet.encode("utf-8", "surrogatepass"))
 
 
 # Is told the version's number, and headlines with what it predicted for each, a batch at a time.
@@ -63,7 +73,7 @@ class Predictor:
         Raises InvalidRequest (which names each field, such as headlines[3].text), Unavailable where no version is live,
         Overloaded and DeadlineExceeded.
         """
-        self._check(headlines)
+        await self._check(headlines)
         version = self._repository.live
         if version is None:
             raise Unavailable("no model version is loaded")
@@ -79,7 +89,7 @@ class Predictor:
         """
         self._batcher.require_room(min(headlines, self._limits.max_headlines), deadline)
 
-    def _check(self, headlines: Sequence[Headline]) -> None:
+    async def _check(self, headlines: Sequence[Headline]) -> None:
         most, longest = self._limits.max_headlines, self._limits.max_text_bytes
         if not headlines:
             raise InvalidRequest("no headline", [FieldViolation("headlines", f"is empty; send 1 to {most} headlines")])
@@ -87,7 +97,12 @@ class Predictor:
             problem = f"holds more than {most}; send at most {most} in a request"
             raise InvalidRequest("too many headlines", [FieldViolation("headlines", problem)])
         violations = []
+        characters = 0
         for i, (text, posted_at, _) in enumerate(headlines):
+            characters += len(text)
+            if characters > _CHECKED_AT_ONCE:
+                characters = 0
+                await asyncio.sleep(0)
             if not math.isfinite(posted_at):
                 problem = "is no time; send one between the years 1 and 9999"
                 violations.append(FieldViolation(f"headlines[{i}].posted_at", problem))
@@ -95,6 +110,9 @@ class Predictor:
                 violations.append(FieldViolation(f"headlines[{i}].text", "is blank; write at least one character"))
             elif len(text) * 4 > longest and (size := len(text.encode("utf-8", "surrogatepass"))) > longest:
                 violations.append(FieldViolation(f"headlines[{i}].text", f"has {size} bytes; write at most {longest}"))
+            elif expands(text):
+                problem = f"has more than {MAX_EXPANDING} characters that NFKC replaces by several; write them out"
+                violations.append(FieldViolation(f"headlines[{i}].text", problem))
         if violations:
             raise InvalidRequest("headlines that cannot be scored", violations[:_VIOLATIONS])
 

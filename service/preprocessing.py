@@ -12,8 +12,10 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import repeat
+from functools import cache
+from itertools import chain, groupby, repeat
 from typing import NamedTuple
+from unicodedata import combining as _combining
 from unicodedata import normalize as _normalize
 
 import numpy as np
@@ -36,11 +38,29 @@ _APOSTROPHES = ("\u2018", "\u2019", "\u02bc")
 _ALONE = r"\p{Han}\p{Hiragana}\p{Katakana}"
 _START = rf"[[\p{{L}}\p{{N}}]--[{_ALONE}]]"
 _REST = rf"[[\p{{L}}\p{{M}}\p{{N}}]--[{_ALONE}]]"
-_WORDS = regex.compile(rf"[{_ALONE}]\p{{M}}*|{_START}{_REST}*(?:'{_START}{_REST}*)*", regex.V1)
+_ALONE_CHARACTER = regex.compile(rf"[{_ALONE}]", regex.V1)
+_FIRST_ALONE = "\u2e80"  # none of them is below
+# A word, or a run that _IN_RUN takes apart: characters that are words of their own, and words without marks between them. It is
+# the simpler pattern, twice as fast, and such a text may have a word in every two bytes.
+_WORDS = regex.compile(
+    rf"[{_ALONE}](?:\p{{M}}+|[{_ALONE}\p{{L}}\p{{N}}]*[{_ALONE}](?!\p{{M}})|)|[\p{{L}}\p{{N}}]{_REST}*(?:'{_START}{_REST}*)*",
+    regex.V1,
+)
+_IN_RUN = regex.compile(rf"[{_ALONE}]|[^{_ALONE}]+", regex.V1)
 # What _WORDS is on ASCII text, where NFKC changes nothing, as of 97 % of English headlines: a third of the time. And where no
 # apostrophe stands at a word's edge, words are what stands between other characters: a third of that.
 _ASCII_WORDS = re.compile("[a-z0-9]+(?:'[a-z0-9]+)*")
 _SPACED = bytes(ord(it.lower()) if it.isalnum() or it == "'" else ord(" ") for it in map(chr, range(128))).ljust(256)
+
+# NFKC puts marks in order by an insertion sort, in quadratic time. Runs of this length and more are sorted before it.
+_LONG_RUN = 64
+# What has no combining class of its own but decomposes to marks alone.
+_DECOMPOSED = {mark: _normalize("NFKD", mark) for mark in "\u0f73\u0f75\u0f81\uff9e\uff9f"}
+_MARK = rf"[\P{{ccc=0}}{''.join(_DECOMPOSED)}]"
+_LONG_RUNS = regex.compile(rf"(?<!{_MARK}){_MARK}{{{_LONG_RUN},}}")
+
+MAX_EXPANDING = 64  # characters of a text that may expand
+_REPLACED = regex.compile(r"\p{NFKC_QC=N}")  # what NFKC never leaves as it is
 
 
 class Headline(NamedTuple):
@@ -67,6 +87,28 @@ def is_blank(text: str) -> bool:
     return not text or text.isspace()
 
 
+def expands(text: str) -> bool:
+    """Whether more than MAX_EXPANDING characters of a text expand, which costs far more than other text of the same bytes.
+
+    A character expands if NFKC replaces it and its compatibility decomposition is longer than two (U+FDFA, U+33A8, U+2026),
+    holds several words (U+337B, two ideographs; U+33E0, a digit and an ideograph) or is a space with a mark (U+00B4, U+037A).
+    Vietnamese, Hangul and Greek letters do not: NFKC leaves them as they are. No model version influences the answer, so a
+    rollback never changes what is refused.
+    """
+    if len(text) <= MAX_EXPANDING or text.isascii() or not _REPLACED.search(text):
+        return False
+    distinct = _REPLACED.findall("".join(set(text)))
+    return sum(text.count(character) for character in distinct if _expands(character)) > MAX_EXPANDING
+
+
+@cache
+def _expands(character: str) -> bool:
+    if len(_normalize("NFKD", character)) > 2:
+        return True
+    replacement = _normalize("NFKC", character)
+    return len(replacement) > 1 and (replacement[0] == " " or _ALONE_CHARACTER.search(replacement) is not None)
+
+
 def words(text: str) -> list[str]:
     """The words of a headline, in order.
 
@@ -79,11 +121,33 @@ def words(text: str) -> list[str]:
         if "'" in spaced and (" '" in spaced or "' " in spaced or "''" in spaced):
             return _ASCII_WORDS.findall(spaced)
         return spaced.split()
+    if len(text) >= _LONG_RUN:
+        text = _LONG_RUNS.sub(_put_in_order, text)
     text = _normalize("NFKC", _normalize("NFKC", text).casefold())
     for apostrophe in _APOSTROPHES:
         text = text.replace(apostrophe, "'")
     found: list[str] = _WORDS.findall(text)
-    return found
+    if max(found, default="") < _FIRST_ALONE:
+        return found
+    separate = []
+    for word in found:
+        if len(word) > 1 and word[0] >= _FIRST_ALONE and word[-1] >= _FIRST_ALONE and _ALONE_CHARACTER.match(word[-1]):
+            separate += _IN_RUN.findall(word)
+        else:
+            separate.append(word)
+    return separate
+
+
+def _put_in_order(run: regex.Match[str]) -> str:
+    """Marks in canonical order: what NFKC makes of them stays the same."""
+    marks = run[0]
+    for mark, decomposed in _DECOMPOSED.items():
+        marks = marks.replace(mark, decomposed)
+    if all(map(_combining, marks)):
+        return "".join(sorted(marks, key=_combining))
+    # `regex` knows newer marks than Python does. To NFKC they are no marks: none is moved across them.
+    parts = groupby(marks, lambda mark: _combining(mark) > 0)
+    return "".join(chain.from_iterable(sorted(part, key=_combining) if ordered else part for ordered, part in parts))
 
 
 def outlet_key(name: str) -> str:

@@ -25,7 +25,7 @@ from service.credentials import Certificate, Tokens
 from service.engines import Engine
 from service.http import HttpServer, make_app
 from service.metrics import Metrics
-from service.predictor import Limits, Predictor
+from service.predictor import Limits, Predictor, cost
 from service.preprocessing import Headline
 from service.repository import Repository
 from service.signals import StopSignals
@@ -34,6 +34,7 @@ from service.version import Prediction, Version
 logger = logging.getLogger(__name__)
 
 LARGEST_BATCH = 256  # headlines; a millisecond of the CPU engine, beyond which more save nothing
+LARGEST_BATCH_BYTES = 64 << 10  # of text and outlets; 256 ordinary headlines have 25 kB, and the dearest text takes 20 ms
 # Turns of the loop that an answer takes through gRPC, at the least. With 4 the 64 clients of benchmarks/serving.py cost two
 # thirds of what they cost with 0; with 8 a lone caller on the same machine is at times taken for two.
 RETURN_TURNS = 4
@@ -117,6 +118,8 @@ class Server:
         self._batcher: Batcher[Headline, Prediction] = Batcher(
             capacity=settings.queue_headlines,
             largest_batch=LARGEST_BATCH,
+            largest_cost=LARGEST_BATCH_BYTES,
+            cost=cost,
             executor=self._executor,
             observer=self.metrics,
             return_turns=RETURN_TURNS,
@@ -186,8 +189,7 @@ class Server:
         ]
         services = {popularity.SERVICE: self._popularity.handlers(), health.SERVICE: self._health.handlers()}
         if settings.reflection:
-            names = [service.full_name for service in (*services, reflection.SERVICE)]
-            services[reflection.SERVICE] = reflection.handlers(names)
+            services |= reflection.handlers([service.full_name for service in services])
         largest = settings.max_message_bytes
         budget = Budget(settings.message_memory_bytes, largest)
         self.metrics.watch_messages(lambda: budget.reserved, lambda: budget.waiting)

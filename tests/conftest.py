@@ -7,6 +7,17 @@ from contextlib import contextmanager
 import pytest
 from server_process import ROOT, ServerProcess, environment
 
+LONGEST = 1200  # seconds; no test may ask for more
+
+
+def pytest_collection_modifyitems(items):
+    """Every test has a time limit: a mark may raise it, but not remove it (0 would)."""
+    for item in items:
+        if mark := item.get_closest_marker("timeout"):
+            seconds = (*mark.args, mark.kwargs.get("timeout"))[0]
+            if not seconds or not 0 < seconds <= LONGEST:
+                raise pytest.UsageError(f"{item.nodeid}: its time limit is {seconds}; it must be from 1 to {LONGEST} seconds")
+
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory):

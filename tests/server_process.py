@@ -9,7 +9,7 @@ import threading
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-PATIENCE = 60  # seconds for what takes moments; only a test that fails waits so long
+PATIENCE = 120  # seconds for what takes moments; only a test that fails waits so long
 
 
 def environment(**variables):

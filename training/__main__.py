@@ -11,25 +11,29 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import io
+import json
 import logging
+import math
 import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from importlib.metadata import version as installed
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from service import artifact
 from service.errors import DataError, HeadlinesError, UsageError, VersionError
-from service.preprocessing import Headline, Preprocessor
-from training import dataset, features, synthesize
-from training.dataset import Dataset
-from training.features import Features
-from training.settings import MERGES, Settings
+from training import flags, libraries
+from training.progress import busy
+from training.settings import MAX_BAD_SHARE, MERGES, MIN_AGE, Settings
+
+# Everything else is imported by the commands: a wrong flag is an error at once, and a missing extra a sentence.
+if TYPE_CHECKING:
+    from service import artifact
+    from service.preprocessing import Headline
+    from training.dataset import Dataset
+    from training.features import Features
 
 LIBRARIES = ("tensorflow", "keras", "numpy", "scikit-learn")
 EXAMPLES = 32  # real headlines in examples.json, beside the made-up ones below
@@ -48,41 +52,58 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; its exit code: 0, 1 with a sentence on what went wrong, 2 where a flag is wrong, 130 when interrupted."""
     parser = argparse.ArgumentParser(prog="python -m training", description="Makes model versions from past posts.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="synthesize|fit|evaluate")
-    _add_synthesize(commands)
-    _add_fit(commands)
-    _add_evaluate(commands)
+    parsers = {"synthesize": _add_synthesize(commands), "fit": _add_fit(commands), "evaluate": _add_evaluate(commands)}
     args = parser.parse_args(arguments)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # its C++ tells of CPU features and missing GPUs
+    name = f"{parser.prog} {args.command}"
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a path may hold what the terminal's encoding has not
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    for name in ("tensorflow", "absl"):  # they advise on how to write graphs
-        logging.getLogger(name).setLevel(logging.ERROR)
     try:
+        for sentence in flags.unknown(os.environ, parsers):
+            logger.warning("%s", sentence)
+        flags.read(args, os.environ)
         args.run(args)
     except UsageError as error:
-        print(f"{parser.prog} {args.command}: {error}", file=sys.stderr)
+        print(f"{name}: {error}", file=sys.stderr)
         return 2
     except HeadlinesError as error:
-        print(f"{parser.prog} {args.command}: {error}", file=sys.stderr)
+        print(f"{name}: {error}", file=sys.stderr)
         return 1
+    except ModuleNotFoundError as error:
+        print(
+            f"{name}: {error.name} is not installed; in a checkout of this project: pip install '.[training]'", file=sys.stderr
+        )
+        return 2
     except OSError as error:  # a full disk names no file
-        print(f"{parser.prog} {args.command}: {error.filename or args.models}: {error.strerror or error}", file=sys.stderr)
+        print(
+            f"{name}: {error.filename or getattr(args, 'models', None) or args.out}: {error.strerror or error}", file=sys.stderr
+        )
         return 1
     except KeyboardInterrupt:
-        print(f"{parser.prog} {args.command}: interrupted", file=sys.stderr)
+        print(f"{name}: interrupted", file=sys.stderr)
         return 130
     return 0
 
 
-def _add_synthesize(commands: Any) -> None:  # noqa: ANN401
-    parser = commands.add_parser("synthesize", help="write a made-up data set with a known signal")
-    _flag(parser, "--out", type=Path, required=True, metavar="FILE", help="the file to write")
-    _flag(parser, "--posts", type=_positive, default=20_000, help="how many posts")
-    _flag(parser, "--seed", type=int, default=0, help="another number makes another data set")
+def _add_command(commands: Any, name: str, help_: str) -> argparse.ArgumentParser:  # noqa: ANN401
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=help_, description=help_, allow_abbrev=False)
+    return parser
+
+
+def _add_synthesize(commands: Any) -> argparse.ArgumentParser:  # noqa: ANN401
+    parser = _add_command(commands, "synthesize", "write a made-up data set with a known signal")
+    flags.add(parser, "--out", flags.path, "the file to write", required=True, metavar="FILE")
+    flags.add(parser, "--posts", flags.whole(1), "how many posts", default=20_000)
+    flags.add(parser, "--seed", flags.whole(0), "another number makes another data set", default=0)
     parser.set_defaults(run=_synthesize)
+    return parser
 
 
 def _synthesize(args: argparse.Namespace) -> None:
-    auc = synthesize.synthesize(args.out, args.posts, args.seed)
+    from training import synthesize
+
+    with busy("making up posts"):
+        auc = synthesize.synthesize(args.out, args.posts, args.seed)
     print(
         f"{args.posts} made-up posts in {args.out}\n"
         f"The probabilities that they were made with have a ROC-AUC of {auc:.4f} on the latest tenth: no model can do better."
@@ -90,38 +111,46 @@ def _synthesize(args: argparse.Namespace) -> None:
 
 
 def _add_data(parser: argparse.ArgumentParser) -> None:
-    _flag(
-        parser, "--data", type=Path, nargs="+", required=True, metavar="FILE", help="past posts: .csv, .jsonl (.gz), .parquet"
+    flags.add(
+        parser,
+        "--data",
+        flags.path,
+        "past posts: .csv, .jsonl (.gz), .parquet; may be given more than once",
+        required=True,
+        several=True,
+        metavar="FILE",
     )
-    _flag(parser, "--models", type=Path, required=True, metavar="DIR", help="the directory of model versions")
-    _flag(
+    flags.add(parser, "--models", flags.path, "the directory of model versions", required=True, metavar="DIR")
+    flags.add(
         parser,
         "--min-age",
-        type=_days,
-        default=dataset.MIN_AGE / 86_400,
+        flags.number("a number of days, 0 or greater", 0, 36_500),
+        "younger posts are left out; they have not yet earned what they will",
+        default=MIN_AGE / 86_400,
         metavar="DAYS",
-        help="younger posts are left out; they have not yet earned what they will",
     )
-    _flag(
+    flags.add(
         parser,
         "--collected-at",
-        type=_moment,
-        default=None,
+        flags.moment,
+        "when the counts were read",
+        shown="the newest post's time",
         metavar="ISO",
-        help="when the counts were read (the newest post's time)",
     )
-    _flag(parser, "--assume-utc", action="store_true", help="take times without a zone as UTC")
-    _flag(
+    flags.add(parser, "--assume-utc", flags.yes_or_no, "take times without a zone as UTC", default=False, shown="no")
+    flags.add(
         parser,
         "--max-bad-share",
-        type=float,
-        default=dataset.MAX_BAD_SHARE,
+        flags.number("a share between 0 and 1, such as 0.01 for 1 %", 0, 1),
+        "the share of bad rows that may be skipped",
+        default=MAX_BAD_SHARE,
         metavar="SHARE",
-        help="the share of bad rows that may be skipped",
     )
 
 
 def _read(args: argparse.Namespace) -> Dataset:
+    from training import dataset
+
     return dataset.read(
         args.data,
         min_age=args.min_age * 86_400,
@@ -131,42 +160,42 @@ def _read(args: argparse.Namespace) -> Dataset:
     )
 
 
-def _add_fit(commands: Any) -> None:  # noqa: ANN401
-    parser = commands.add_parser("fit", help="train on past posts, evaluate on the latest, export the next version")
+def _add_fit(commands: Any) -> argparse.ArgumentParser:  # noqa: ANN401
+    parser = _add_command(commands, "fit", "train on past posts, evaluate on the latest, export the next version")
     _add_data(parser)
     for field in dataclasses.fields(Settings):
-        kind: Any = {"str": str, "int": int, "float": float}.get(str(field.type), str)
-        choices = {"choices": MERGES} if field.name == "merge" else {}
-        _flag(
-            parser,
-            "--" + field.name.replace("_", "-"),
-            type=kind,
-            default=field.default,
-            help=field.metadata["help"],
-            **choices,
-        )
-    _flag(parser, "--tensorboard", type=Path, default=None, metavar="DIR", help="write learning curves for TensorBoard here")
+        parse = {"int": flags.whole(0), "float": flags.number()}.get(str(field.type), flags.one_of(*MERGES))
+        flags.add(parser, "--" + field.name.replace("_", "-"), parse, field.metadata["help"], default=field.default)
+    flags.add(parser, "--tensorboard", flags.path, "write learning curves for TensorBoard here", shown="none", metavar="DIR")
     parser.set_defaults(run=_fit)
+    return parser
 
 
 def _fit(args: argparse.Namespace) -> None:
     settings = Settings(**{field.name: getattr(args, field.name) for field in dataclasses.fields(Settings)})
     _check_writable(args.models)
+    from service import artifact
+    from service.preprocessing import Preprocessor
+    from training import features
+
     posts = _read(args)
     made = features.make(posts, seed=settings.seed)
 
     # TensorFlow takes seconds to import, and what is wrong with flags and data is told without it.
+    libraries.prepare()
     from training import evaluate, export, fit, report
     from training.checkpoint import open_checkpoint
     from training.network import Network
 
     with open_checkpoint(args.models, fit.digest(made, settings)) as checkpoint:
         fitted = fit.fit(made, settings, checkpoint, tensorboard=args.tensorboard)
-        logger.info("evaluating on the latest posts")
         parts = {"training": made.training, "validation": made.validation, "evaluation": made.evaluation}
-        evaluation = evaluate.evaluate(parts, Network(fitted.model).predict, posts, intercepts=fitted.intercepts)
+        logger.info("evaluating on the latest posts")
+        with busy("evaluating on the latest posts"):
+            evaluation = evaluate.evaluate(parts, Network(fitted.model).predict, posts, intercepts=fitted.intercepts)
         info = _describe(posts, made, settings, evaluation.figures)
-        with artifact.publish(args.models) as staging:
+        logger.info("exporting the model")
+        with busy("exporting the model"), artifact.publish(args.models) as staging:
             export.export(staging.path, fitted.model)
             artifact.write_vocabulary(staging.path, made.vocabulary)
             artifact.write_info(staging.path, info)
@@ -187,6 +216,8 @@ def _check_writable(models: Path) -> None:
 
 
 def _describe(posts: Dataset, made: Features, settings: Settings, figures: Mapping[str, float]) -> artifact.ModelInfo:
+    from service import artifact
+
     parts = {"training": made.training, "validation": made.validation, "evaluation": made.evaluation}
     return artifact.ModelInfo(
         created_at=time.time(),
@@ -212,6 +243,8 @@ def _describe(posts: Dataset, made: Features, settings: Settings, figures: Mappi
 
 def _examples(posts: Dataset, made: Features) -> list[Headline]:
     """Headlines for the server to reproduce: real ones of the validation part and hostile ones."""
+    from service.preprocessing import Headline
+
     start, end = made.ends[:2]
     rows = [start + i * (end - start) // EXAMPLES for i in range(EXAMPLES)]
     outlets = [*posts.outlets, ""]  # the last is for index -1: none
@@ -222,15 +255,36 @@ def _examples(posts: Dataset, made: Features) -> list[Headline]:
     return [*real, *(Headline(text, real[0].posted_at, "an outlet that is not known") for text in HOSTILE_HEADLINES)]
 
 
-def _add_evaluate(commands: Any) -> None:  # noqa: ANN401
-    parser = commands.add_parser("evaluate", help="score a version on later posts")
+def _add_evaluate(commands: Any) -> argparse.ArgumentParser:  # noqa: ANN401
+    parser = _add_command(commands, "evaluate", "score a version on later posts")
     _add_data(parser)
-    _flag(parser, "--version", type=_positive, default=None, metavar="N", help="the version (the highest)")
-    _flag(parser, "--all", action="store_true", help="score also the posts that the version was made from")
+    flags.add(parser, "--version", flags.whole(1), "the version", shown="the highest", metavar="N")
+    flags.add(
+        parser, "--all", flags.yes_or_no, "score also the posts that the version was made from", default=False, shown="no"
+    )
+    flags.add(parser, "--json", flags.yes_or_no, "print the figures as one JSON object", default=False, shown="no")
+    flags.add(
+        parser,
+        "--fail-below",
+        flags.at_least,
+        "end with exit code 1 if a figure is below this, such as main_auc=0.7; may be given more than once",
+        shown="none",
+        several=True,
+        metavar="FIGURE=NUMBER",
+    )
     parser.set_defaults(run=_evaluate)
+    return parser
 
 
 def _evaluate(args: argparse.Namespace) -> None:
+    import numpy as np
+
+    from service import artifact
+    from training import evaluate, features
+
+    for name, _ in args.fail_below or ():
+        if name not in evaluate.FIGURES:
+            raise UsageError(f"--fail-below: there is no figure {name!r}; there are {', '.join(evaluate.FIGURES)}")
     numbers = artifact.versions(args.models)
     number = args.version or max(numbers, default=0)
     if number not in numbers:
@@ -247,47 +301,29 @@ def _evaluate(args: argparse.Namespace) -> None:
         )
     later = features.encode(posts, slice(first, None), read.vocabulary, read.info.outlet_levels, label.threshold)
 
-    from training import evaluate, export
+    libraries.prepare()
+    from training import export
     from training.network import Network
 
     network = Network(export.restore(read.path, read.info.settings["merge"]))
-    print(evaluate.table(evaluate.evaluate({"evaluation": later}, network.predict, posts, first_row=first)))
+    with busy("evaluating"):
+        evaluation = evaluate.evaluate({"evaluation": later}, network.predict, posts, first_row=first)
+    if args.json:
+        print(json.dumps({"version": number, "figures": evaluation.figures}, allow_nan=False))
+    else:
+        print(evaluate.table(evaluation))
+    _check_figures(evaluation.figures, args.fail_below or ())
 
 
-def _flag(parser: argparse.ArgumentParser, name: str, **options: Any) -> None:  # noqa: ANN401
-    """Add a flag whose default may come from the environment; what stands there is checked as the flag is."""
-    value = os.environ.get("HEADLINES_" + name.removeprefix("--").replace("-", "_").upper())
-    options["help"] = options["help"] + ("" if options.get("required") or "action" in options else " (default %(default)s)")
-    if value:
-        options["required"] = False
-        if options.get("action") == "store_true":
-            options["default"] = value.lower() in ("1", "true", "yes")
-        elif "nargs" in options:
-            options["default"] = [options["type"](part) for part in value.split(os.pathsep)]
-        else:
-            options["default"] = value
-    parser.add_argument(name, **options)
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 1 on")
-    return value
-
-
-def _days(text: str | float) -> float:
-    value = float(text)
-    if not 0 <= value < 36_500:
-        raise argparse.ArgumentTypeError(f"{text} is not a number of days from 0 on")
-    return value
-
-
-def _moment(text: str) -> float:
-    moment = datetime.fromisoformat(text)
-    if moment.tzinfo is None:
-        raise argparse.ArgumentTypeError(f"{text} has no zone; add one, such as Z")
-    return moment.timestamp()
+def _check_figures(figures: Mapping[str, float], least: Sequence[tuple[str, float]]) -> None:
+    """Raise DataError that names each figure that is below its bound, or undefined on these posts."""
+    failed = [
+        f"{name} is {figures[name]:.4f}, below {bound:g}" if name in figures else f"{name} is undefined on these posts"
+        for name, bound in least
+        if not figures.get(name, -math.inf) >= bound
+    ]
+    if failed:
+        raise DataError("; ".join(failed))
 
 
 if __name__ == "__main__":

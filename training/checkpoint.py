@@ -26,6 +26,7 @@ from service.errors import DataError
 State = Mapping[str, npt.NDArray[np.generic]]
 
 _PREFIX = ".fit-"
+_KEPT = 2  # interrupted fits of other data or settings whose state, some 83 MB each, stays
 _DIGEST_BYTES = hashlib.sha256().digest_size
 _log = logging.getLogger(__name__)
 
@@ -84,10 +85,8 @@ def open_checkpoint(models: Path, digest: str) -> Iterator[Checkpoint]:
     """
     models.mkdir(parents=True, exist_ok=True)
     directory = models / (_PREFIX + digest)
-    for other in sorted(models.glob(_PREFIX + "*")):
-        if other != directory:
-            _log.warning("%s is of another fit, with other data or settings, that has not ended; this one starts afresh", other)
     with closing(_lock(directory)):
+        _bound_others(directory)
         checkpoint = Checkpoint(directory)
         try:
             yield checkpoint
@@ -98,6 +97,32 @@ def open_checkpoint(models: Path, digest: str) -> Iterator[Checkpoint]:
                 _remove(directory)
             raise
         _remove(directory)
+
+
+def _bound_others(directory: Path) -> None:
+    """Remove what fits of other data or settings left, but for the latest and those that are still running."""
+    others = [other for other in directory.parent.glob(_PREFIX + "*") if other != directory]
+    others.sort(key=_saved_at, reverse=True)
+    for other in others[:_KEPT]:
+        _log.warning("%s is of another fit, with other data or settings, that has not ended; this one starts afresh", other)
+    for other in others[_KEPT:]:
+        try:
+            with closing(_lock(other)):
+                _remove(other)
+        except DataError:
+            continue  # it is running
+        except OSError as error:
+            _log.warning("%s was left by an older fit and cannot be removed: %s", other, error.strerror)
+        else:
+            _log.warning("%s was left by an older fit, with other data or settings, and has been removed", other)
+
+
+def _saved_at(directory: Path) -> float:
+    """When a fit began or last replaced its state, in seconds since 1970-01-01 UTC; 0 if it has just been removed."""
+    try:
+        return directory.stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def _remove(directory: Path) -> None:

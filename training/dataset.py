@@ -34,9 +34,7 @@ import numpy.typing as npt
 from service.errors import DataError
 from service.preprocessing import is_blank, outlet_key, words
 from training.files import COUNTS, Cells, Moment, check_columns, checksum, read_rows
-
-MIN_AGE = 2 * 86_400.0  # seconds; by then nearly all reactions are in
-MAX_BAD_SHARE = 0.01
+from training.settings import MAX_BAD_SHARE, MIN_AGE
 
 _WHOLE_NUMBER = re.compile(r"([0-9]{1,15})(?:\.0*)?")
 _MOST = 10**15  # a count's bound: far above any real one, and sums stay exact in a float64

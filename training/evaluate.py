@@ -38,6 +38,8 @@ METRICS = {
     "accuracy": "Accuracy",
     "calibration_error": "Calibration error",
 }
+# What an evaluation of a version on other posts has in its figures, those that are undefined there left out.
+FIGURES = (*(f"{name}_{metric}" for name in ("main", "aux") for metric in METRICS), "positive_share", "rows")
 BINS = 10  # of a calibration curve, equal in rows
 BLOCK = 12 * 3600.0  # seconds that are resampled together: what happens within half a day moves many headlines at once
 RESAMPLES = 1000

@@ -9,6 +9,8 @@ import csv
 import gzip
 import hashlib
 import json
+import logging
+import re
 import zlib
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -20,12 +22,27 @@ from service.errors import DataError
 COUNTS = ("retweets", "likes")
 FIELDS = ("headline", "posted_at", "outlet", *COUNTS, "synthetic")
 
+# What other tools call these columns. They are not read, but named: what is left out unnoticed is missed too late.
+_LOOKALIKES = {
+    "headline": "title text tweet tweet_text full_text message status_message link_name raw_content content post_text caption",
+    "posted_at": "created_at created created_utc date time datetime timestamp posted published published_at status_published "
+    "post_created publish_date date_posted",
+    "outlet": "account account_name page page_name user username user_name user_username user_screen_name screen_name handle "
+    "author source subreddit publisher newspaper channel site",
+    "retweets": "retweet retweet_count retweets_count num_retweets shares share_count shares_count num_shares reposts reblogs "
+    "reposts_count",
+    "likes": "like like_count likes_count num_likes favorites favourites favorite_count favourite_count favorites_count "
+    "favourites_count reactions reaction_count num_reactions upvotes score points num_points hearts",
+}
+
 _LONGEST_LINE = 4 << 20  # characters; without a bound a small .gz file without line ends would fill the memory
 _ABSENT = dict.fromkeys(COUNTS, 0)  # the cell of a column that a file has not; None for the others
 
 Cells = Sequence[Any]  # in the order of FIELDS
 Row = tuple[int, Cells | str]  # line (Parquet: row) from 1; its cells, or what is wrong with it
-_Rows = Generator[tuple[int, Any], None, None]
+_Rows = Generator[tuple[int, Any], None, None]  # the first is line 0, and the names of all columns
+
+_log = logging.getLogger(__name__)
 
 
 class Moment(NamedTuple):
@@ -42,18 +59,31 @@ def checksum(path: Path) -> str:
 
 
 def check_columns(files: Sequence[Path]) -> tuple[str, ...]:
-    """The engagement columns, which must be the same in all files."""
+    """The engagement columns, which must be the same in all files.
+
+    Logs which columns are read though they are written differently, and which look as if they were to be read but are not.
+    """
     if not files:
         raise DataError("no file is named")
     common: tuple[str, ...] | None = None
     for path in files:
-        columns = _columns(path)
+        names = _names(path)
+        columns = _match(path, names)
+        similar = [(name, field) for name in names if (field := _similar_field(name)) and field not in columns]
         missing = [name for name in ("headline", "posted_at") if name not in columns]
         counts = tuple(name for name in COUNTS if name in columns)
         if not counts:
             missing.append("retweets or likes")
         if missing:
-            raise DataError(f"{path}: has no column {', '.join(missing)}{_format(path).hint}")
+            looks = "".join(f"; {name!r} looks like {field}: rename it" for name, field in similar)
+            raise DataError(f"{path}: has no column {', '.join(missing)}{looks or _format(path).hint}")
+        for field, name in columns.items():
+            if name != field:
+                _log.info("%s: column %r is read as %s", path, name, field)
+        for name, field in similar:
+            _log.warning("%s: column %r looks like %s and is not used; if it is, rename it to %s", path, name, field, field)
+        if "outlet" not in columns:
+            _log.info("%s: has no column outlet: its posts are learned from words and times alone", path)
         common = common or counts
         if counts != common:
             raise DataError(
@@ -64,10 +94,34 @@ def check_columns(files: Sequence[Path]) -> tuple[str, ...]:
     return common
 
 
-def _columns(path: Path) -> Sequence[str]:
+def _names(path: Path) -> Sequence[str]:
     with closing(_format(path).read(path)) as rows, _naming(path):
-        columns: Sequence[str] = next(rows)[1]
-    return columns
+        names: Sequence[str] = next(rows)[1]
+    return names
+
+
+def _match(path: Path, names: Sequence[str]) -> dict[str, str]:
+    """The columns of FIELDS, each with its name in the file, which may differ in case and in spaces around it."""
+    found = {}
+    for field in FIELDS:
+        alike = [name for name in names if name == field] or [name for name in names if name.strip().lower() == field]
+        if len(alike) > 1:
+            raise DataError(f"{path}: two columns have the same name, {field}")
+        if alike:
+            found[field] = alike[0]
+    return found
+
+
+def _similar_field(name: str) -> str | None:
+    """The field that a column of this name may be, going by what other tools call theirs."""
+    return _SIMILAR.get(_plain(name))
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\W_]+", "", name).lower()
+
+
+_SIMILAR = {_plain(name): field for field, names in _LOOKALIKES.items() for name in names.split()}
 
 
 def read_rows(path: Path) -> Iterator[Row]:
@@ -96,8 +150,9 @@ def _read_csv(path: Path) -> _Rows:
             header = [name.strip() for name in next(reader, [])]
         except csv.Error:
             header = []
-        yield 0, _known(path, header)
-        places = [header.index(name) if name in header else len(header) for name in FIELDS]
+        yield 0, header
+        columns = _match(path, header)
+        places = [header.index(columns[name]) if name in columns else len(header) for name in FIELDS]
         absent = [_ABSENT.get(name) for name in FIELDS]
         width = len(header)
         line = reader.line_num
@@ -119,7 +174,7 @@ def _read_csv(path: Path) -> _Rows:
 
 
 def _read_json_lines(path: Path) -> _Rows:
-    columns: list[str] | None = None
+    columns: dict[str, str] | None = None
     with _open(path, newline="\n") as file:
         for number, line in enumerate(_lines(file, path), 1):
             if line.isspace():
@@ -133,15 +188,15 @@ def _read_json_lines(path: Path) -> _Rows:
                     yield number, "is not a JSON object"
                     continue
                 raise DataError(f"{path}:{number}: is not a JSON object; JSON Lines holds one a line")
-            present = [name for name in FIELDS if name in fields]
             if columns is None:
-                columns = present
-                yield 0, columns
-            if any(name in COUNTS and name not in columns for name in present):
+                yield 0, list(fields)
+                columns = _match(path, list(fields))
+            if any(name in fields and name not in columns for name in COUNTS):
                 # Counting it here alone would make the rows of one file incomparable.
                 yield number, "has a count that the file's first row has not"
             else:
-                yield number, [fields.get(name, None if name in columns else _ABSENT.get(name)) for name in FIELDS]
+                cells = [fields.get(columns.get(name, name), None if name in columns else _ABSENT.get(name)) for name in FIELDS]
+                yield number, cells
     if columns is None:
         yield 0, []
 
@@ -169,23 +224,17 @@ def _read_parquet(path: Path) -> _Rows:
 
     try:
         with pq.ParquetFile(path) as file:
-            columns = _known(path, file.schema_arrow.names)
-            yield 0, columns
+            yield 0, file.schema_arrow.names
+            columns = _match(path, file.schema_arrow.names)
             number = 0
-            for batch in file.iter_batches(batch_size=4096, columns=columns):
-                table = {name: cells(batch.column(name)) for name in columns}
+            for batch in file.iter_batches(batch_size=4096, columns=list(columns.values())):
+                table = {field: cells(batch.column(name)) for field, name in columns.items()}
                 absent = {name: [_ABSENT.get(name)] * batch.num_rows for name in FIELDS if name not in columns}
                 for row in zip(*((table | absent)[name] for name in FIELDS), strict=True):
                     number += 1
                     yield number, row
     except (pa.ArrowException, ValueError, OverflowError) as error:
         raise DataError(f"{path}: cannot be read as Parquet: {type(error).__name__}") from None
-
-
-def _known(path: Path, names: Sequence[str]) -> list[str]:
-    if any(names.count(name) > 1 for name in FIELDS):
-        raise DataError(f"{path}: two columns have the same name")
-    return [name for name in FIELDS if name in names]
 
 
 def _open(path: Path, newline: str) -> IO[str]:

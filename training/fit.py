@@ -25,7 +25,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 
 from service.errors import UsageError
 from training.batches import Batch, batches
@@ -38,6 +38,7 @@ from training.optimizer import RowwiseRMSprop
 from training.settings import Settings
 
 _MATHEMATICS = 2  # another number where the same settings no longer give the same weights, so that no state of the old is used
+_STEPS_TO_ESTIMATE = 20  # after which the time left can be known
 _AVERAGES = 8  # within the span of the running average: to average five million weights takes as long as a few steps do
 
 # What tf.summary.scalar writes; that function itself comes with TensorBoard, which only the reader of the curves needs.
@@ -108,6 +109,11 @@ def fit(
         history = trainer.restore(state)
         _log.info("going on after epoch %d of the interrupted fit", len(history))
     curves = _Curves(settings.epochs, steps, tensorboard)
+    _log.info(
+        "training in epochs of %d steps until %d in a row bring no lower validation loss; the first steps take longest",
+        steps,
+        settings.patience,
+    )
     while not _is_over(history, settings):
         number = len(history)
         random = np.random.default_rng([settings.seed, number])
@@ -269,6 +275,15 @@ def _thin(examples: Examples, rows: int) -> Examples:
     return Examples(ids=examples.ids[at], offsets=offsets, **columns)
 
 
+def time_left(moments: Sequence[float], steps: int) -> str:
+    """How long an epoch of `steps` steps still takes, in words; `moments`, in seconds, are its beginning and its steps' ends.
+
+    The median ignores the few steps that take a thousand times as long, since TensorFlow compiles for a width first seen.
+    """
+    seconds = float(np.median(np.diff(moments))) * (steps - len(moments) + 1)
+    return f"about {seconds:.0f} s left" if seconds < 100 else f"about {seconds / 60:.0f} min left"
+
+
 class _Curves:
     """Shows how a fit goes: a bar with the time left on a terminal, a line for each epoch, curves for TensorBoard."""
 
@@ -285,10 +300,23 @@ class _Curves:
                 raise UsageError(f"tensorboard is {tensorboard}; it must be a directory that can be written to") from error
 
     def progress(self, items: Iterable[Batch], number: int) -> Iterator[Batch]:
-        """The batches of an epoch, with a bar that shows the time it still takes."""
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        """The batches of an epoch, with a bar that shows the time it still takes, once that can be known."""
+        columns = (
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[left]}"),
+        )
         with Progress(*columns, console=self._console, transient=True, disable=not self._console.is_terminal) as bar:
-            yield from bar.track(items, self._steps, description=f"epoch {number + 1}, {self._epochs} at most")
+            epoch = bar.add_task(f"epoch {number + 1} of at most {self._epochs}", total=self._steps, left="")
+            moments = [time.monotonic()]
+            for item in items:
+                yield item
+                moments.append(time.monotonic())
+                if len(moments) % _STEPS_TO_ESTIMATE == 0:
+                    bar.update(epoch, left=time_left(moments, self._steps))
+                bar.advance(epoch)
 
     def show(self, history: Sequence[Epoch]) -> None:
         """Tell the last epoch's losses."""

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import jinja2
 import matplotlib as mpl
+import matplotlib.style
 import numpy as np
 from markupsafe import Markup
 from matplotlib.axes import Axes
@@ -96,7 +97,7 @@ def _page(evaluation: Evaluation, info: ModelInfo, dataset: Dataset, history: Se
     )
     template = environment.from_string(Path(__file__).with_name("report.html").read_text("utf-8"))
     rows = [extreme.row for extremes in evaluation.extremes.values() for extreme in extremes]
-    with mpl.rc_context(_STYLE):
+    with mpl.style.context(["default", _STYLE]):  # whatever the user's matplotlibrc says
         pictures = _pictures(evaluation, history)
     return template.render(
         evaluation=evaluation,

@@ -7,6 +7,9 @@ from typing import Literal, get_args
 
 from service.errors import UsageError
 
+MIN_AGE = 2 * 86_400.0  # seconds; by then nearly all reactions are in
+MAX_BAD_SHARE = 0.01
+
 Merge = Literal["concatenate", "add", "multiply", "average", "maximum", "dot"]
 MERGES: tuple[str, ...] = get_args(Merge)
 

@@ -44,6 +44,7 @@ MODEL = b"/headlines.v1.PopularityService/GetModel"
 OTHERS = (
     b"/grpc.health.v1.Health/Check",
     b"/grpc.health.v1.Health/Watch",
+    b"/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
     b"/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
     b"/headlines.v1.PopularityService/Nothing",
 )

@@ -202,8 +202,8 @@ def _try_process(name: str, args: argparse.Namespace, first: int, inputs: int) -
 def main() -> None:
     """Fuzz, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", type=Path, required=True)
-    parser.add_argument("--only", nargs="+", choices=INPUTS, default=list(INPUTS), metavar="TARGET", help=", ".join(INPUTS))
+    parser.add_argument("--models", type=Path, default=Path("models"))
+    parser.add_argument("--only", nargs="+", action="extend", choices=INPUTS, metavar="TARGET", help=", ".join(INPUTS))
     parser.add_argument("--inputs", type=int, help="of each target, instead of its share of a million")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--first", type=int, default=0, help="the number of the first random input")
@@ -213,7 +213,7 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING)
     print(f"{'target':20}{'inputs':>9}{'s':>7}{'MB at 1/5':>8}{'end':>8}{'peak':>8}  outcomes")
     good = True
-    for name in args.only:
+    for name in args.only or INPUTS:
         inputs = args.inputs or INPUTS[name]
         if name != "wire":
             good &= fuzz(name, inputs, args)

@@ -1,26 +1,72 @@
-"""grpc.reflection.v1alpha: which methods there are, for callers such as grpcurl."""
+"""Server reflection, grpc.reflection.v1 and v1alpha: which methods there are, for callers such as grpcurl and ghz."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import grpc
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
+from google.protobuf.descriptor import FileDescriptor, ServiceDescriptor
+from google.protobuf.message import Message
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from service.api.messages import parse
 from service.api.methods import Received, raw_messages
 
-SERVICE = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]
+_POOL = descriptor_pool.Default()
+_V1_FILE = "grpc/reflection/v1/reflection.proto"
+
+Handlers: TypeAlias = "dict[str, grpc.RpcMethodHandler[Any, Any]]"
 
 
-def handlers(services: Sequence[str]) -> dict[str, grpc.RpcMethodHandler[Any, Any]]:
-    """The methods by name, which tell of these services; they take and give raw bytes."""
-    servicer = reflection.aio.ReflectionServicer(services)  # type: ignore[attr-defined]  # the stubs do not know aio
+class _Symbols:
+    """The descriptor pool, in which a file is found by the name of a method as well."""
 
-    async def tell(requests: AsyncIterator[Received], context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[bytes]:
-        parsed = (parse(reflection_pb2.ServerReflectionRequest, raw) async for raw in raw_messages(requests))
-        async for response in servicer.ServerReflectionInfo(parsed, context):
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401
+        return getattr(_POOL, name)
+
+    def FindFileContainingSymbol(self, symbol: str) -> FileDescriptor:  # noqa: N802
+        try:
+            return _POOL.FindFileContainingSymbol(symbol)
+        except KeyError:
+            return _POOL.FindMethodByName(symbol).containing_service.file
+
+
+def handlers(services: Sequence[str]) -> dict[ServiceDescriptor, Handlers]:
+    """Both versions' methods, by service and name. They describe `services` and themselves, and exchange raw bytes."""
+    versions = [reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"], _service_v1()]
+    names = [*services, *(version.full_name for version in versions)]
+    servicer = reflection.aio.ReflectionServicer(names, pool=_Symbols())  # type: ignore[attr-defined]  # the stubs do not know aio
+    return {version: _handlers(servicer, version) for version in versions}
+
+
+def _handlers(servicer: Any, service: ServiceDescriptor) -> Handlers:  # noqa: ANN401
+    method = service.methods_by_name["ServerReflectionInfo"]
+    request_class: type[Message] = message_factory.GetMessageClass(method.input_type)
+
+    async def info(requests: AsyncIterator[Received], context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[bytes]:
+        # The servicer knows v1alpha's messages. Those of v1 are the same on the wire.
+        async def parsed() -> AsyncIterator[reflection_pb2.ServerReflectionRequest]:
+            async for raw in raw_messages(requests):
+                parse(request_class, raw)  # names the caller's own version where the bytes are wrong
+                yield reflection_pb2.ServerReflectionRequest.FromString(raw)
+
+        async for response in servicer.ServerReflectionInfo(parsed(), context):
             yield response.SerializeToString()
 
-    return {"ServerReflectionInfo": grpc.stream_stream_rpc_method_handler(tell)}
+    return {method.name: grpc.stream_stream_rpc_method_handler(info)}
+
+
+def _service_v1() -> ServiceDescriptor:
+    """grpcio-reflection has v1alpha alone; v1 is the same file with another package."""
+    try:
+        file = _POOL.FindFileByName(_V1_FILE)
+    except KeyError:
+        alpha = descriptor_pb2.FileDescriptorProto()
+        reflection_pb2.DESCRIPTOR.CopyToProto(alpha)
+        text = text_format.MessageToString(alpha).replace("grpc.reflection.v1alpha", "grpc.reflection.v1")
+        proto = text_format.Parse(text, descriptor_pb2.FileDescriptorProto())
+        proto.name = _V1_FILE
+        file = _POOL.AddSerializedFile(proto.SerializeToString())
+    return file.services_by_name["ServerReflection"]

@@ -78,7 +78,7 @@ def choose(
         chosen, reason = name, "asked for"
     package, extra = {"litert": ("ai_edge_litert", "service"), "tensorflow": ("tensorflow", "gpu")}[chosen]
     if not find_spec(package):
-        raise UsageError(f"engine {chosen} is not installed: pip install 'headline-popularity[{extra}]'")
+        raise UsageError(f"engine {chosen} is not installed; in a checkout of this project: pip install '.[{extra}]'")
     logger.info("engine %s: %s", chosen, reason)
     engine: Engine = import_module(f"service.engines.{chosen}").Engine()
     return engine

@@ -58,11 +58,9 @@ def test_promtool_likes_the_metrics(server):
 
 
 def test_ghz_meets_no_error_under_load(server):
-    # By the .proto: ghz asks reflection for a method, and grpcio-reflection knows services alone.
     report = json.loads(
         run(
             "ghz",
-            *("--proto", "headlines/v1/popularity.proto", "--import-paths", str(ROOT / "protos")),
             *("--insecure", "--call", f"{SERVICE}/Predict", "--total", "2000", "--concurrency", "50", "--format", "json"),
             *("--data", '{"headlines": [{"text": "headline {{.RequestNumber}}"}]}'),
             server.target,

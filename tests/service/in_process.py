@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from contextlib import asynccontextmanager
 
 import grpc
@@ -32,6 +33,21 @@ async def serving(server):
             await asyncio.sleep(0.01)
 
 
+async def until(condition):
+    """Wait until the condition holds."""
+    async with asyncio.timeout(60):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+async def generous(stub):
+    """Seconds that are enough for a call to arrive on this machine, as busy as it is now."""
+    began = time.perf_counter()
+    for _ in range(5):
+        await stub.GetModel(popularity_pb2.GetModelRequest())
+    return 0.1 + 10 * (time.perf_counter() - began)
+
+
 class HeldEngine:
     """LiteRT in a thread, which computes only while `go` is set and fails, with these words, where `fault` is."""
 
@@ -54,7 +70,7 @@ class HeldEngine:
         """Let the next batch begin and not end."""
         self.go.clear()
         self.called.clear()
-        await asyncio.to_thread(self.called.wait, 60)
+        assert await asyncio.to_thread(self.called.wait, 60)
 
 
 class HeldModel:

@@ -82,10 +82,11 @@ def run():
     return run
 
 
-def make(record, *, capacity=4096, largest_batch=256, executor=None, return_turns=0):
+def make(record, *, capacity=4096, largest_batch=256, executor=None, return_turns=0, **costs):
     return Batcher(
         capacity=capacity,
         largest_batch=largest_batch,
+        **costs,
         executor=executor,
         observer=record,
         return_turns=return_turns,
@@ -215,6 +216,79 @@ def test_a_large_request_lets_small_ones_through(run, record):
         return order
 
     assert run(main()) == ["small", "large"]
+
+
+def test_a_batch_ends_at_its_items_or_at_their_cost(run, record):
+    """Items are their own costs."""
+
+    async def main():
+        batcher = make(record, largest_batch=8, largest_cost=100, cost=int)
+        batches = []
+
+        def compute(items):
+            batches.append(items)
+            return items
+
+        requests = [
+            [1] * 9,  # ends by items
+            [10] * 5 + [30, 40, 500, 500, 5],  # 25 are a slice; 30 and 40 are more than that, 500 are more than a batch
+            [0, 0, 0],
+            [90],
+        ]
+        answers = await asyncio.gather(*(batcher.submit(compute, items) for items in requests))
+        assert answers == requests
+        return batches
+
+    batches = run(main())
+    assert all(len(batch) <= 8 and (sum(batch) <= 100 or len(batch) == 1) for batch in batches)
+    assert batches[0] == [1] * 8
+    assert [500] in batches
+
+
+@pytest.mark.parametrize("bulk", [False, True])
+def test_a_request_of_dear_items_holds_a_cheap_one_up_for_a_batch_at_most(run, record, bulk):
+    async def main():
+        batcher = make(record, largest_cost=100, cost=int)
+        batches = []
+
+        def compute(items):
+            batches.append(items)
+            return items
+
+        dear = asyncio.ensure_future(batcher.submit(compute, [20] * 1000, bulk=bulk))
+        await settle()
+        before = len(batches)
+        await batcher.submit(compute, [1])
+        between = batches[before:]
+        assert await dear == [20] * 1000
+        return between, batches
+
+    between, batches = run(main())
+    assert len(between) <= 2
+    assert 1 in between[-1]
+    assert max(map(sum, batches)) <= 100
+
+
+def test_dear_requests_and_dear_bulk_share_each_batch(run, record):
+    async def main():
+        batcher = make(record, largest_cost=100, cost=lambda item: item[1])
+        batches = []
+
+        def compute(items):
+            batches.append(Counter(name for name, _ in items))
+            return items
+
+        bulk = asyncio.ensure_future(batcher.submit(compute, [("bulk", 10)] * 1000, bulk=True))
+        await settle()
+        before = len(batches)
+        await batcher.submit(compute, [("one", 10)] * 40)
+        between = batches[before:]
+        await bulk
+        return between
+
+    shared = [batch for batch in run(main()) if batch["one"] and batch["bulk"]]
+    assert shared
+    assert all(batch.total() <= 10 and batch["bulk"] >= 2 for batch in shared)
 
 
 def test_a_full_queue_refuses_at_once_and_says_when_to_come_back(run, record):

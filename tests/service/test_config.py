@@ -267,7 +267,7 @@ def test_a_wrong_setting_ends_the_command_with_exit_code_2(capsys, monkeypatch):
     assert "--models (HEADLINES_MODELS): is missing" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("arguments", [["serve", "--modell=m"], ["serve", "--model=m"], ["serve", "more"], ["sell"], []])
+@pytest.mark.parametrize("arguments", [["serve", "--modell=m"], ["serve", "--model=m"], ["serve", "more"], ["sell"]])
 def test_an_unknown_argument_ends_the_command_with_exit_code_2(arguments, capsys):
     with pytest.raises(SystemExit) as ended:
         main(arguments)

@@ -12,7 +12,7 @@ import pytest
 from certificates import NAME, Authority
 from cryptography import x509
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2
 from in_process import running
 from server_process import environment
 
@@ -196,12 +196,13 @@ def test_every_call_but_health_needs_one_of_the_tokens(start, files):
         watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
         assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
 
-        info = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo
-        question = reflection_pb2.ServerReflectionRequest(list_services="")
-        with pytest.raises(grpc.RpcError) as error:
-            list(info(iter([question])))
-        assert error.value.code() is grpc.StatusCode.UNAUTHENTICATED
-        assert list(info(iter([question]), metadata=[("authorization", f"Bearer {new}")]))
+        question = reflection_pb2.ServerReflectionRequest(list_services="").SerializeToString()
+        for version in ("v1", "v1alpha"):
+            info = channel.stream_stream(f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo")
+            with pytest.raises(grpc.RpcError) as error:
+                list(info(iter([question])))
+            assert error.value.code() is grpc.StatusCode.UNAUTHENTICATED
+            assert list(info(iter([question]), metadata=[("authorization", f"Bearer {new}")]))
 
         with pytest.raises(grpc.RpcError) as error:  # before it has said a word
             next(stub.PredictStream(iter(()), metadata=[("authorization", f"Bearer {wrong}")]))

@@ -6,8 +6,9 @@ import shutil
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from in_process import connect, serving
+from in_process import connect, generous, serving
 
+from headlines.v1 import popularity_pb2_grpc
 from service import engines
 from service.server import Server
 
@@ -94,7 +95,8 @@ async def test_it_is_not_serving_from_the_first_moment_of_a_stop_on(make_setting
         health = health_pb2_grpc.HealthStub(channel)
         watch = health.Watch(request())
         assert (await watch.read()).status == SERVING
-        stopping = asyncio.create_task(server.stop(drain_seconds=0.2))
+        drain_seconds = await generous(popularity_pb2_grpc.PopularityServiceStub(channel))
+        stopping = asyncio.create_task(server.stop(drain_seconds=drain_seconds))
         assert (await watch.read()).status == NOT_SERVING
         assert (await health.Check(request())).status == NOT_SERVING  # the port is still open
         await stopping

@@ -3,20 +3,23 @@
 import json
 import math
 from pathlib import Path
-from unicodedata import normalize
+from unicodedata import combining, normalize
 
 import numpy as np
 import pytest
 import regex
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from service.preprocessing import (
+    _LONG_RUNS,
+    MAX_EXPANDING,
     SEQUENCE_LENGTH,
     UNKNOWN,
     VOCABULARY_HEAD,
     Headline,
     Preprocessor,
+    expands,
     is_blank,
     outlet_key,
     time_features,
@@ -61,11 +64,92 @@ HOSTILE = st.lists(
     max_size=20,
 ).map("".join)
 WORD = regex.compile(r"[\p{L}\p{N}][\p{L}\p{M}\p{N}]*(?:'[\p{L}\p{N}][\p{L}\p{M}\p{N}]*)*")
+ALONE = r"\p{Han}\p{Hiragana}\p{Katakana}"
+START = rf"[[\p{{L}}\p{{N}}]--[{ALONE}]]"
+REST = rf"[[\p{{L}}\p{{M}}\p{{N}}]--[{ALONE}]]"
+RULES_1 = regex.compile(rf"[{ALONE}]\p{{M}}*|{START}{REST}*(?:'{START}{REST}*)*", regex.V1)
+
+# What decomposes to marks alone; U+0F73, U+FF9E and their like are not marks themselves.
+MARKS = [mark for mark in map(chr, range(0x110000)) if all(map(combining, normalize("NFKD", mark)))]
+LONG = st.lists(
+    st.one_of(
+        HOSTILE,
+        st.text(MARKS, min_size=60, max_size=200),
+        st.text("\u0345\u0301\u0316\u0f71\u0f73\u0f81\uff9e\u3099\U00010efc\u0897", min_size=60, max_size=200),
+        st.text("東がアa1é'\u0301\u3099각\uff76\uff9e㍻㏠ ", max_size=30),
+    ),
+    max_size=6,
+).map("".join)
+
+
+def plain_words(text):
+    """The rules number 1 as they are written down, at whatever cost."""
+    text = normalize("NFKC", normalize("NFKC", text).casefold())
+    for apostrophe in "\u2018\u2019\u02bc":
+        text = text.replace(apostrophe, "'")
+    return RULES_1.findall(text)
 
 
 @pytest.mark.parametrize("pair", GOLDEN, ids=lambda pair: ascii(pair["text"])[:30])
 def test_golden_pairs(pair):
     assert words(pair["text"]) == pair["words"]
+
+
+@given(LONG)
+@example("東京\u0301a東\u0301a東a'b東1日")
+@example("x" + "\u0345\u0301\u0316" * 60 + "ΐ" + "\u0316\u0345" * 60)
+@example("\uff76" + "\uff9e\u0301" * 60 + "\u0897\u0301\u0316" * 60)  # U+0897 is no mark yet to Python before 3.14
+def test_what_is_done_for_speed_changes_no_word(text):
+    assert words(text) == plain_words(text)
+
+
+def test_every_mark_of_unicode_is_put_in_order_before_nfkc():
+    missed = [mark for mark in MARKS if not _LONG_RUNS.fullmatch(mark * 64)]
+    assert missed == []
+    for mark in MARKS:
+        text = "a" + f"{mark}\u0301\u0316" * 30
+        assert words(text) == plain_words(text), ascii(mark)
+
+
+def test_characters_that_expand_are_counted_over_all_of_unicode():
+    alone = regex.compile(f"[{ALONE}]")
+    for character in map(chr, range(0x110000)):
+        replacement = normalize("NFKC", character)
+        several_words = len(replacement) > 1 and alone.search(replacement) is not None
+        long = len(normalize("NFKD", character)) > 2
+        marked_space = len(replacement) > 1 and replacement[0] == " "
+        expected = replacement != character and (long or several_words or marked_space)
+        assert expands(character * (MAX_EXPANDING + 1)) == expected, ascii(character)
+
+
+@pytest.mark.parametrize("character", ["\ufdfa", "㌫", "½", "…", "㍻", "㏠", "㈱", "\U0001d160", "\ufef7", "´"], ids=ascii)
+def test_a_text_may_hold_64_characters_that_expand(character):
+    assert not expands("новости " * 50 + character * MAX_EXPANDING)
+    assert not expands(character * MAX_EXPANDING)
+    assert expands("новости " * 50 + f"{character} " * (MAX_EXPANDING + 1))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Thủ tướng yêu cầu đẩy nhanh tiến độ các dự án trọng điểm ",
+        normalize("NFD", "Thủ tướng yêu cầu đẩy nhanh tiến độ các dự án trọng điểm "),
+        "국회가 새로운 예산안을 통과시켰다 ",
+        normalize("NFD", "국회가 새로운 예산안을 통과시켰다 "),
+        "ἄνδρα μοι ἔννεπε, Μοῦσα, πολύτροπον, ὃς μάλα πολλὰ ᾧ ᾄδω ",
+        "الرئيس يعلن خطة جديدة للاقتصاد ",
+        "सड़क पर बड़ी भीड़, पढ़ाई के लिए नया क़ानून ",
+        "ประชาชนทำงานและนำเข้าสินค้า ",
+        "東京で新しい公園がオープン！ﾊﾟｰﾃｨｰ ",
+        "«Это надолго» — сказал министр № 1 ",
+        "Z\u0351\u036b\u0343a\u0321\u0316l\u0301\u0323g\u0489o\u035c ",
+        "ﬁnancial ﬂows – “quoted” text at 20℃ ™ ",
+    ],
+    ids=lambda text: ascii(text)[:30],
+)
+def test_what_newsrooms_write_is_never_refused_for_its_script(text):
+    assert not expands(text * 60)
+    assert words(text * 60) == plain_words(text * 60)
 
 
 @given(HOSTILE)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from in_process import until
 
 from service import artifact
 from service.batcher import Batcher
@@ -203,14 +204,13 @@ async def test_the_loop_goes_on_while_a_version_loads(models):
 
     class Slow(WordCounter):
         def load(self, read):
-            assert free.wait(10)
+            assert free.wait(60)
             return super().load(read)
 
     repository = Repository(models, Slow())
     publish(models)
     scan = asyncio.ensure_future(repository.scan())
-    while states(repository) != {1: State.LOADING}:
-        await asyncio.sleep(0.001)
+    await until(lambda: states(repository) == {1: State.LOADING})
     assert repository.live is None
     free.set()
     await scan
@@ -272,6 +272,20 @@ async def test_what_is_wrong_is_named_by_its_field(models, repository, headlines
     with pytest.raises(InvalidRequest) as error:
         await make_predictor(repository, max_headlines=8, max_text_bytes=32).predict(headlines)
     assert [violation.field for violation in error.value.violations] == fields
+
+
+async def test_a_text_that_expands_is_refused_by_name_and_never_quoted(models, repository):
+    publish(models)
+    await repository.scan()
+    predictor = make_predictor(repository)
+    with pytest.raises(InvalidRequest) as error:
+        await predictor.predict([Headline("City", 0.0), Headline("City " + "\ufdfa" * 65, 0.0)])
+    (violation,) = error.value.violations
+    assert violation.field == "headlines[1].text"
+    assert violation.description == "has more than 64 characters that NFKC replaces by several; write them out"
+    assert "\ufdfa" not in str(error.value)
+    answer = await predictor.predict([Headline("City " + "\ufdfa" * 64, 0.0), Headline("Đường sắt đô thị " * 100, 0.0)])
+    assert len(answer.predictions) == 2
 
 
 async def test_limits_are_inclusive(models, repository):

@@ -16,7 +16,7 @@ import grpc
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from in_process import HeldEngine, connect, serving
+from in_process import HeldEngine, connect, serving, until
 from server_process import ServerProcess, environment
 
 from headlines.v1 import popularity_pb2 as pb
@@ -219,8 +219,8 @@ async def test_new_calls_are_refused_while_admitted_ones_are_finished(make_setti
         await engine.hold()
         for number in (1, 2, 3):
             await stream.write(pb.PredictStreamRequest(id=number, headlines=request().headlines))
-        while server.metrics.registry.get_sample_value("headlines_queue_headlines") < 2:  # two of the three
-            await asyncio.sleep(0.001)
+        # Two of the three.
+        await until(lambda: server.metrics.registry.get_sample_value("headlines_queue_headlines") == 2)
         stopping = asyncio.create_task(server.stop())
         with pytest.raises(grpc.aio.AioRpcError, match="the server is stopping") as error:
             while True:

@@ -1,5 +1,9 @@
 """A checkpoint is whole or not there, and belongs to one job at a time."""
 
+import fcntl
+import os
+from contextlib import suppress
+
 import numpy as np
 import pytest
 from file_limit import largest_file
@@ -90,3 +94,28 @@ def test_the_same_job_twice_at_once_is_refused(tmp_path):
         assert checkpoint.load() is not None
         with open_checkpoint(tmp_path, "0b"):
             pass
+
+
+def test_of_other_jobs_the_latest_two_and_those_that_run_are_kept(tmp_path, caplog):
+    for name in ("0a", "0b", "0c", "0d", "0e"):
+        with suppress(KeyboardInterrupt), open_checkpoint(tmp_path / name, name) as checkpoint:
+            checkpoint.save(STATE)
+            raise KeyboardInterrupt
+    models = tmp_path / "models"
+    models.mkdir()
+    for age, name in enumerate(("0e", "0d", "0c", "0b", "0a")):
+        path = (tmp_path / name / f".fit-{name}").rename(models / f".fit-{name}")
+        os.utime(path, (1e9 - age, 1e9 - age))
+    with (models / ".fit-0a" / "lock").open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with open_checkpoint(models, "ff"):
+            assert sorted(path.name for path in models.iterdir()) == [".fit-0a", ".fit-0d", ".fit-0e", ".fit-ff"]
+    assert {name: f".fit-{name} was left by an older fit" in caplog.text for name in ("0a", "0b", "0c", "0d", "0e")} == {
+        "0a": False,
+        "0b": True,
+        "0c": True,
+        "0d": False,
+        "0e": False,
+    }
+    with open_checkpoint(models, "0e") as checkpoint:
+        assert checkpoint.load()["step"] == 7

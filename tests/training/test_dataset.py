@@ -407,3 +407,72 @@ def test_no_headline_is_ever_told(tmp_path, caplog):
 def test_reading_and_features_need_no_tensorflow():
     code = "import sys; import training.dataset, training.features, training.synthesize; assert 'tensorflow' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("name", ["posts.csv", "posts.jsonl", "posts.parquet"])
+@pytest.mark.parametrize(
+    "header",
+    [["Headline", "POSTED_AT", "Outlet", "ReTweets", "LIKES"], [" headline ", "posted_at", "outlet\t", "retweets", "likes"]],
+)
+def test_columns_may_differ_in_case_and_outer_spaces_and_that_is_said(tmp_path, caplog, name, header):
+    caplog.set_level(logging.INFO)
+    posts = dataset.read([write(tmp_path / name, [post(), NEWEST], header)])
+    assert (posts.outlets, posts.counts, posts.engagement.tolist()) == (["cnn"], ("retweets", "likes"), [7])
+    if name != "posts.csv" or header[0] == "Headline":  # a CSV header's outer spaces never mattered
+        assert f"column {header[0]!r} is read as headline" in caplog.text
+    assert "not used" not in caplog.text
+
+
+@pytest.mark.parametrize("name", ["posts.csv", "posts.jsonl", "posts.parquet"])
+def test_the_exact_name_goes_before_another_writing(tmp_path, name):
+    posts = dataset.read([write(tmp_path / name, [[*post(), "other"], [*NEWEST, "other"]], [*HEADER, "Outlet"])])
+    assert posts.outlets == ["cnn"]
+
+
+def test_two_writings_without_the_exact_name_are_refused(tmp_path):
+    header = ["headline", "posted_at", "Outlet", "OUTLET", "likes"]
+    with pytest.raises(DataError, match="two columns have the same name, outlet"):
+        dataset.read([write(tmp_path / "posts.csv", [post()], header)])
+
+
+@pytest.mark.parametrize(
+    ("field", "name"),
+    [
+        *(("outlet", name) for name in ("account", "page", "Page Name", "user.username", "screen_name", "source", "subreddit")),
+        *(("likes", name) for name in ("favorites", "favorite_count", "Favourites", "likesCount", "num_reactions", "score")),
+        *(("retweets", name) for name in ("shares", "retweet_count", "Share Count", "reblogs")),
+    ],
+)
+@pytest.mark.parametrize("file", ["posts.csv", "posts.jsonl", "posts.parquet"])
+def test_a_column_that_looks_like_one_but_is_not_used_is_named(tmp_path, caplog, file, field, name):
+    header = [name if column == field else column for column in HEADER]
+    dataset.read([write(tmp_path / file, [post(), NEWEST], header)])
+    assert f"column {name!r} looks like {field} and is not used; if it is, rename it to {field}" in caplog.text
+
+
+def test_each_column_that_looks_like_one_is_named(tmp_path, caplog):
+    header = ["headline", "posted_at", "account", "shares", "likes", "page"]
+    dataset.read([write(tmp_path / "posts.csv", [[*post(), "x"], [*NEWEST, "x"]], header)])
+    for name, field in (("account", "outlet"), ("page", "outlet"), ("shares", "retweets")):
+        assert f"column {name!r} looks like {field} and is not used" in caplog.text
+
+
+def test_what_looks_like_a_column_that_is_there_is_not_named(tmp_path, caplog):
+    dataset.read([write(tmp_path / "posts.csv", [[*post(), "Twitter Web App"], [*NEWEST, ""]], [*HEADER, "source"])])
+    assert "not used" not in caplog.text
+
+
+def test_what_looks_like_a_missing_column_is_named_in_the_error(tmp_path):
+    header = ["title", "created_at", "account", "shares", "favorites"]
+    with pytest.raises(DataError) as error:
+        dataset.read([write(tmp_path / "posts.csv", [post()], header)])
+    assert "has no column headline, posted_at, retweets or likes" in str(error.value)
+    for name, field in zip(header, HEADER, strict=True):
+        assert f"{name!r} looks like {field}" in str(error.value)
+
+
+def test_a_file_without_outlets_says_so(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    rows = [[row[0], row[1], row[4]] for row in (post(), NEWEST)]
+    dataset.read([write(tmp_path / "posts.csv", rows, ["headline", "posted_at", "likes"])])
+    assert "has no column outlet" in caplog.text

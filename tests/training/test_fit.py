@@ -20,7 +20,7 @@ from service.preprocessing import SEQUENCE_LENGTH
 from training.batches import WIDTHS, batches, deal, lay_out
 from training.checkpoint import open_checkpoint
 from training.features import Examples, Features
-from training.fit import Fit, Trainer, digest, fit
+from training.fit import Fit, Trainer, digest, fit, time_left
 from training.model import OUTPUTS, build
 from training.network import Network
 from training.settings import MERGES, Settings
@@ -221,3 +221,12 @@ def main(models: Path) -> None:
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]))
+
+
+def test_the_time_left_is_told_by_the_usual_step_and_not_by_those_that_compile():
+    steps = np.full(20, 0.004)
+    steps[[0, 3, 7]] = 7.0
+    moments = np.concatenate(([100.0], 100 + np.cumsum(steps))).tolist()
+    assert time_left(moments, 2520) == "about 10 s left"
+    assert time_left(moments, 100_020) == "about 7 min left"
+    assert time_left(moments, 20) == "about 0 s left"

@@ -39,10 +39,10 @@ def test_it_agrees_with_keras_given_dense_gradients_after_200_steps():
         optimizer.apply(rows, tf.convert_to_tensor(row_gradients), gradients)
 
     for weight, expected, start in zip(ours, reference_weights, first, strict=True):
-        np.testing.assert_allclose(weight.numpy(), expected.numpy(), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(weight.numpy(), expected.numpy(), rtol=1e-4, atol=1e-5)
         assert np.abs(weight.numpy() - start).max() > 0.05
     for average, expected in zip(optimizer.averages(), reference._velocities, strict=True):
-        np.testing.assert_allclose(average, expected.numpy(), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(average, expected.numpy(), rtol=1e-4, atol=1e-5)
         assert average.any()
 
 

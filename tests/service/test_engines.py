@@ -1,6 +1,7 @@
 """Both engines answer what the version's `serving_default` answers, whatever else is in the batch."""
 
 import csv
+import errno
 import gzip
 import itertools
 import logging
@@ -257,7 +258,7 @@ def test_tensorflow_refuses_what_it_cannot_run(exported, damage):
     ("error", "raised"),
     [
         (MemoryError(), MemoryError),
-        (tf.errors.ResourceExhaustedError(None, None, "out of memory"), MemoryError),
+        (tf.errors.ResourceExhaustedError(None, None, "out of memory"), OSError),
         (OSError(24, "Too many open files"), OSError),
     ],
     ids=["memory", "GPU memory", "descriptors"],
@@ -271,6 +272,34 @@ def test_a_shortage_is_no_verdict_on_the_version(error, raised):
 
     with pytest.raises(raised):
         choose("tensorflow").load(Artifact(Path("1"), 1, "", Files(), info=None, vocabulary=[], examples=()))
+
+
+def _raiser(error):
+    def fail(*_args, **_names):
+        raise error
+
+    return fail
+
+
+def test_a_gpu_that_cannot_be_opened_is_no_verdict_on_the_version(exported, monkeypatch):
+    engine = choose("tensorflow")
+    full = tf.errors.InternalError(None, None, "cudaSetDevice() on GPU:0 failed. Status: out of memory")
+    with monkeypatch.context() as patch:
+        patch.setattr(tf.config, "list_logical_devices", _raiser(full))
+        with pytest.raises(OSError, match=r"cannot use a GPU now: cudaSetDevice\(\) on GPU:0 failed"):
+            engine.load(exported.artifact)
+    engine.load(exported.artifact)
+
+
+def test_a_gpu_s_memory_that_is_full_is_no_verdict_on_the_version(exported, monkeypatch):
+    engine = choose("tensorflow")
+    model = engine.load(exported.artifact)
+    full = tf.errors.ResourceExhaustedError(None, None, "Graph execution error:\n\nOOM when allocating tensor")
+    monkeypatch.setattr(tf, "constant", _raiser(full))
+    for attempt in (lambda: engine.load(exported.artifact), model.warm):
+        with pytest.raises(OSError, match="no memory left") as raised:
+            attempt()
+        assert raised.value.errno == errno.ENOMEM
 
 
 # TensorFlow compares the sizes, since a GPU raises no error for a word beyond the table.

@@ -38,12 +38,15 @@ _APOSTROPHES = ("\u2018", "\u2019", "\u02bc")
 _ALONE = r"\p{Han}\p{Hiragana}\p{Katakana}"
 _START = rf"[[\p{{L}}\p{{N}}]--[{_ALONE}]]"
 _REST = rf"[[\p{{L}}\p{{M}}\p{{N}}]--[{_ALONE}]]"
-_ALONE_CHARACTER = regex.compile(rf"[{_ALONE}]", regex.V1)
+# But for U+16FF0 and U+16FF1, which are marks too: after another of them they belong to its word.
+_ALONE_LETTER = rf"[[{_ALONE}]--[\p{{M}}]]"
+_ALONE_CHARACTER = regex.compile(_ALONE_LETTER, regex.V1)
 _FIRST_ALONE = "\u2e80"  # none of them is below
 # A word, or a run that _IN_RUN takes apart: characters that are words of their own, and words without marks between them. It is
 # the simpler pattern, twice as fast, and such a text may have a word in every two bytes.
 _WORDS = regex.compile(
-    rf"[{_ALONE}](?:\p{{M}}+|[{_ALONE}\p{{L}}\p{{N}}]*[{_ALONE}](?!\p{{M}})|)|[\p{{L}}\p{{N}}]{_REST}*(?:'{_START}{_REST}*)*",
+    rf"[{_ALONE}](?:\p{{M}}+|[[{_ALONE}\p{{L}}\p{{N}}]--[\p{{M}}]]*{_ALONE_LETTER}(?!\p{{M}})|)"
+    rf"|[\p{{L}}\p{{N}}]{_REST}*(?:'{_START}{_REST}*)*",
     regex.V1,
 )
 _IN_RUN = regex.compile(rf"[{_ALONE}]|[^{_ALONE}]+", regex.V1)
@@ -123,7 +126,10 @@ def words(text: str) -> list[str]:
         return spaced.split()
     if len(text) >= _LONG_RUN:
         text = _LONG_RUNS.sub(_put_in_order, text)
-    text = _normalize("NFKC", _normalize("NFKC", text).casefold())
+    normal = _normalize("NFKC", text)
+    text = normal.casefold()
+    if text != normal:
+        text = _normalize("NFKC", text)
     for apostrophe in _APOSTROPHES:
         text = text.replace(apostrophe, "'")
     found: list[str] = _WORDS.findall(text)

@@ -54,6 +54,11 @@ HOSTILE = st.lists(
                 "ß",
                 "東",
                 "が",
+                "ヾ",
+                "\U00016ff1",  # Han, and a mark
+                "\u2f52",
+                "\u2e80",
+                "〆",
                 "서울",
                 "\u1161",
                 "the",
@@ -63,8 +68,8 @@ HOSTILE = st.lists(
     ),
     max_size=20,
 ).map("".join)
-WORD = regex.compile(r"[\p{L}\p{N}][\p{L}\p{M}\p{N}]*(?:'[\p{L}\p{N}][\p{L}\p{M}\p{N}]*)*")
-ALONE = r"\p{Han}\p{Hiragana}\p{Katakana}"
+ALONE = r"\p{Han}\p{Hiragana}\p{Katakana}"  # with some symbols and marks of these scripts
+WORD = regex.compile(rf"[\p{{L}}\p{{N}}{ALONE}][\p{{L}}\p{{M}}\p{{N}}]*(?:'[\p{{L}}\p{{N}}][\p{{L}}\p{{M}}\p{{N}}]*)*")
 START = rf"[[\p{{L}}\p{{N}}]--[{ALONE}]]"
 REST = rf"[[\p{{L}}\p{{M}}\p{{N}}]--[{ALONE}]]"
 RULES_1 = regex.compile(rf"[{ALONE}]\p{{M}}*|{START}{REST}*(?:'{START}{REST}*)*", regex.V1)

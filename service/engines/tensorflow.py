@@ -54,7 +54,10 @@ class Engine:
         """What TensorFlow has handed out of the memory that it holds on the GPUs, in bytes."""
         if not self._gpus:
             return None
-        return sum(int(tf.config.experimental.get_memory_info(f"GPU:{i}")["current"]) for i in range(self._gpus))
+        try:
+            return sum(int(tf.config.experimental.get_memory_info(f"GPU:{i}")["current"]) for i in range(self._gpus))
+        except tf.errors.OpError:  # the first call opens the GPUs, and others may have filled one
+            return 0
 
     def load(self, artifact: Artifact) -> Model:
         """Load the version's SavedModel.
@@ -73,6 +76,8 @@ class Engine:
         except tf.errors.ResourceExhaustedError as error:
             raise _full() from error
         except Exception as error:  # TensorFlow raises whatever the damage makes it stumble over
+            if self._gpus and isinstance(error, tf.errors.InternalError):  # such as a copy to a GPU that is nearly full
+                raise _unusable(error) from error
             # The operating system's errors are no verdict either. They have a number; what TensorFlow cannot parse has none.
             if isinstance(error, OSError) and error.errno:
                 raise
@@ -84,7 +89,7 @@ class Engine:
         try:
             tf.config.list_logical_devices("GPU")
         except tf.errors.OpError as error:
-            raise OSError(errno.EBUSY, f"TensorFlow cannot use a GPU now: {_reason(error)}") from error
+            raise _unusable(error) from error
 
 
 class Model:
@@ -143,6 +148,10 @@ class Model:
 def _full() -> OSError:
     """Other processes share a GPU's memory and may soon leave some, so this is worth another try, unlike a MemoryError."""
     return OSError(errno.ENOMEM, "TensorFlow has no memory left")
+
+
+def _unusable(error: tf.errors.OpError) -> OSError:
+    return OSError(errno.EBUSY, f"TensorFlow cannot use a GPU now: {_reason(error)}")
 
 
 def _reason(error: Exception) -> str:

@@ -6,6 +6,7 @@ import gzip
 import itertools
 import logging
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -281,14 +282,34 @@ def _raiser(error):
     return fail
 
 
-def test_a_gpu_that_cannot_be_opened_is_no_verdict_on_the_version(exported, monkeypatch):
-    engine = choose("tensorflow")
-    full = tf.errors.InternalError(None, None, "cudaSetDevice() on GPU:0 failed. Status: out of memory")
+@pytest.fixture
+def gpu_engine(monkeypatch):
+    """The engine as it is on a machine with a GPU; TensorFlow computes on the CPU all the same."""
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [f"/physical_device:{kind}:0"])
+    monkeypatch.setattr(tf.config.experimental, "set_memory_growth", lambda *_: None)
+    return choose("tensorflow")
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        ("config.list_logical_devices", "cudaSetDevice() on GPU:0 failed. Status: out of memory"),
+        ("constant", "Failed copying input tensor: Dst tensor is not initialized."),
+    ],
+    ids=["opened", "used"],
+)
+def test_a_gpu_that_cannot_be_used_is_no_verdict_on_the_version(exported, gpu_engine, monkeypatch, function, message):
     with monkeypatch.context() as patch:
-        patch.setattr(tf.config, "list_logical_devices", _raiser(full))
-        with pytest.raises(OSError, match=r"cannot use a GPU now: cudaSetDevice\(\) on GPU:0 failed"):
-            engine.load(exported.artifact)
-    engine.load(exported.artifact)
+        patch.setattr(f"tensorflow.{function}", _raiser(tf.errors.InternalError(None, None, message)))
+        with pytest.raises(OSError, match=f"TensorFlow cannot use a GPU now: {re.escape(message)}"):
+            gpu_engine.load(exported.artifact)
+    gpu_engine.load(exported.artifact)
+
+
+def test_a_gpu_that_cannot_be_opened_has_no_memory_in_use(gpu_engine, monkeypatch):
+    full = tf.errors.InternalError(None, None, "cudaSetDevice() on GPU:0 failed. Status: out of memory")
+    monkeypatch.setattr(tf.config.experimental, "get_memory_info", _raiser(full))
+    assert gpu_engine.gpu_memory() == 0
 
 
 def test_a_gpu_s_memory_that_is_full_is_no_verdict_on_the_version(exported, monkeypatch):

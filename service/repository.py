@@ -307,4 +307,6 @@ def _describe(error: Exception) -> str:
         return str(error)
     if isinstance(error, MemoryError):
         return "there is not enough memory to load it"
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}; it is tried again later"
     return f"an unexpected {type(error).__name__}; the log says more"

@@ -1,11 +1,15 @@
 """A model version, and a server as a process that serves it."""
 
+import os
 import subprocess
 import sys
 from contextlib import contextmanager
 
 import pytest
 from server_process import ROOT, ServerProcess, environment
+
+# Tests compute on the CPU, also on a machine with a GPU: cuDNN with TF32 differs by 1e-4 from what they expect.
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 LONGEST = 1200  # seconds; no test may ask for more
 

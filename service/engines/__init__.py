@@ -55,7 +55,10 @@ class Engine(Protocol):
         """Bytes in use on the GPUs; None where the engine uses none. From any thread."""
 
     def load(self, artifact: Artifact) -> Model:
-        """Raises VersionError where this engine cannot run the version, or it answers some word with no finite number."""
+        """Raises VersionError where this engine cannot run the version, or it answers some word with no finite number.
+
+        OSError and MemoryError say nothing about the version: another try may succeed.
+        """
 
 
 def choose(

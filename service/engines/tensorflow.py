@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import logging
 import os
@@ -25,7 +26,7 @@ import tensorflow as tf
 # On two cores a call costs 0.3 ms and 10 us a step, and 0.35 us for each word of each row; from 256 rows on a row gets dearer.
 _CPU_COST = Cost(call=1600, call_per_word=50, largest_call=256)
 
-# On a GPU a step costs the same for one row as for thousands, so a batch is one call; 4,096 rows of 100 words take 210 MB.
+# On a GPU a step costs the same for one row as for thousands, so a batch is one call; 4,096 rows of 100 words take 275 MB.
 _GPU_COST = Cost(call=0, call_per_word=4096, largest_call=4096)
 
 logger = logging.getLogger(__name__)
@@ -53,23 +54,42 @@ class Engine:
         """What TensorFlow has handed out of the memory that it holds on the GPUs, in bytes."""
         if not self._gpus:
             return None
-        return sum(int(tf.config.experimental.get_memory_info(f"GPU:{i}")["current"]) for i in range(self._gpus))
+        try:
+            return sum(int(tf.config.experimental.get_memory_info(f"GPU:{i}")["current"]) for i in range(self._gpus))
+        except tf.errors.OpError:  # the first call opens the GPUs, and others may have filled one
+            return 0
 
     def load(self, artifact: Artifact) -> Model:
-        """Load the version's SavedModel; raises VersionError if TensorFlow cannot, MemoryError if a GPU's memory is full."""
+        """Load the version's SavedModel.
+
+        Raises VersionError if TensorFlow cannot, OSError if a GPU has no memory left or cannot be used now.
+        """
+        self._open_gpus()
         try:
             model = Model(artifact.files, self._cost)
+            # The probe alone does not find this: a GPU reads zeros beyond the table's end, where a CPU raises an error.
+            if len(artifact.vocabulary) > model.table_rows:
+                raise ValueError(f"its table has {model.table_rows} rows for a vocabulary of {len(artifact.vocabulary)} words")
             probe(model, len(artifact.vocabulary))
         except MemoryError:  # no verdict on the version
             raise
         except tf.errors.ResourceExhaustedError as error:
-            raise MemoryError(error.message) from error
+            raise _full() from error
         except Exception as error:  # TensorFlow raises whatever the damage makes it stumble over
-            if isinstance(error, OSError) and error.errno:  # the system's; TensorFlow's own has no number
+            if self._gpus and isinstance(error, tf.errors.InternalError):  # such as a copy to a GPU that is nearly full
+                raise _unusable(error) from error
+            # The operating system's errors are no verdict either. They have a number; what TensorFlow cannot parse has none.
+            if isinstance(error, OSError) and error.errno:
                 raise
-            reason = str(error).strip().partition("\n")[0]
-            raise VersionError(f"saved_model.pb: TensorFlow cannot run it: {type(error).__name__}: {reason}") from error
+            raise VersionError(f"saved_model.pb: TensorFlow cannot run it: {type(error).__name__}: {_reason(error)}") from error
         return model
+
+    def _open_gpus(self) -> None:
+        """Let TensorFlow open the GPUs, if it has not yet; raises OSError if it cannot, as when other processes fill one."""
+        try:
+            tf.config.list_logical_devices("GPU")
+        except tf.errors.OpError as error:
+            raise _unusable(error) from error
 
 
 class Model:
@@ -90,6 +110,7 @@ class Model:
             loaded = tf.saved_model.load(directory)
             self._run = loaded.signatures["trimmed"]
             self._weights = self._run.variables  # which the signature itself refers to but weakly
+            self.table_rows = int(loaded.weights["folded"].shape[0])
             # Reference cycles hold the rest, and what is left of the version before: 19 MB a load.
             del loaded
             gc.collect()
@@ -98,14 +119,17 @@ class Model:
                 tf.io.gfile.rmtree(directory)
 
     def predict(self, ids: Ids, lengths: Ids, aux: Floats) -> Floats:
-        """See service.engines.Model."""
+        """See service.engines.Model; raises OSError if a GPU has no memory left."""
         answer = np.empty((len(lengths), 2), np.float32)
         if not len(answer):
             return answer
-        for rows, main_input, aux_input in self._cost.calls(ids, lengths, lengths, aux):
-            outputs = self._run(main_input=tf.constant(main_input), aux_input=tf.constant(aux_input))
-            answer[rows, :1] = outputs["main_output"]
-            answer[rows, 1:] = outputs["aux_output"]
+        try:
+            for rows, main_input, aux_input in self._cost.calls(ids, lengths, lengths, aux):
+                outputs = self._run(main_input=tf.constant(main_input), aux_input=tf.constant(aux_input))
+                answer[rows, :1] = outputs["main_output"]
+                answer[rows, 1:] = outputs["aux_output"]
+        except tf.errors.ResourceExhaustedError as error:
+            raise _full() from error
         return answer
 
     def warm(self) -> None:
@@ -119,3 +143,16 @@ class Model:
                     np.zeros((rows, len(AUX_FEATURES)), np.float32),
                 )
             rows *= 2
+
+
+def _full() -> OSError:
+    """Other processes share a GPU's memory and may soon leave some, so this is worth another try, unlike a MemoryError."""
+    return OSError(errno.ENOMEM, "TensorFlow has no memory left")
+
+
+def _unusable(error: tf.errors.OpError) -> OSError:
+    return OSError(errno.EBUSY, f"TensorFlow cannot use a GPU now: {_reason(error)}")
+
+
+def _reason(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]

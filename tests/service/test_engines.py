@@ -1,10 +1,12 @@
 """Both engines answer what the version's `serving_default` answers, whatever else is in the batch."""
 
 import csv
+import errno
 import gzip
 import itertools
 import logging
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -257,7 +259,7 @@ def test_tensorflow_refuses_what_it_cannot_run(exported, damage):
     ("error", "raised"),
     [
         (MemoryError(), MemoryError),
-        (tf.errors.ResourceExhaustedError(None, None, "out of memory"), MemoryError),
+        (tf.errors.ResourceExhaustedError(None, None, "out of memory"), OSError),
         (OSError(24, "Too many open files"), OSError),
     ],
     ids=["memory", "GPU memory", "descriptors"],
@@ -273,9 +275,60 @@ def test_a_shortage_is_no_verdict_on_the_version(error, raised):
         choose("tensorflow").load(Artifact(Path("1"), 1, "", Files(), info=None, vocabulary=[], examples=()))
 
 
-@pytest.mark.parametrize("name", ENGINES)
-def test_a_vocabulary_larger_than_the_table_is_refused(exported, name):
-    with pytest.raises(VersionError, match="cannot run it"):
+def _raiser(error):
+    def fail(*_args, **_names):
+        raise error
+
+    return fail
+
+
+@pytest.fixture
+def gpu_engine(monkeypatch):
+    """The engine as it is on a machine with a GPU; TensorFlow computes on the CPU all the same."""
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [f"/physical_device:{kind}:0"])
+    monkeypatch.setattr(tf.config.experimental, "set_memory_growth", lambda *_: None)
+    return choose("tensorflow")
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        ("config.list_logical_devices", "cudaSetDevice() on GPU:0 failed. Status: out of memory"),
+        ("constant", "Failed copying input tensor: Dst tensor is not initialized."),
+    ],
+    ids=["opened", "used"],
+)
+def test_a_gpu_that_cannot_be_used_is_no_verdict_on_the_version(exported, gpu_engine, monkeypatch, function, message):
+    with monkeypatch.context() as patch:
+        patch.setattr(f"tensorflow.{function}", _raiser(tf.errors.InternalError(None, None, message)))
+        with pytest.raises(OSError, match=f"TensorFlow cannot use a GPU now: {re.escape(message)}"):
+            gpu_engine.load(exported.artifact)
+    gpu_engine.load(exported.artifact)
+
+
+def test_a_gpu_that_cannot_be_opened_has_no_memory_in_use(gpu_engine, monkeypatch):
+    full = tf.errors.InternalError(None, None, "cudaSetDevice() on GPU:0 failed. Status: out of memory")
+    monkeypatch.setattr(tf.config.experimental, "get_memory_info", _raiser(full))
+    assert gpu_engine.gpu_memory() == 0
+
+
+def test_a_gpu_s_memory_that_is_full_is_no_verdict_on_the_version(exported, monkeypatch):
+    engine = choose("tensorflow")
+    model = engine.load(exported.artifact)
+    full = tf.errors.ResourceExhaustedError(None, None, "Graph execution error:\n\nOOM when allocating tensor")
+    monkeypatch.setattr(tf, "constant", _raiser(full))
+    for attempt in (lambda: engine.load(exported.artifact), model.warm):
+        with pytest.raises(OSError, match="no memory left") as raised:
+            attempt()
+        assert raised.value.errno == errno.ENOMEM
+
+
+# TensorFlow compares the sizes, since a GPU raises no error for a word beyond the table.
+@pytest.mark.parametrize(
+    ("name", "reason"), [("litert", "cannot run it"), ("tensorflow", f"{WORDS} rows for a vocabulary of {WORDS + 1} words")]
+)
+def test_a_vocabulary_larger_than_the_table_is_refused(exported, name, reason):
+    with pytest.raises(VersionError, match=reason):
         choose(name).load(read(exported.artifact.path, range(WORDS + 1)))
 
 

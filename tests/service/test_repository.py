@@ -34,6 +34,8 @@ class WordCounter:
     def load(self, read):
         if read.files[artifact.CPU_MODEL] == b"large":
             raise MemoryError
+        if read.files[artifact.CPU_MODEL] == b"no room":
+            raise OSError(12, "a GPU's memory is full")
         if read.files[artifact.CPU_MODEL] == b"refused":
             raise VersionError("cpu.tflite: is no model")
         if read.files[artifact.CPU_MODEL] == b"bug":

@@ -311,13 +311,15 @@ async def test_what_does_not_fit_into_memory_waits_for_a_change_or_a_smaller_liv
     assert repository.live is None
 
 
-async def test_a_fault_that_may_be_the_moment_s_is_tried_again_later(models, repository, attempts, clock):
-    publish(models, "bug")
+@pytest.mark.parametrize(("fault", "told"), [("bug", "an unexpected ZeroDivisionError"), ("no room", "a GPU's memory is full")])
+async def test_a_fault_that_may_be_the_moment_s_is_tried_again_later(models, repository, attempts, clock, fault, told):
+    publish(models, fault)
     for _ in range(7):
         await repository.scan()
         clock.now += 1
     assert attempts == [False] * 3  # after 2 s and 4 more
     assert states(repository) == {1: State.FAILED}
+    assert told in errors(repository)[1]
 
 
 async def test_a_directory_that_is_moved_away_while_it_loads_is_loaded_when_it_is_back(models, repository):

@@ -15,6 +15,10 @@ Rules, all on the event loop's thread:
   keep out those that do not.
 * Bulk waits as long as it takes: flow control holds its callers back. Any other read is refused when it has waited for twice
   `patience`, or finds `MOST_WAITING` before it.
+* The work on a message is in proportion to its bytes. While those that are being answered, bulk aside, take a quarter of
+  `capacity`, a large message is refused before it is parsed, few are read at a time, one a connection, and a connection whose
+  message was refused rests for a quarter of `patience`: to read a large message takes milliseconds, and callers may come back
+  at once.
 """
 
 from __future__ import annotations
@@ -26,6 +30,8 @@ from collections.abc import Callable
 
 from service.errors import Overloaded
 
+SMALL = 64 << 10  # bytes; a batch's worth
+FEW = 4  # reads
 MOST_WAITING = 1024  # reads; each is a call with its task, some 20 kB
 
 Peer = Callable[[], str]  # names the connection; gRPC has to build the string, so it is asked only if room is scarce
@@ -54,8 +60,9 @@ class Lease:
         return self._name
 
     def shrink(self, size: int) -> None:
-        """Keep this many bytes, the size of the message, and return the rest."""
+        """Keep this many bytes, the size of the message, and return the rest. Raises Overloaded, and returns all."""
         self._budget.resize(self, size)
+        self._budget.admit(self)
 
     def release(self) -> None:
         """Return all of it. May be called twice."""
@@ -73,6 +80,7 @@ class Budget:
         self._capacity = capacity
         self._bulk_capacity = capacity // 2
         self._reserved = self._bulk_reserved = 0
+        self._answering = 0  # bytes of messages that are here, bulk aside
         self._patience = patience
         self._clock = clock
         self._reading: dict[int, Lease] = {}  # by id, the oldest first
@@ -82,6 +90,7 @@ class Budget:
             True: OrderedDict(),
         }
         self.waiting = 0  # reads that wait for room
+        self._resting: dict[str, float] = {}  # until when, by connection
         self._eviction: asyncio.TimerHandle | None = None
 
     @property
@@ -129,6 +138,10 @@ class Budget:
         """See Lease."""
         if self._reading.pop(id(lease), None):
             lease.reading_since = lease.task = None
+        elif not lease.bulk:
+            self._answering -= lease.size
+        if not lease.bulk:
+            self._answering += size
         returned = lease.size - size
         lease.size = size
         self._reserved -= returned
@@ -138,7 +151,23 @@ class Budget:
             if turns:
                 self._admit(bulk)
 
+    def admit(self, lease: Lease) -> None:
+        """See Lease.shrink."""
+        if self._is_strained and lease.size > SMALL and not lease.bulk and lease.size < self._answering:
+            self._resting[lease.peer] = self._clock() + self._patience / 4
+            lease.release()
+            raise Overloaded("the requests before it are too large to read another large one", self._patience)
+
+    @property
+    def _is_strained(self) -> bool:
+        return 4 * self._answering > self._capacity
+
     def _has_room(self, peer: Peer, bulk: bool) -> bool:
+        if not bulk and self._is_strained:
+            name = peer()
+            reads = [it.peer for it in self._reading.values() if not it.bulk]
+            if len(reads) >= FEW or name in reads or self._resting.get(name, 0.0) > self._clock():
+                return False
         reserved, capacity = (self._bulk_reserved, self._bulk_capacity) if bulk else (self._reserved, self._capacity)
         if reserved + self._largest > capacity or self._reserved + self._largest > self._capacity:
             return False
@@ -177,7 +206,9 @@ class Budget:
     def _evict(self) -> None:
         """End as many reads whose callers stay silent as others wait for their room, the oldest first."""
         self._eviction = None
-        overdue = self._clock() - self._patience
+        now = self._clock()
+        overdue = now - self._patience
+        self._resting = {name: until for name, until in self._resting.items() if until > now}
         for bulk, turns in self._waiting.items():
             # Where there is room for others, a connection waits for its own reads.
             full = not self._has_room(lambda: "", bulk)
@@ -190,5 +221,6 @@ class Budget:
                 for lease in silent[: sum(not it.done() for it in waiting)]:
                     lease.evicted = True
                     lease.task.cancel()  # type: ignore[union-attr]
+            self._admit(bulk)  # those that have rested
         if self.waiting:
             self._watch()

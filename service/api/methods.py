@@ -100,7 +100,7 @@ class _Method:
         return self._streaming(_refuse)
 
     async def read(self, context: Context, lease: Lease) -> bytes | None:
-        """The next message, or None at the end. Raises Unavailable if none came and others need the room."""
+        """The next message, or None at the end. Raises Unavailable if none came and others need the room; Overloaded."""
         try:
             raw = await context.read()
         except asyncio.CancelledError:
@@ -110,8 +110,8 @@ class _Method:
             raise
         if not isinstance(raw, bytes):  # grpc.aio.EOF
             return None
-        lease.shrink(len(raw))
         self._calls.received += 1
+        lease.shrink(len(raw))
         return raw
 
     def _unary(self, behaviour: Unary) -> Handler:

@@ -115,6 +115,36 @@ async def test_silent_reads_are_ended_when_others_wait_and_only_then(budget):
     assert budget.reserved == 10
 
 
+async def test_large_messages_are_refused_while_others_are_answered_and_small_ones_pass(monkeypatch):
+    monkeypatch.setattr(module, "SMALL", 20)
+    budget = Budget(16 * LARGEST, LARGEST, patience=0.2)
+    held = [await reading(budget, str(i), size=LARGEST) for i in range(4)]
+    held.append(await reading(budget, "4", size=15))  # more than a quarter
+    with pytest.raises(Overloaded):
+        await reading(budget, "crowd", size=LARGEST)
+    assert budget.reserved == 4 * LARGEST + 15
+    assert budget.try_reserve(peer("crowd")) is None  # it rests
+    (await reading(budget, "other", size=10)).release()
+    (await reading(budget, "crowd", size=10)).release()  # when it has rested
+    bulk = await reading(budget, "crowd", bulk=True, size=LARGEST)
+    for lease in (*held, bulk):
+        lease.release()
+    (await reading(budget, "crowd", size=LARGEST)).release()
+    assert budget.reserved == 0
+
+
+async def test_few_are_read_at_a_time_while_large_messages_are_answered(budget):
+    held = [await reading(budget, str(i), size=LARGEST) for i in range(5)]
+    reads = [budget.try_reserve(peer(name)) for name in ("a", "a", "b", "c", "d", "e")]
+    assert [bool(lease) for lease in reads] == [True, False, True, True, True, False]
+    for lease in (*held, *filter(None, reads)):
+        lease.release()
+
+
+async def test_a_single_message_is_never_too_large():
+    assert (await reading(Budget(2 * LARGEST, LARGEST), size=LARGEST)).size == LARGEST
+
+
 async def test_a_connection_that_waits_for_its_own_share_ends_no_read_of_others(budget):
     never = asyncio.Event()
     others = [asyncio.ensure_future(reading(budget, "other", held=never)) for _ in range(4)]

@@ -62,6 +62,15 @@ _DECOMPOSED = {mark: _normalize("NFKD", mark) for mark in "\u0f73\u0f75\u0f81\uf
 _MARK = rf"[\P{{ccc=0}}{''.join(_DECOMPOSED)}]"
 _LONG_RUNS = regex.compile(rf"(?<!{_MARK}){_MARK}{{{_LONG_RUN},}}")
 
+# Where the case folding of a text in NFKC may not be in NFKC: these letters, whose case folding is decomposed, and what may
+# compose with a letter in lower case alone (J and a caron).
+_DECOMPOSED_BY_CASE = (
+    "\u01f0\u0390\u03b0\u1e96-\u1e99\u1f50\u1f52\u1f54\u1f56\u1fb6\u1fb7\u1fc6\u1fc7"
+    "\u1fd2\u1fd6\u1fd7\u1fe2\u1fe4\u1fe6\u1fe7\u1ff6\u1ff7"
+)
+_FOLLOWING = r"[\p{NFKC_QC=M}\P{ccc=0}]"
+_REFOLDED = regex.compile(rf"[{_DECOMPOSED_BY_CASE}]{_FOLLOWING}*|\p{{Changes_When_Casefolded}}{_FOLLOWING}+")
+
 MAX_EXPANDING = 64  # characters of a text that may expand
 _REPLACED = regex.compile(r"\p{NFKC_QC=N}")  # what NFKC never leaves as it is
 
@@ -126,10 +135,7 @@ def words(text: str) -> list[str]:
         return spaced.split()
     if len(text) >= _LONG_RUN:
         text = _LONG_RUNS.sub(_put_in_order, text)
-    normal = _normalize("NFKC", text)
-    text = normal.casefold()
-    if text != normal:
-        text = _normalize("NFKC", text)
+    text = _fold(_normalize("NFKC", text))
     for apostrophe in _APOSTROPHES:
         text = text.replace(apostrophe, "'")
     found: list[str] = _WORDS.findall(text)
@@ -142,6 +148,16 @@ def words(text: str) -> list[str]:
         else:
             separate.append(word)
     return separate
+
+
+def _fold(text: str) -> str:
+    """NFKC of the case folding of a text that is NFKC: only what case folding may have made otherwise is normalised again."""
+    folded = []
+    end = 0
+    for changed in _REFOLDED.finditer(text):
+        folded += (text[end : changed.start()].casefold(), _normalize("NFKC", changed[0].casefold()))
+        end = changed.end()
+    return "".join((*folded, text[end:].casefold()))
 
 
 def _put_in_order(run: regex.Match[str]) -> str:

@@ -116,6 +116,15 @@ def test_every_mark_of_unicode_is_put_in_order_before_nfkc():
         assert words(text) == plain_words(text), ascii(mark)
 
 
+def test_case_folding_is_normalised_wherever_it_has_to_be():
+    followers = ["", "\u030c", "\u0323\u0308", "\u030a", "\u0331", "\u02be", "\u0345\u0301", "\u0342", "\u0313"]
+    for character in map(chr, range(0x110000)):
+        if normalize("NFKC", character).casefold() != character:
+            for follower in followers:
+                text = f"a{character}{follower}b"
+                assert words(text) == plain_words(text), ascii(text)
+
+
 def test_characters_that_expand_are_counted_over_all_of_unicode():
     alone = regex.compile(f"[{ALONE}]")
     for character in map(chr, range(0x110000)):

@@ -152,7 +152,7 @@ def words(text: str) -> list[str]:
 
 def _fold(text: str) -> str:
     """NFKC of the case folding of a text that is NFKC: only what case folding may have made otherwise is normalised again."""
-    folded = []
+    folded: list[str] = []
     end = 0
     for changed in _REFOLDED.finditer(text):
         folded += (text[end : changed.start()].casefold(), _normalize("NFKC", changed[0].casefold()))

@@ -13,7 +13,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
-from itertools import chain, groupby, repeat
+from itertools import chain, groupby, islice, repeat
 from typing import NamedTuple
 from unicodedata import combining as _combining
 from unicodedata import normalize as _normalize
@@ -152,9 +152,12 @@ def words(text: str) -> list[str]:
 
 def _fold(text: str) -> str:
     """NFKC of the case folding of a text that is NFKC: only what case folding may have made otherwise is normalised again."""
+    places = list(islice(_REFOLDED.finditer(text), len(text) // 8 + 2))
+    if len(places) > len(text) // 8 + 1:  # so many that normalising everything costs less
+        return _normalize("NFKC", text.casefold())
     folded: list[str] = []
     end = 0
-    for changed in _REFOLDED.finditer(text):
+    for changed in places:
         folded += (text[end : changed.start()].casefold(), _normalize("NFKC", changed[0].casefold()))
         end = changed.end()
     return "".join((*folded, text[end:].casefold()))

@@ -33,7 +33,7 @@ _MAX_LINE = 64 << 10  # bytes
 _MAX_TEXT = 8 << 10  # characters of one field, in a line that would else be too long
 _MAX_WAITING = 1 << 20  # bytes of lines that wait to be written
 _PIPE_BYTES = 1 << 20  # that the kernel keeps of standard error until they are read here
-_FLUSH = 1.0  # seconds
+_FLUSH = 3.0  # seconds
 
 _writer: _Writer | None = None
 _capture: _Capture | None = None

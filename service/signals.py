@@ -21,7 +21,7 @@ from typing import NoReturn
 
 _STOPS = {getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)}
 _SAME_WISH = 1.0  # seconds; make, process groups and supervisors send several signals for one stop
-_FLUSH = 1.0  # seconds that the log may take at the end
+_FLUSH = 3.0  # seconds that the log may take at the end
 _FLUSH_AT_ONCE = 0.5  # seconds likewise, when the process has to end at once
 
 

@@ -135,7 +135,8 @@ def test_on_a_terminal_the_log_is_for_people_and_a_stop_does_not_wait(models):
 
 async def test_sigterm_answers_what_it_has_and_refuses_the_rest(models, serve):
     """Streams answer what they have read, admitted calls are answered, watches are told and end."""
-    with serve(models, "--engine", "litert", "--drain-seconds", 0, "--queue-headlines", 100_000) as server:
+    room = ("--queue-headlines", 100_000, "--message-memory-bytes", 256 << 20)
+    with serve(models, "--engine", "litert", "--drain-seconds", 0, *room) as server:
         await asyncio.to_thread(server.wait_for, "serving version 1")
         async with grpc.aio.insecure_channel(server.target, options=NO_RETRIES) as channel, asyncio.timeout(60):
             stub = popularity_pb2_grpc.PopularityServiceStub(channel)

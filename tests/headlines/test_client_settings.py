@@ -123,15 +123,14 @@ def test_this_machine_is_asked_without_a_proxy(kind, target, monkeypatch, form):
 @pytest.mark.parametrize("variable", PROXIES[:3])
 def test_an_error_names_the_proxy_in_use(kind, monkeypatch, variable):
     monkeypatch.setenv(variable, "http://user:secret@127.0.0.1:1")
+    named = f"proxy that the environment variable {variable} names"
     with kind("news.invalid:50051") as client:
-        for ask in (lambda: client.predict(["a"], timeout=2), lambda: list(client.predict_stream(["a"], timeout=2))):
-            with pytest.raises(
-                (Unavailable, DeadlineExceeded), match=f"proxy that the environment variable {variable} names"
-            ) as caught:
+        for ask in (lambda: client.predict(["a"], timeout=9), lambda: list(client.predict_stream(["a"], timeout=9))):
+            with pytest.raises(Unavailable, match=named) as caught:  # after a third of the time
                 ask()
             assert "secret" not in str(caught.value)
         with pytest.raises((Unavailable, DeadlineExceeded), match=variable):
-            client.health(timeout=2)
+            client.health(timeout=9)
 
 
 @pytest.mark.parametrize(

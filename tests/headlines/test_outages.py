@@ -98,7 +98,7 @@ def test_an_outage_that_lasts_is_unavailable_before_the_time_is_up(kind):
         client = kind(target)
         client.predict(["four"])
     with client, pytest.raises(Unavailable):
-        client.predict(["four"], timeout=2)
+        client.predict(["four"], timeout=8)
     with kind("127.0.0.1:1") as client, pytest.raises(Unavailable):  # never answered: not after all of the minute
         client.predict(["four"], timeout=9)
 

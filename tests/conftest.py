@@ -1,6 +1,7 @@
 """A model version, and a server as a process that serves it."""
 
 import os
+import signal
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -10,6 +11,9 @@ from server_process import ROOT, ServerProcess, environment
 
 # Tests compute on the CPU, also on a machine with a GPU: cuDNN with TF32 differs by 1e-4 from what they expect.
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+
+# A shell ignores Ctrl-C for what it runs in the background, and so would every program that a test starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 LONGEST = 1200  # seconds; no test may ask for more
 

@@ -137,9 +137,9 @@ def test_what_may_pass_is_tried_again(client, servicer, code):
 def test_what_does_not_pass_is_one_of_the_clients_errors(client, servicer, code, error):
     servicer.failures = [code] * 1_000
     with pytest.raises(error, match="on purpose"):
-        client.predict(["four"], timeout=2)
+        client.predict(["four"], timeout=9)
     with pytest.raises(error):  # what grpc.aio says of a stream that ended is now and then not the server's word
-        list(client.predict_stream(["four"], timeout=2))
+        list(client.predict_stream(["four"], timeout=9))
 
 
 def test_no_server_is_unavailable_before_the_time_is_up(kind):

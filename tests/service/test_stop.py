@@ -104,7 +104,7 @@ def test_a_part_that_dies_ends_it_with_exit_code_1(models):
 import sys
 from service import __main__, repository
 async def scan(self):
-    raise ArithmeticError("secret words")
+    raise ArithmeticError(" ".join(["secret", "words"]))  # a traceback may show this line
 repository.Repository.scan = scan
 sys.exit(__main__.main(sys.argv[1:]))
 """

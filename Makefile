@@ -75,7 +75,7 @@ protos: .venv/.dev
 	echo "name one that is: make PYTHON=/path/to/python3.11 ..."; exit 1
 
 # Says until the recipe ends how much is installed: pip is silent while it unpacks.
-COUNT = ( while sleep 8 >/dev/null 2>&1; do echo "... .venv/ holds $$(du -sm .venv | cut -f1) MB"; done ) & counter=$$!; \
+COUNT = ( while sleep 5 >/dev/null 2>&1; do echo "... .venv/ holds $$(du -sm .venv | cut -f1) MB"; done ) & counter=$$!; \
 	trap 'kill $$counter' EXIT; trap 'exit 130' INT TERM
 
 # $(call install,EXTRAS,MB TO DOWNLOAD,MB ON DISK)

@@ -100,9 +100,10 @@ def _add_synthesize(commands: Any) -> argparse.ArgumentParser:  # noqa: ANN401
 
 
 def _synthesize(args: argparse.Namespace) -> None:
-    from training import synthesize
-
+    logger.info("making up %d posts", args.posts)
     with busy("making up posts"):
+        from training import synthesize
+
         auc = synthesize.synthesize(args.out, args.posts, args.seed)
     print(
         f"{args.posts} made-up posts in {args.out}\n"
@@ -174,9 +175,10 @@ def _add_fit(commands: Any) -> argparse.ArgumentParser:  # noqa: ANN401
 def _fit(args: argparse.Namespace) -> None:
     settings = Settings(**{field.name: getattr(args, field.name) for field in dataclasses.fields(Settings)})
     _check_writable(args.models)
-    from service import artifact
-    from service.preprocessing import Preprocessor
-    from training import features
+    with busy("loading libraries"):
+        from service import artifact
+        from service.preprocessing import Preprocessor
+        from training import features
 
     posts = _read(args)
     made = features.make(posts, seed=settings.seed)
@@ -277,10 +279,11 @@ def _add_evaluate(commands: Any) -> argparse.ArgumentParser:  # noqa: ANN401
 
 
 def _evaluate(args: argparse.Namespace) -> None:
-    import numpy as np
+    with busy("loading libraries"):
+        import numpy as np
 
-    from service import artifact
-    from training import evaluate, features
+        from service import artifact
+        from training import evaluate, features
 
     for name, _ in args.fail_below or ():
         if name not in evaluate.FIGURES:

@@ -84,11 +84,11 @@ async def test_large_messages_are_read_only_as_far_as_there_is_memory(narrow):
         first = asyncio.ensure_future(stub.Predict(pb.PredictRequest.FromString(SMALL)))
         await engine.hold()
         large = [asyncio.ensure_future(predict(LARGE).code()) for _ in range(30)]
-        await until(lambda: waiting(server))
         most = 0
-        while waiting(server):  # those that find no room are refused in the end
-            most = max(most, reserved(server))
-            await asyncio.sleep(0.005)
+        async with asyncio.timeout(60):
+            while not any(call.done() for call in large):  # one that finds no room is refused
+                most = max(most, reserved(server))
+                await asyncio.sleep(0.005)
         assert 0 < most <= 4 * MEBIBYTE
         engine.go.set()
         codes = set(await asyncio.gather(*large))

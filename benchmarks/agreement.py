@@ -16,9 +16,9 @@ import numpy as np
 
 from benchmarks.process import real_headlines, serving
 from headlines.client import AsyncClient, Headline
-from service import artifact
-from service import preprocessing as service_preprocessing
-from service.preprocessing import SEQUENCE_LENGTH, Preprocessor
+from service.model import artifact
+from service.model import preprocessing as service_preprocessing
+from service.model.preprocessing import SEQUENCE_LENGTH, Preprocessor
 
 TOLERANCE = 1e-5
 AT_ONCE = 16  # calls under way

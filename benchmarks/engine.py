@@ -21,9 +21,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import numpy as np
 
 from benchmarks.process import real_headlines
-from service.artifact import Artifact
-from service.engines import choose
-from service.preprocessing import SEQUENCE_LENGTH, words
+from service.model.artifact import Artifact
+from service.model.engines import choose
+from service.model.preprocessing import SEQUENCE_LENGTH, words
 
 BATCHES = (1, 8, 64, 256, 1024)
 WORDS = 10_000  # rows of the network's embedding

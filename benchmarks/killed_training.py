@@ -28,7 +28,7 @@ from itertools import count
 from pathlib import Path
 
 from benchmarks.process import ROOT
-from service import artifact
+from service.model import artifact
 
 POSTS = 3000
 EPOCHS = 4

@@ -11,7 +11,7 @@ this project asks for the health on a connection of its own, and /metrics is rea
 With several --max-streams a server of each runs, and they are measured in turn; this is how the default was chosen. Every
 figure is the median over the runs. `one connection` is what 100 callers that share one get in a closed loop, and what share of
 their calls was refused. It ends with 1 where a promise is broken; those about health and single headlines hold with
---max-streams 48, and service/config.py says why the default is another one.
+--max-streams 48, and service/settings.py says why the default is another one.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from benchmarks.load import DEADLINE_EXCEEDED, OK, UNAVAILABLE, Load, closed_loo
 from benchmarks.process import ServerProcess, serving
 from benchmarks.serving import make_requests
 from headlines.client import Client
-from service.config import Settings
+from service.settings import Settings
 
 CONNECTIONS = 8
 DEADLINE = 1.0  # seconds

@@ -21,8 +21,8 @@ import grpc
 import numpy as np
 
 from headlines.v1.popularity_pb2 import DESCRIPTOR, PredictRequest, PredictResponse
-from service import artifact
-from service.preprocessing import SEQUENCE_LENGTH, Headline, Preprocessor
+from service.model import artifact
+from service.model.preprocessing import SEQUENCE_LENGTH, Headline, Preprocessor
 
 
 async def serve(models: Path) -> None:

@@ -21,9 +21,9 @@ from typing import TypeAlias
 
 from benchmarks.process import real_headlines, serving
 from headlines.client import AsyncClient, Headline, Prediction
-from service import artifact, engines
-from service import preprocessing as service_preprocessing
-from service.version import Version
+from service.model import artifact, engines
+from service.model import preprocessing as service_preprocessing
+from service.model.version import Version
 
 TOLERANCE = 1e-5
 SIZES = (1, 1, 1, 2, 8, 64)  # headlines in a call

@@ -20,14 +20,14 @@ import uvloop
 
 from benchmarks.serving import make_requests
 from headlines.v1 import popularity_pb2
-from service import artifact, engines
-from service.api import methods, popularity
+from service.api import middleware, popularity
 from service.batcher import Batcher
 from service.budget import Budget
 from service.metrics import Metrics
+from service.model import artifact, engines
+from service.model.preprocessing import Headline, words
+from service.model.version import Prediction, Version
 from service.predictor import Answer, Predictor
-from service.preprocessing import Headline, words
-from service.version import Prediction, Version
 
 PASSES = 7
 REQUESTS = 200
@@ -62,7 +62,7 @@ async def measure(version: Version, size: int) -> dict[str, float]:
     predictor = Predictor(repository, batcher, observer=observe)
     limits = popularity_pb2.Limits(max_headlines=1024)
     service = popularity.Popularity(predictor, repository, model_name="", limits=limits, stream_age=1.0)
-    handlers = methods.Methods(metrics, {popularity.SERVICE: service.handlers()}, Budget(64 << 20, 4 << 20))
+    handlers = middleware.Middleware(metrics, {popularity.SERVICE: service.handlers()}, Budget(64 << 20, 4 << 20))
     predict = handlers.service(SimpleNamespace(method=f"/{popularity.SERVICE.full_name}/Predict")).stream_unary
 
     raw = make_requests(size)[:REQUESTS]

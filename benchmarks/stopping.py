@@ -38,7 +38,7 @@ from benchmarks.soak import Answers, Question, Tally
 from headlines.client import AsyncClient, Headline, Prediction
 from headlines.v1.popularity_pb2 import PredictRequest, PredictResponse
 from headlines.v1.popularity_pb2_grpc import PopularityServiceStub
-from service.config import Settings
+from service.settings import Settings
 
 CLIENTS = 64
 RUNNING = (0.3, 2.5)  # seconds that a server runs before its end comes, between these

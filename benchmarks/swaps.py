@@ -49,8 +49,8 @@ from benchmarks.serving import make_requests, read_metric
 from benchmarks.soak import Question, Tally
 from headlines.client import AsyncClient
 from headlines.v1.popularity_pb2 import ModelVersion
-from service import artifact
-from service.artifact import CHECKSUMS, CPU_MODEL, EXAMPLES, INFO, VOCABULARY
+from service.model import artifact
+from service.model.artifact import CHECKSUMS, CPU_MODEL, EXAMPLES, INFO, VOCABULARY
 
 BROKEN_EVERY = 5
 CONNECTIONS = 16  # of the load

@@ -67,7 +67,7 @@ class Search:
     """Measures texts, and remembers the costliest."""
 
     def __init__(self) -> None:
-        from service.preprocessing import VOCABULARY_HEAD, Headline, Preprocessor, expands
+        from service.model.preprocessing import VOCABULARY_HEAD, Headline, Preprocessor, expands
 
         encode = Preprocessor([*VOCABULARY_HEAD, "the"], {}).encode
         self.costs: dict[str, float] = {}  # times Cyrillic, by text

@@ -25,7 +25,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import numpy as np
 
 from benchmarks.process import REAL_DATA
-from service.preprocessing import SEQUENCE_LENGTH
+from service.model.preprocessing import SEQUENCE_LENGTH
 from training import dataset, features
 from training.batches import batches
 from training.features import Examples, Features

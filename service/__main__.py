@@ -87,16 +87,16 @@ def _print_versions() -> int:
 def _serve(parser: argparse.ArgumentParser, command: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
     import logging
 
-    from service import config, log
+    from service import log, settings
     from service.errors import UsageError
 
-    config.add_arguments(command)
+    settings.add_arguments(command)
     parsed = parser.parse_args(arguments)
-    settings = config.read(parsed, os.environ)
-    log.set_up(settings.log_level, settings.log_format)
+    chosen = settings.read(parsed, os.environ)
+    log.set_up(chosen.log_level, chosen.log_format)
     try:
         stop_signals = signals.StopSignals(log.close)
-        for warning in config.warnings(parsed, os.environ):
+        for warning in settings.warnings(parsed, os.environ):
             logging.getLogger(__name__).warning("%s", warning)
         try:
             from service import server
@@ -104,7 +104,7 @@ def _serve(parser: argparse.ArgumentParser, command: argparse.ArgumentParser, ar
             raise UsageError(
                 f"{error.name} is not installed; in a checkout of this project: pip install '.[service]'"
             ) from error
-        server.run(settings, stop_signals)
+        server.run(chosen, stop_signals)
     finally:
         log.close()
 

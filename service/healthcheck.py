@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Mapping
 
-from service import config
+from service import settings
 
 _SETTINGS = ("http_host", "http_port")
 _TIMEOUT = 2.0  # seconds
@@ -17,14 +17,14 @@ _TIMEOUT = 2.0  # seconds
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `serve` that matter."""
-    config.add_arguments(parser, _SETTINGS)
+    settings.add_arguments(parser, _SETTINGS)
 
 
 def run(arguments: argparse.Namespace, environment: Mapping[str, str] = os.environ) -> int:
     """Print what /readyz answers; 0 if that is 200, else 1. Raises UsageError for a wrong flag or variable."""
-    values = config.values(arguments, environment, _SETTINGS)
-    host = values.get("http_host", config.Settings.http_host)
-    port = values.get("http_port", config.Settings.http_port)
+    values = settings.values(arguments, environment, _SETTINGS)
+    host = values.get("http_host", settings.Settings.http_host)
+    port = values.get("http_port", settings.Settings.http_port)
     # Not urllib, which would ask a proxy that the environment names.
     connection = http.client.HTTPConnection(_reachable(host), port, timeout=_TIMEOUT)
     try:

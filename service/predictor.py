@@ -14,9 +14,9 @@ from typing import NamedTuple
 
 from service.batcher import Batcher
 from service.errors import FieldViolation, InvalidRequest, Unavailable
-from service.preprocessing import MAX_EXPANDING, Headline, expands, is_blank
+from service.model.preprocessing import MAX_EXPANDING, Headline, expands, is_blank
+from service.model.version import Prediction, Version
 from service.repository import Repository
-from service.version import Prediction, Version
 
 _CHECKED_AT_ONCE = 32 << 10  # characters, between two turns of the event loop; strange ones take 0.1 us each
 _VIOLATIONS = 20  # named in one error; a caller who has more learns no more from them

@@ -16,20 +16,22 @@ from typing import Any, NoReturn, Self
 import grpc
 
 from headlines.v1 import popularity_pb2
-from service import build, connections, credentials, engines, http, log, timer
-from service.api import health, methods, popularity, reflection
+from service import build, connections, credentials, log, timer
+from service.api import health, middleware, popularity, reflection
 from service.batcher import Batcher
 from service.budget import Budget
-from service.config import Settings
 from service.credentials import Certificate, Tokens
-from service.engines import Engine
-from service.http import HttpServer, make_app
 from service.metrics import Metrics
+from service.model import engines
+from service.model.engines import Engine
+from service.model.preprocessing import Headline
+from service.model.version import Prediction, Version
 from service.predictor import Limits, Predictor, cost
-from service.preprocessing import Headline
 from service.repository import Repository
+from service.settings import Settings
 from service.signals import StopSignals
-from service.version import Prediction, Version
+from service.web import operators
+from service.web.operators import HttpServer, make_app
 
 logger = logging.getLogger(__name__)
 
@@ -148,7 +150,7 @@ class Server:
             ),
             stream_age=settings.max_connection_age,
         )
-        self._capacity = connections.grpc_capacity(settings.max_connections, http.MAX_CONNECTIONS)
+        self._capacity = connections.grpc_capacity(settings.max_connections, operators.MAX_CONNECTIONS)
         self._health = health.Health([popularity.SERVICE.full_name])
         self.metrics.ready.set_function(lambda: self._health.serving)
         self.metrics.model_directory_missing.set_function(lambda: self._repository.directory_missing)
@@ -193,11 +195,11 @@ class Server:
         largest = settings.max_message_bytes
         budget = Budget(settings.message_memory_bytes, largest)
         self.metrics.watch_messages(lambda: budget.reserved, lambda: budget.waiting)
-        middleware = methods.Methods(
+        handlers = middleware.Middleware(
             self.metrics, services, budget, self._tokens, exempt={health.SERVICE: Budget(HEALTH_READS * largest, largest)}
         )
         server = grpc.aio.server(options=options)
-        server.add_generic_rpc_handlers((middleware,))
+        server.add_generic_rpc_handlers((handlers,))
         return server
 
     async def start(self) -> None:
@@ -223,7 +225,7 @@ class Server:
             self._http.close()
             raise OSError(f"{address} cannot be listened at; is --port taken, or --host not this machine's?") from error
         self.metrics.watch_connections("grpc", lambda: connections.count_open(self.port), self._capacity)
-        self.metrics.watch_connections("http", lambda: self._http.connections if self._http else 0, http.MAX_CONNECTIONS)
+        self.metrics.watch_connections("http", lambda: self._http.connections if self._http else 0, operators.MAX_CONNECTIONS)
         if self._certificate:
             self.metrics.watch_certificate(self._certificate.expires_at)
         self._beat()
@@ -333,7 +335,7 @@ class Server:
         return time.monotonic() - self._heartbeat < _DEAD_AFTER
 
 
-def _open_http(settings: Settings, app: http.App) -> HttpServer:
+def _open_http(settings: Settings, app: operators.App) -> HttpServer:
     try:
         return HttpServer(settings.http_host, settings.http_port, app, settings.handshake_seconds)
     except OSError as error:

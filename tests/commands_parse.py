@@ -34,9 +34,9 @@ def finish(args):
 
         flags.read(args, {})
     elif getattr(args, "command", None) == "serve":
-        from service import config
+        from service import settings
 
-        config.read(args, {})
+        settings.read(args, {})
     sys.exit(0)
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import keras
 
-from service import artifact
-from service.preprocessing import Headline, Preprocessor
+from service.model import artifact
+from service.model.preprocessing import Headline, Preprocessor
 from training import export, model
 
 WORDS = "a after at by city council for in is market new of on over park report says the to votes wins"

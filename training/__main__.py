@@ -30,8 +30,8 @@ from training.settings import MAX_BAD_SHARE, MERGES, MIN_AGE, Settings
 
 # Everything else is imported by the commands: a wrong flag is an error at once, and a missing extra a sentence.
 if TYPE_CHECKING:
-    from service import artifact
-    from service.preprocessing import Headline
+    from service.model import artifact
+    from service.model.preprocessing import Headline
     from training.dataset import Dataset
     from training.features import Features
 
@@ -100,10 +100,10 @@ def _add_synthesize(commands: Any) -> argparse.ArgumentParser:  # noqa: ANN401
 
 
 def _synthesize(args: argparse.Namespace) -> None:
-    logger.info("making up %d posts", args.posts)
     with busy("making up posts"):
         from training import synthesize
 
+        logger.info("making up %d posts", args.posts)
         auc = synthesize.synthesize(args.out, args.posts, args.seed)
     print(
         f"{args.posts} made-up posts in {args.out}\n"
@@ -176,8 +176,8 @@ def _fit(args: argparse.Namespace) -> None:
     settings = Settings(**{field.name: getattr(args, field.name) for field in dataclasses.fields(Settings)})
     _check_writable(args.models)
     with busy("loading libraries"):
-        from service import artifact
-        from service.preprocessing import Preprocessor
+        from service.model import artifact
+        from service.model.preprocessing import Preprocessor
         from training import features
 
     posts = _read(args)
@@ -218,7 +218,7 @@ def _check_writable(models: Path) -> None:
 
 
 def _describe(posts: Dataset, made: Features, settings: Settings, figures: Mapping[str, float]) -> artifact.ModelInfo:
-    from service import artifact
+    from service.model import artifact
 
     parts = {"training": made.training, "validation": made.validation, "evaluation": made.evaluation}
     return artifact.ModelInfo(
@@ -245,7 +245,7 @@ def _describe(posts: Dataset, made: Features, settings: Settings, figures: Mappi
 
 def _examples(posts: Dataset, made: Features) -> list[Headline]:
     """Headlines for the server to reproduce: real ones of the validation part and hostile ones."""
-    from service.preprocessing import Headline
+    from service.model.preprocessing import Headline
 
     start, end = made.ends[:2]
     rows = [start + i * (end - start) // EXAMPLES for i in range(EXAMPLES)]
@@ -282,7 +282,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     with busy("loading libraries"):
         import numpy as np
 
-        from service import artifact
+        from service.model import artifact
         from training import evaluate, features
 
     for name, _ in args.fail_below or ():

@@ -11,7 +11,7 @@ from scipy.special import expit
 from sklearn.feature_extraction.text import TfidfTransformer
 from sklearn.linear_model import LogisticRegression
 
-from service.preprocessing import AUX_FEATURES
+from service.model.preprocessing import AUX_FEATURES
 from training.calibration import intercept
 from training.dataset import Dataset
 from training.features import Examples

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from service.preprocessing import SEQUENCE_LENGTH
+from service.model.preprocessing import SEQUENCE_LENGTH
 from training.features import Examples
 
 # In words. A width costs a second of tracing where the data has it, and each step a fifth of a millisecond for every word of

@@ -32,7 +32,7 @@ import numpy as np
 import numpy.typing as npt
 
 from service.errors import DataError
-from service.preprocessing import is_blank, outlet_key, words
+from service.model.preprocessing import is_blank, outlet_key, words
 from training.files import COUNTS, Cells, Moment, check_columns, checksum, read_rows
 from training.settings import MAX_BAD_SHARE, MIN_AGE
 

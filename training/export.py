@@ -17,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from service.artifact import CPU_MODEL, Example
 from service.errors import DataError
-from service.preprocessing import AUX_FEATURES, PADDING, SEQUENCE_LENGTH, Headline, Preprocessor
+from service.model.artifact import CPU_MODEL, Example
+from service.model.preprocessing import AUX_FEATURES, PADDING, SEQUENCE_LENGTH, Headline, Preprocessor
 from training.model import OUTPUTS, build
 from training.settings import Merge
 

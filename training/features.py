@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from service.errors import DataError
-from service.preprocessing import AUX_FEATURES, FIRST_WORD, SEQUENCE_LENGTH, UNKNOWN, VOCABULARY_HEAD, time_features
+from service.model.preprocessing import AUX_FEATURES, FIRST_WORD, SEQUENCE_LENGTH, UNKNOWN, VOCABULARY_HEAD, time_features
 from training.dataset import Dataset
 
 VOCABULARY_SIZE = 10_000

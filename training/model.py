@@ -12,7 +12,7 @@ from __future__ import annotations
 import keras
 from keras import layers
 
-from service.preprocessing import AUX_FEATURES, SEQUENCE_LENGTH
+from service.model.preprocessing import AUX_FEATURES, SEQUENCE_LENGTH
 from training.settings import Merge
 
 WORDS = 10_000  # rows of the embedding: the highest word id and one

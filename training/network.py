@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from service.preprocessing import AUX_FEATURES
+from service.model.preprocessing import AUX_FEATURES
 from training.batches import Batch, batches
 from training.features import Examples
 from training.model import DENSE_LAYERS, LSTM_UNITS

@@ -26,7 +26,7 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from service.artifact import REPORT, ModelInfo
+from service.model.artifact import REPORT, ModelInfo
 from training.dataset import Dataset
 from training.evaluate import LEAST_OF_A_CLASS, METRICS, MODELS, Bin, Estimate, Evaluation
 

@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.metrics import roc_auc_score
 
-from service.artifact import replace_file
 from service.errors import UsageError
+from service.model.artifact import replace_file
 from training import dataset, features
 
 POSTS = 20_000

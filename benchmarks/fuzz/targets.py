@@ -32,18 +32,18 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from benchmarks.fuzz.mutation import mutate, twisted
 from headlines.v1 import popularity_pb2 as pb
-from service import artifact, engines
 from service.api import popularity, status
-from service.api.methods import Received
+from service.api.middleware import Received
 from service.batcher import Batcher
 from service.budget import Budget
 from service.credentials import Certificate, Tokens
 from service.errors import DataError, RequestError, UsageError, VersionError
 from service.metrics import Metrics
+from service.model import artifact, engines
+from service.model.preprocessing import AUX_FEATURES, SEQUENCE_LENGTH, Headline, Preprocessor, is_blank, words
+from service.model.version import Version
 from service.predictor import Limits, Predictor
-from service.preprocessing import AUX_FEATURES, SEQUENCE_LENGTH, Headline, Preprocessor, is_blank, words
 from service.repository import Repository
-from service.version import Version
 from tests.certificates import Authority
 from training import dataset
 

@@ -15,12 +15,12 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from headlines.v1 import popularity_pb2
 from service.api import status
 from service.api.messages import has_more_fields, parse
-from service.api.methods import Received
+from service.api.middleware import Received
 from service.errors import FieldViolation, InvalidRequest, Unavailable
+from service.model.preprocessing import Headline
+from service.model.version import Version
 from service.predictor import Answer, Predictor
-from service.preprocessing import Headline
 from service.repository import Repository, State, VersionState
-from service.version import Version
 
 SERVICE = popularity_pb2.DESCRIPTOR.services_by_name["PopularityService"]
 

@@ -12,7 +12,7 @@ from google.protobuf.message import Message
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from service.api.messages import parse
-from service.api.methods import Received, raw_messages
+from service.api.middleware import Received, raw_messages
 
 _POOL = descriptor_pool.Default()
 _V1_FILE = "grpc/reflection/v1/reflection.proto"

@@ -8,9 +8,9 @@ from in_process import connect, serving
 from server_process import ServerProcess
 
 from headlines.v1 import popularity_pb2_grpc
-from service import engines
-from service.config import Settings
+from service.model import engines
 from service.server import Server
+from service.settings import Settings
 
 
 @pytest.fixture

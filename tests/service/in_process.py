@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 import grpc
 
 from headlines.v1 import popularity_pb2, popularity_pb2_grpc
-from service import engines
+from service.model import engines
 from service.server import Server
 
 

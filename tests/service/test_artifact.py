@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from service import artifact
 from service.errors import VersionError
-from service.preprocessing import Headline
+from service.model import artifact
+from service.model.preprocessing import Headline
 
 INFO = artifact.ModelInfo(
     created_at=1_464_000_000.25,

@@ -20,11 +20,11 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.artifact import CPU_MODEL, Artifact
-from service.engines import choose
-from service.engines.layout import Cost
 from service.errors import UsageError, VersionError
-from service.preprocessing import VOCABULARY_HEAD, Headline, Preprocessor, words
+from service.model.artifact import CPU_MODEL, Artifact
+from service.model.engines import choose
+from service.model.engines.layout import Cost
+from service.model.preprocessing import VOCABULARY_HEAD, Headline, Preprocessor, words
 from training.export import export, serve
 from training.model import WORDS, build
 
@@ -195,8 +195,8 @@ def test_litert_needs_no_tensorflow(exported):
 import sys
 from pathlib import Path
 import numpy as np
-from service.artifact import CPU_MODEL, Artifact
-from service.engines import choose
+from service.model.artifact import CPU_MODEL, Artifact
+from service.model.engines import choose
 files = {CPU_MODEL: Path(sys.argv[1]).read_bytes()}
 model = choose("litert").load(Artifact(Path(), 1, "", files, None, ["", "[UNK]", "city"], ()))
 model.warm()
@@ -345,16 +345,16 @@ def test_auto_is_tensorflow_where_there_is_a_gpu(devices, chosen, reason, caplog
     for device in devices:
         (tmp_path / device.removeprefix("/dev/")).touch()
     found = lambda pattern: [f"/dev/{path.name}" for path in tmp_path.glob(pattern.removeprefix("/dev/"))]  # noqa: E731
-    with caplog.at_level(logging.INFO, "service.engines"):
+    with caplog.at_level(logging.INFO, "service.model.engines"):
         engine = choose("auto", list_devices=lambda pattern: sorted(found(pattern)))
     assert engine.name == chosen
     assert engine.inline == (chosen == "litert")
-    assert [reason in record.getMessage() for record in caplog.records if record.name == "service.engines"] == [True]
+    assert [reason in record.getMessage() for record in caplog.records if record.name == "service.model.engines"] == [True]
 
 
 def test_auto_is_litert_where_tensorflow_is_not_installed(monkeypatch, caplog):
     monkeypatch.setitem(sys.modules, "tensorflow", None)
-    with caplog.at_level(logging.INFO, "service.engines"):
+    with caplog.at_level(logging.INFO, "service.model.engines"):
         engine = choose("auto", list_devices=lambda pattern: [pattern.replace("[0-9]*", "0")])
     assert engine.name == "litert"
     assert "TensorFlow is not installed" in caplog.text

@@ -8,7 +8,7 @@ import shutil
 from in_process import running
 
 from headlines.v1 import popularity_pb2 as pb
-from service import artifact
+from service.model import artifact
 
 
 def with_outlets(models, directory, outlets):

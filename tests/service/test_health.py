@@ -9,7 +9,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from in_process import connect, generous, serving
 
 from headlines.v1 import popularity_pb2_grpc
-from service import engines
+from service.model import engines
 from service.server import Server
 
 SERVING = health_pb2.HealthCheckResponse.SERVING

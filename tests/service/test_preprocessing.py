@@ -11,7 +11,7 @@ import regex
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from service.preprocessing import (
+from service.model.preprocessing import (
     _LONG_RUNS,
     MAX_EXPANDING,
     SEQUENCE_LENGTH,

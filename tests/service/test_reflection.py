@@ -7,7 +7,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 from in_process import connect
 
 from headlines.v1 import popularity_pb2 as pb
-from service import engines
+from service.model import engines
 from service.server import Server
 
 VERSIONS = ("v1", "v1alpha")

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from in_process import until
 
-from service import artifact
 from service.batcher import Batcher
 from service.errors import InvalidRequest, Unavailable, VersionError
+from service.model import artifact
+from service.model.preprocessing import Headline, Preprocessor
 from service.predictor import Limits, Predictor
-from service.preprocessing import Headline, Preprocessor
 from service.repository import Repository, State
 
 VOCABULARY = ["", "[UNK]", "city", "votes"]

@@ -20,10 +20,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from headlines.v1 import popularity_pb2 as pb
 from headlines.v1 import popularity_pb2_grpc
-from service import artifact, engines
-from service.preprocessing import Headline
+from service.model import artifact, engines
+from service.model.preprocessing import Headline
+from service.model.version import Version
 from service.server import Server
-from service.version import Version
 
 WHEN = 1_464_000_000
 SECRET = "Xyzzy-secret"

@@ -21,9 +21,10 @@ from server_process import ServerProcess, environment
 
 from headlines.v1 import popularity_pb2 as pb
 from headlines.v1 import popularity_pb2_grpc
-from service import engines, http
 from service.errors import Unavailable
+from service.model import engines
 from service.server import Server
+from service.web import operators
 
 NO_RETRIES = [("grpc.enable_retries", 0)]
 SECRET = "Xyzzy-secret"
@@ -202,7 +203,7 @@ def test_headlines_and_outlets_are_in_no_output(models, serve):
         server.process.send_signal(signal.SIGTERM)
         assert server.wait() == 0
         assert SECRET not in str(answers)
-        assert SECRET not in "".join(line for line in server.lines if "service.http" not in line)
+        assert SECRET not in "".join(line for line in server.lines if "service.web.operators" not in line)
 
 
 # In the test's own process, where an engine can be held
@@ -317,7 +318,7 @@ async def test_the_death_of_the_http_thread_is_seen_at_once(make_settings, caplo
     def die(_):
         raise ArithmeticError(SECRET)
 
-    monkeypatch.setattr(http.HttpServer, "_turn", die)  # which the thread calls again and again
+    monkeypatch.setattr(operators.HttpServer, "_turn", die)  # which the thread calls again and again
     async with asyncio.timeout(60):
         assert await server.wait(asyncio.Event())
     await server.stop()

@@ -17,11 +17,11 @@ from pathlib import Path
 import pytest
 from test_repository import WordCounter, publish, states
 
-from service import artifact
-from service.attempt import Attempt
 from service.errors import Unreadable
-from service.preprocessing import Headline
+from service.model import artifact
+from service.model.preprocessing import Headline
 from service.repository import Repository, State
+from service.repository.attempt import Attempt
 
 NOBODY = 65534
 ON_OPEN = []  # functions that are called with each path that is opened, and may raise OSError
@@ -609,7 +609,7 @@ async def test_what_was_replaced_is_logged(models, repository, caplog):
 async def test_a_volume_that_hangs_is_told_while_the_live_version_answers(models, repository, caplog, monkeypatch):
     publish(models)
     await repository.scan()
-    monkeypatch.setattr("service.repository.PATIENCE", 0.01)
+    monkeypatch.setattr("service.repository.repository.PATIENCE", 0.01)
     goes_on = threading.Event()
     with on_open(lambda path: path == str(models) and goes_on.wait(60)):
         scan = asyncio.create_task(repository.scan())

@@ -11,8 +11,8 @@ from itertools import islice
 
 import pytest
 
-from service import artifact, engines
-from service.version import Version
+from service.model import artifact, engines
+from service.model.version import Version
 from training.__main__ import main
 
 PYTHON_TRAINING = (sys.executable, "-m", "training")

@@ -10,9 +10,9 @@ import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 from file_limit import largest_file
 
-from service.artifact import CPU_MODEL
 from service.errors import DataError
-from service.preprocessing import VOCABULARY_HEAD, Headline, Preprocessor
+from service.model.artifact import CPU_MODEL
+from service.model.preprocessing import VOCABULARY_HEAD, Headline, Preprocessor
 from training import export as module
 from training.export import LENGTHS, examples, export, restore, serve
 from training.model import build

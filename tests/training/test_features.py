@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from service.errors import DataError
-from service.preprocessing import UNKNOWN, Headline, Preprocessor, words
+from service.model.preprocessing import UNKNOWN, Headline, Preprocessor, words
 from training import dataset, features, synthesize
 
 DAY = 86_400.0

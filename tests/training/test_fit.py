@@ -16,7 +16,7 @@ import pytest
 import tensorflow as tf
 
 from service.errors import UsageError
-from service.preprocessing import SEQUENCE_LENGTH
+from service.model.preprocessing import SEQUENCE_LENGTH
 from training.batches import WIDTHS, batches, deal, lay_out
 from training.checkpoint import open_checkpoint
 from training.features import Examples, Features

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from service import config, predict
+from service import predict, settings
 from training import flags
 from training.__main__ import main
 
@@ -148,7 +148,7 @@ def test_variables_of_others_are_passed_over():
     """Those of the other commands, and what Kubernetes sets for services called `headlines` and `headlines-web`."""
     predicted = argparse.ArgumentParser()
     predict.add_arguments(predicted)
-    others = [field.name for field in dataclasses.fields(config.Settings)]
+    others = [field.name for field in dataclasses.fields(settings.Settings)]
     others += [action.dest for action in predicted._actions if action.option_strings and action.dest != "help"]
     links = {
         "HEADLINES_SERVICE_HOST": "10.0.0.1",

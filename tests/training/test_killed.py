@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from service import artifact
-from service.preprocessing import Headline
+from service.model import artifact
+from service.model.preprocessing import Headline
 from training.checkpoint import open_checkpoint
 
 INFO = artifact.ModelInfo(

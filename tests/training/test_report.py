@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
-from service.artifact import Label, ModelInfo, Part
+from service.model.artifact import Label, ModelInfo, Part
 from training import dataset, features, report
 from training.evaluate import Estimate, Scores, evaluate
 from training.fit import Epoch, Losses

@@ -13,11 +13,11 @@ from uuid import uuid4
 
 import numpy as np
 
-from service.artifact import Artifact
-from service.engines import probe
-from service.engines.layout import Cost, Floats, Ids
 from service.errors import VersionError
-from service.preprocessing import AUX_FEATURES
+from service.model.artifact import Artifact
+from service.model.engines import probe
+from service.model.engines.layout import Cost, Floats, Ids
+from service.model.preprocessing import AUX_FEATURES
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read once, as TensorFlow is imported
 
@@ -119,7 +119,7 @@ class Model:
                 tf.io.gfile.rmtree(directory)
 
     def predict(self, ids: Ids, lengths: Ids, aux: Floats) -> Floats:
-        """See service.engines.Model; raises OSError if a GPU has no memory left."""
+        """See service.model.engines.Model; raises OSError if a GPU has no memory left."""
         answer = np.empty((len(lengths), 2), np.float32)
         if not len(answer):
             return answer

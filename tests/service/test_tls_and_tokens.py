@@ -19,7 +19,7 @@ from server_process import environment
 from headlines.client import AsyncClient, Client, Unauthenticated, Unavailable
 from headlines.v1 import popularity_pb2 as pb
 from headlines.v1 import popularity_pb2_grpc
-from service import engines
+from service.model import engines
 from service.server import Server
 
 TEXT = "City votes on new park"

@@ -1,7 +1,7 @@
 """How work that can wait gives way to callers: in small steps, with rests between them.
 
-    loader = ThreadPoolExecutor(1, initializer=pace.give_way)
-    loader.submit(load)  # which calls pace.rest() after each step
+    loader = ThreadPoolExecutor(1, initializer=throttle.enable)
+    loader.submit(load)  # which calls throttle.pause() after each step
 
 A thread beside the event loop takes the interpreter lock and processor time from it, and requests pile up behind a tenth of a
 second of work. The same work in steps of a millisecond costs each request next to nothing.
@@ -17,12 +17,12 @@ from contextlib import suppress
 
 SHARE = 0.05  # of a processor; less and a version waits longer until it is live, more and callers notice it
 STEP = 0.0005  # seconds of work that are worth a rest
-LONGEST_REST = 0.05  # seconds; what piled up behind a step that could not be a small one is answered by then
+LONGEST_PAUSE = 0.05  # seconds; what piled up behind a step that could not be a small one is answered by then
 
 _thread = threading.local()
 
 
-def give_way() -> None:
+def enable() -> None:
     """Let the calling thread rest from now on wherever it calls `rest`, and run when others leave a processor idle."""
     _thread.worked = time.thread_time()
     if sys.platform == "linux":  # elsewhere only whole processes have a priority
@@ -30,11 +30,11 @@ def give_way() -> None:
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
 
 
-def rest() -> None:
+def pause() -> None:
     """Sleep as long as the work since the last rest makes it necessary; not at all in a thread that gives no way."""
     if not hasattr(_thread, "worked"):
         return
     step = time.thread_time() - _thread.worked
     if step >= STEP:
-        time.sleep(min(step * (1 / SHARE - 1), LONGEST_REST))
+        time.sleep(min(step * (1 / SHARE - 1), LONGEST_PAUSE))
         _thread.worked = time.thread_time()

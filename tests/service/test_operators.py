@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
-from service.http import HttpServer, bind, make_app
+from service.web.operators import HttpServer, bind, make_app
 
 PATIENCE = 30  # seconds for what takes moments
 SECRET = "Xyzzy-secret"

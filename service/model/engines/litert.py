@@ -7,12 +7,12 @@ import re
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
-from service import pace
-from service.artifact import CPU_MODEL, Artifact
-from service.engines import probe
-from service.engines.layout import Cost, Floats, Ids
 from service.errors import VersionError
-from service.preprocessing import AUX_FEATURES, SEQUENCE_LENGTH
+from service.model import throttle
+from service.model.artifact import CPU_MODEL, Artifact
+from service.model.engines import probe
+from service.model.engines.layout import Cost, Floats, Ids
+from service.model.preprocessing import AUX_FEATURES, SEQUENCE_LENGTH
 
 # One more call costs as much as 20 rows of its width: picking the rows out, the first row's share of each step, and LiteRT's
 # laying out its memory anew where the rows are not as many as the time before.
@@ -32,7 +32,7 @@ class Engine:
         """Open the version's cpu.tflite; raises VersionError where LiteRT cannot run it."""
         try:
             model = Model(artifact.files[CPU_MODEL])
-            pace.rest()
+            throttle.pause()
             probe(model, len(artifact.vocabulary))
         except (ValueError, RuntimeError) as error:
             raise VersionError(f"{CPU_MODEL}: LiteRT cannot run it: {error}") from error
@@ -56,7 +56,7 @@ class Model:
         self._widths = np.array(widths, np.int32)[np.searchsorted(widths, np.arange(SEQUENCE_LENGTH + 1))]
 
     def predict(self, ids: Ids, lengths: Ids, aux: Floats) -> Floats:
-        """See service.engines.Model."""
+        """See service.model.engines.Model."""
         answer = np.empty((len(lengths), 2), np.float32)
         if not len(answer):
             return answer
@@ -75,4 +75,4 @@ class Model:
                     np.full(rows, width, np.int32),
                     np.zeros((rows, len(AUX_FEATURES)), np.float32),
                 )
-                pace.rest()
+                throttle.pause()

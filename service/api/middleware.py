@@ -35,7 +35,7 @@ class Received(NamedTuple):
     lease: Lease
 
 
-class Methods(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic in the stubs alone
+class Middleware(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic in the stubs alone
     """The methods of some services, to be added to a server.
 
     In place of grpc.aio's interceptors, which see the same and cost each call two coroutines. Methods that stream answers must

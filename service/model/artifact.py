@@ -33,9 +33,9 @@ from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple, TypeVar
 
-from service import pace
 from service.errors import Unreadable, VersionError
-from service.preprocessing import AUX_FEATURES, FIRST_WORD, RULES, SEQUENCE_LENGTH, VOCABULARY_HEAD, Headline
+from service.model import throttle
+from service.model.preprocessing import AUX_FEATURES, FIRST_WORD, RULES, SEQUENCE_LENGTH, VOCABULARY_HEAD, Headline
 
 FORMAT = 1
 VOCABULARY = "assets/vocabulary.txt"
@@ -172,7 +172,7 @@ def read(directory: Path, most_bytes: int = sys.maxsize) -> Artifact:
     files: dict[str, bytes] = {}
     for name, checksum in sums.items():
         data = files[name] = _read_file(directory, name, sizes[name], "grew while it was read")
-        pace.rest()
+        throttle.pause()
         if _checksum(data) != checksum:
             raise VersionError(f"{name}: its SHA-256 is not the one in {CHECKSUMS}; the file is damaged or incomplete")
     for name in ("saved_model.pb", VOCABULARY, INFO, EXAMPLES, CPU_MODEL):
@@ -197,14 +197,14 @@ def probe(directory: Path, file: str, offset: int) -> None:
                 opened.read(1)
         except OSError as error:
             raise _unreadable(name, error) from error
-        pace.rest()
+        throttle.pause()
 
 
 def _checksum(data: bytes) -> str:
     checksum = hashlib.sha256()
     for start in range(0, len(data), _STEP):
         checksum.update(memoryview(data)[start : start + _STEP])
-        pace.rest()
+        throttle.pause()
     return checksum.hexdigest()
 
 
@@ -381,7 +381,7 @@ def _read_file(directory: Path, name: str, most: int, too_large: str) -> bytes:
                 if data.tell() + len(chunk) > most:
                     raise VersionError(f"{name}: {too_large}")
                 data.write(chunk)
-                pace.rest()
+                throttle.pause()
     except OSError as error:
         raise _unreadable(name, error, data.tell()) from error
     return data.getvalue()

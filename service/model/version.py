@@ -14,11 +14,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from service import pace
-from service.artifact import EXAMPLES, VOCABULARY, Artifact, ModelInfo
-from service.engines import Engine, Model
 from service.errors import VersionError
-from service.preprocessing import Headline, Preprocessor
+from service.model import throttle
+from service.model.artifact import EXAMPLES, VOCABULARY, Artifact, ModelInfo
+from service.model.engines import Engine, Model
+from service.model.preprocessing import Headline, Preprocessor
 
 OUTPUT_TOLERANCE = 1e-4
 AUX_TOLERANCE = 1e-6
@@ -60,10 +60,10 @@ class Version:
             preprocessor = Preprocessor(artifact.vocabulary, artifact.info.outlet_levels)
         except ValueError as error:
             raise VersionError(f"{VOCABULARY}: {error}") from error
-        pace.rest()
+        throttle.pause()
         model = engine.load(artifact)
         model.warm()
-        pace.rest()
+        throttle.pause()
         _reproduce(artifact, preprocessor, model)
         # Sorted here, off the event loop: a hundred thousand names take tens of milliseconds.
         names = (name for name in artifact.info.outlet_levels if len(name) <= _LONGEST_OUTLET)
@@ -93,4 +93,4 @@ def _reproduce(artifact: Artifact, preprocessor: Preprocessor, model: Model) -> 
             raise VersionError(
                 f"{EXAMPLES}: example {i}: the model answers {outputs[i].tolist()}, the exported one answered {list(expected)}"
             )
-        pace.rest()
+        throttle.pause()

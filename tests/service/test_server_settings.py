@@ -10,8 +10,8 @@ import pytest
 
 from service import __main__ as commands
 from service.__main__ import main
-from service.config import Settings, add_arguments, read, warnings
 from service.errors import UsageError
+from service.settings import Settings, add_arguments, read, warnings
 
 # For each setting a text and what it means; a new setting must come here.
 OTHER_VALUES = {
@@ -240,7 +240,7 @@ def help_of(main, *command, capsys):
 
 
 def test_variables_of_other_commands_are_not_warned_about(capsys, monkeypatch):
-    """If this fails, a command has a new flag, which belongs into service.config._OTHER_COMMANDS."""
+    """If this fails, a command has a new flag, which belongs into service.settings._OTHER_COMMANDS."""
     from training.__main__ import main as training_main
 
     monkeypatch.setenv("COLUMNS", "1000")  # else help breaks lines after hyphens

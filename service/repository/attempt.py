@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 
 from service.errors import Unreadable, VersionError
-from service.listing import Fingerprint
+from service.repository.listing import Fingerprint
 
 FIRST_WAIT = 2.0  # seconds after a load that failed, doubled with each further one
 LONGEST_WAIT = 60.0

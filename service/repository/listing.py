@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from service import artifact, pace
 from service.errors import VersionError
+from service.model import artifact, throttle
 
 Fingerprint = tuple[tuple[str | int, ...], ...]  # of each file that SHA256SUMS lists, and itself: its path and what stat says
 
@@ -61,7 +61,7 @@ def look(models: Path) -> Listing:
                 elif not entry.name.startswith("."):
                     is_version |= entry.name in {"saved_model.pb", "assets.extra"}
                     passed_over.append(entry.name)
-                pace.rest()
+                throttle.pause()
     finally:
         os.close(directory)
     passed_over.sort()
@@ -92,7 +92,7 @@ def fingerprint(directory: Path, before: Fingerprint = ()) -> Fingerprint:
     found = [listed]
     for name in names:
         found.append(_stat(directory, name))
-        pace.rest()
+        throttle.pause()
     return tuple(found)
 
 

@@ -15,11 +15,11 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from service import pace
-from service.artifact import Artifact
-from service.engines.layout import Floats, Ids
 from service.errors import UsageError
-from service.preprocessing import AUX_FEATURES, UNKNOWN
+from service.model import throttle
+from service.model.artifact import Artifact
+from service.model.engines.layout import Floats, Ids
+from service.model.preprocessing import AUX_FEATURES, UNKNOWN
 
 # A GPU's device node: of NVIDIA's driver, and of Windows' for Linux.
 GPU_DEVICES = ("/dev/nvidia[0-9]*", "/dev/dxg")
@@ -83,7 +83,7 @@ def choose(
     if not find_spec(package):
         raise UsageError(f"engine {chosen} is not installed; in a checkout of this project: pip install '.[{extra}]'")
     logger.info("engine %s: %s", chosen, reason)
-    engine: Engine = import_module(f"service.engines.{chosen}").Engine()
+    engine: Engine = import_module(f"service.model.engines.{chosen}").Engine()
     return engine
 
 
@@ -101,4 +101,4 @@ def probe(model: Model, vocabulary_size: int) -> None:
             raise ValueError(
                 f"its answer to the word with id {start + wrong[0]} is not a probability: {answer[wrong[0]].tolist()}"
             )
-        pace.rest()
+        throttle.pause()

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from server_process import environment
 
-from service import pace
+from service.model import throttle
 
 
 def work():
@@ -20,16 +20,16 @@ def work():
     began, worked = time.perf_counter(), time.thread_time()
     for _ in range(5):
         step = time.thread_time()
-        while time.thread_time() < step + 2 * pace.STEP:
+        while time.thread_time() < step + 2 * throttle.STEP:
             pass
-        pace.rest()
+        throttle.pause()
     return time.thread_time() - worked, time.perf_counter() - began
 
 
 def test_a_thread_that_gives_way_rests_most_of_the_time():
-    with ThreadPoolExecutor(1, initializer=pace.give_way) as executor:
+    with ThreadPoolExecutor(1, initializer=throttle.enable) as executor:
         worked, took = executor.submit(work).result()
-    assert worked < 2 * pace.SHARE * took
+    assert worked < 2 * throttle.SHARE * took
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="threads have no priorities of their own")
@@ -38,7 +38,7 @@ def test_only_the_thread_that_gives_way_has_a_lower_priority():
         return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
 
     before = priority()
-    with ThreadPoolExecutor(1, initializer=pace.give_way) as executor:
+    with ThreadPoolExecutor(1, initializer=throttle.enable) as executor:
         assert executor.submit(priority).result() == 19
     assert priority() == before
 
@@ -47,7 +47,7 @@ def test_only_the_thread_that_gives_way_has_a_lower_priority():
 FORBID = """if True:
     import ctypes, os, sys
     from concurrent.futures import ThreadPoolExecutor
-    from service import pace
+    from service.model import throttle
 
     number, error = map(int, sys.argv[1:])
     load, equal, give = 0x20, 0x15, 0x06  # of the system call's number; the next instruction if it is this one; a verdict
@@ -72,8 +72,8 @@ FORBID = """if True:
         assert refused.errno == error
     else:
         sys.exit("setpriority is not forbidden")
-    with ThreadPoolExecutor(1, initializer=pace.give_way) as executor:
-        print(executor.submit(pace.rest).result(), executor.submit(str, "works").result())
+    with ThreadPoolExecutor(1, initializer=throttle.enable) as executor:
+        print(executor.submit(throttle.pause).result(), executor.submit(str, "works").result())
 """
 
 

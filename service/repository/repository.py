@@ -18,15 +18,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
-from service import artifact, pace
-from service.attempt import Attempt
-from service.engines import Engine
 from service.errors import VersionError
-from service.listing import Listing, explain, explain_error, fingerprint, look
-from service.reminder import Reminder
-from service.version import Version
+from service.model import artifact, throttle
+from service.model.engines import Engine
+from service.model.version import Version
+from service.repository.attempt import Attempt
+from service.repository.listing import Listing, explain, explain_error, fingerprint, look
+from service.repository.reminder import Reminder
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger(__package__)
 
 Result = TypeVar("Result")
 
@@ -92,7 +92,7 @@ class Repository:
         self._device = 0  # of MODELS when the live version was last seen there
         self._missing_since: datetime | None = None  # since when the live version's directory has not been seen
         self._reminder = Reminder(logger, clock)
-        self._loader = ThreadPoolExecutor(1, "loader", initializer=pace.give_way)
+        self._loader = ThreadPoolExecutor(1, "loader", initializer=throttle.enable)
 
     @property
     def states(self) -> list[VersionState]:

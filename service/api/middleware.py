@@ -116,6 +116,7 @@ class _Method:
 
     def _unary(self, behaviour: Unary) -> Handler:
         async def unary(_: object, context: Context) -> bytes:
+            self._drop_if_expired(context)
             response: bytes = await self._observe(self._answer(behaviour, context), context)
             self._calls.sent += 1
             return response
@@ -134,6 +135,7 @@ class _Method:
 
     def _streaming(self, behaviour: Streaming) -> Handler:
         async def streaming(_: object, context: Context) -> None:
+            self._drop_if_expired(context)
             requests = _Requests(self, self._budget, context)
             await self._observe(self._send(behaviour(requests, context), context), context)
 
@@ -145,6 +147,17 @@ class _Method:
             async for response in responses:
                 await context.write(response)
                 self._calls.sent += 1
+
+    def _drop_if_expired(self, context: Context) -> None:
+        """End a call whose deadline passed while it waited in gRPC's queue, before anything is spent on it.
+
+        Its caller has its status already. An overload is full of such calls, and each would cost nearly as much as an answer.
+        """
+        left = context.time_remaining()
+        if left is not None and left <= 0:
+            self._calls.started += 1
+            self._calls.handled[_DEADLINE_EXCEEDED] += 1
+            raise asyncio.CancelledError
 
     async def _observe(self, answer: Awaitable[Any], context: Context) -> Any:  # noqa: ANN401, RET503
         self._calls.started += 1

@@ -2,11 +2,12 @@
 
 import asyncio
 import random
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 
+import grpc
 import pytest
-from in_process import HeldEngine, running
+from in_process import HeldEngine, running, until
 
 from benchmarks import bulk, cancels, overload
 from benchmarks.load import OK, open_loop
@@ -92,3 +93,36 @@ async def test_a_call_waits_for_room_no_longer_than_its_timeout(make_settings):
                 await client.predict(["a park"], timeout=0.05)
             engine.go.set()
             assert len(await asyncio.gather(*first)) == 32
+
+
+async def test_a_call_that_expires_in_grpcs_queue_costs_no_work(make_settings):
+    async with running(make_settings()) as (server, _):
+
+        def handled(code):
+            labels = {"grpc_type": "unary", "grpc_service": "headlines.v1.PopularityService", "grpc_method": "Predict"}
+            return server.metrics.registry.get_sample_value("grpc_server_handled_total", {**labels, "grpc_code": code})
+
+        def call(_):
+            with grpc.insecure_channel(f"127.0.0.1:{server.port}", [("grpc.use_local_subchannel_pool", 1)]) as channel:
+                predict = channel.unary_unary("/headlines.v1.PopularityService/Predict")
+                with pytest.raises(grpc.RpcError) as error:
+                    predict(request(1), timeout=0.5, wait_for_ready=True)
+                assert error.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+
+        with ThreadPoolExecutor(20) as threads:
+            calls = [threads.submit(call, i) for i in range(20)]
+            wait(calls)  # the event loop stands still: nobody accepts a call
+            for each in calls:
+                each.result()
+        await until(lambda: handled("DEADLINE_EXCEEDED"))
+        await asyncio.sleep(0.2)
+        # One that could not connect in time, since the loop stood still, never came.
+        assert 0 < handled("DEADLINE_EXCEEDED") <= 20
+        assert handled("INVALID_ARGUMENT") == handled("CANCELLED") == handled("OK") == 0
+        assert (
+            server.metrics.registry.get_sample_value(
+                "grpc_server_msg_received_total",
+                {"grpc_type": "unary", "grpc_service": "headlines.v1.PopularityService", "grpc_method": "Predict"},
+            )
+            == 0
+        )

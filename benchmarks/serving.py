@@ -130,12 +130,11 @@ def main() -> None:
                 load = open_loop(product.target, requests[1], 1, share * peak, CONNECTIONS, args.seconds)
                 quantiles = {f"p{q:g}": load.quantile(q / 100) * 1e3 for q in (50, 90, 99, 99.9)}
                 runs["headlines", share].append({"rate": load.rate, "late": load.late * 1e3, **quantiles})
-        padding = read_metric(product, "headlines_batch_padding_rows_total")
     medians = {key: {name: statistics.median(run[name] for run in some) for name in some[0]} for key, some in runs.items()}
-    report(medians, padding)
+    report(medians)
 
 
-def report(medians: dict[tuple[str, object], dict[str, float]], padding: float) -> None:
+def report(medians: dict[tuple[str, object], dict[str, float]]) -> None:
     """Print the tables and the ratios that matter."""
     columns = ("rate", "headlines", "p50", "p90", "p99", "p99.9", "cpu", "batch")
     heads = ("requests/s", "headlines/s", "p50 ms", "p90 ms", "p99 ms", "p99.9 ms", "CPU us/req", "mean batch")
@@ -145,7 +144,6 @@ def report(medians: dict[tuple[str, object], dict[str, float]], padding: float) 
             if figures := medians.get((name, (clients, headlines))):
                 cells = "".join(f"{figures[column]:12,.2f}" if column in figures else f"{'':12}" for column in columns)
                 print(f"{f'{clients} x {headlines}':10}{name:18}{cells}")
-    print(f"rows computed for shape alone: {padding:g}")
     print(f"\n{'open loop, Poisson':28}" + "".join(f"{head:>12}" for head in ("requests/s", *heads[2:6], "sent late ms")))
     for share in OPEN:
         figures = medians["headlines", share]

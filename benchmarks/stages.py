@@ -23,10 +23,11 @@ from headlines.v1 import popularity_pb2
 from service.api import middleware, popularity
 from service.batcher import Batcher
 from service.budget import Budget
+from service.drain import DrainGate
 from service.metrics import Metrics
 from service.model import artifact, engines
 from service.model.preprocessing import Headline, words
-from service.model.version import Prediction, Version
+from service.model.version import Predictions, Version
 from service.predictor import Answer, Predictor
 
 PASSES = 7
@@ -53,15 +54,15 @@ async def measure(version: Version, size: int) -> dict[str, float]:
     metrics.went_live(version.number, version.digest, "litert", 0.0)
     batcher = Batcher(capacity=4096, largest_batch=256, executor=None, observer=metrics)
 
-    def observe(number: int, headlines: Sequence[Headline], predictions: Sequence[Prediction]) -> None:
-        main_outputs, aux_outputs, counts, unknown, known = zip(*predictions, strict=True)
-        metrics.predicted(number, main_outputs, aux_outputs, sum(counts), sum(unknown))
-        metrics.outlets(len(headlines), sum(known), [outlet for _, _, outlet in headlines].count(""))
+    def observe(number: int, headlines: Sequence[Headline], columns: Predictions) -> None:
+        words, unknown_words = sum(columns.word_count), sum(columns.unknown_word_count)
+        metrics.predicted(number, columns.main_output, columns.aux_output, words, unknown_words)
+        metrics.outlets(len(headlines), sum(columns.outlet_known), [outlet for _, _, outlet in headlines].count(""))
 
     repository = SimpleNamespace(live=version)
     predictor = Predictor(repository, batcher, observer=observe)
     limits = popularity_pb2.Limits(max_headlines=1024)
-    service = popularity.Popularity(predictor, repository, model_name="", limits=limits, stream_age=1.0)
+    service = popularity.Popularity(predictor, repository, model_name="", limits=limits, stream_age=1.0, gate=DrainGate())
     handlers = middleware.Middleware(metrics, {popularity.SERVICE: service.handlers()}, Budget(64 << 20, 4 << 20))
     predict = handlers.service(SimpleNamespace(method=f"/{popularity.SERVICE.full_name}/Predict")).stream_unary
 
@@ -69,7 +70,8 @@ async def measure(version: Version, size: int) -> dict[str, float]:
     requests = [popularity_pb2.PredictRequest.FromString(it) for it in raw]
     headlines = [service._headlines(it.headlines) for it in requests]
     rows = [version.preprocessor.encode(it) for it in headlines]
-    answers = [version.predict(it) for it in headlines]
+    columns = [version.predict(it) for it in headlines]
+    answers = [it.rows() for it in columns]
 
     def encode(predictions: list) -> bytes:
         response = popularity_pb2.PredictResponse()
@@ -90,8 +92,10 @@ async def measure(version: Version, size: int) -> dict[str, float]:
         "words": time_stage(lambda some: [words(it.text) for it in some], headlines),
         "ids, time, outlet, arrays": time_stage(version.preprocessor.encode, headlines),
         "engine": time_stage(lambda it: version.model.predict(it.ids, it.lengths, it.aux), rows),
-        "predictions from its arrays": time_stage(version.predict, headlines),
-        "metrics of the predictions": time_stage(lambda it: observe(version.number, it), answers),
+        "predictions from its arrays": time_stage(lambda it: version.predict(it).rows(), headlines),
+        "metrics of the predictions": time_stage(
+            lambda it: observe(version.number, *it), list(zip(headlines, columns, strict=True))
+        ),
         "encode the answer": time_stage(encode, answers),
         "whole handler": await time_calls(call, raw),
     }

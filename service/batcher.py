@@ -1,23 +1,25 @@
-"""Many callers to one batch.
+"""Dynamic batching: the items of many callers are computed together.
 
-The rule: a free engine takes what waits as soon as it is as many requests as were in the largest of the recent batches and
-came right behind the one before, at the latest 1 ms after the first of them came. A caller who is alone (the batch before held
-one request, and none came behind it) never waits for company: batches before his own are no longer recent, and his leaves at
-the event loop's next turn. Under load batches grow by themselves, since answering many callers at once costs hardly more than
-answering one: what a small request costs is the event loop's waking up, not the arithmetic.
+Terms. A *request* is one caller's list of items. It is enqueued as an *entry*. A *batch* is what the engine computes in one
+call: slices of one or more entries. A *turn* is one iteration of the event loop.
+
+Dispatch rule: when the engine is idle, dispatch a batch as soon as the queue holds the target number of requests, and at the
+latest MAX_WAIT after the oldest one was enqueued. The target is the largest number of requests in any recent batch, plus one
+for each request that arrives so soon after a batch that its caller cannot be one that was just answered. A batch of a single
+request resets the target to one, so a lone caller never waits: its request is dispatched in the next turn. Under load batches
+grow by themselves. That pays because the cost of a small request is waking up the event loop, not the arithmetic.
 
 Invariants, all on the event loop's thread:
-* The items that wait, those of admitted bulk requests included, are never more than `capacity`; bulk items that wait or are
-  being computed are never more than half of it.
-* At most one batch is being computed. All its items go through the same `run`.
-* A batch holds at most `largest_batch` items, and their costs add up to at most `largest_cost`, unless it is one item that
-  costs more: the time for which a batch holds the event loop is bounded by the work in it, not by its items alone.
-* An entry takes at most SLICE items, or a quarter of `largest_cost`, of a batch before others had their turn, then goes to the
-  back of the queue: a request of thousands never makes one of a single item wait for more than one slice of each request before
-  it and for the batch that is being computed.
-* Bulk requests have a queue of their own. A batch takes from the other one first, and of bulk at most BULK items or half of
-  `largest_cost`: so others wait for short batches alone, and bulk gets at least a slice of each.
-* Between two long batches on the event loop there are BREATHS turns of it, in which new calls come in or are refused.
+* Enqueued items, including those of admitted bulk requests, never exceed `capacity`. Bulk items that are enqueued or being
+  computed never exceed half of it.
+* At most one batch is being computed. All of its items go through the same `run`.
+* A batch holds at most `largest_batch` items whose costs add up to at most `largest_cost`, except for a single item that costs
+  more. This bounds the time for which a batch blocks the event loop by the work in it, not only by the number of items.
+* An entry contributes at most one slice to a batch (SLICE items, or a quarter of `largest_cost`), then goes to the back of the
+  queue. So a request of one item waits at most for one slice of each request before it and for the batch being computed.
+* Bulk requests have a queue of their own. A batch takes interactive requests first, then at most BULK items, or half of
+  `largest_cost`, of bulk. So others wait for short batches only, and bulk still gets at least a slice of each batch.
+* Between two long batches on the event loop there are YIELD_TURNS turns in which new calls are accepted or refused.
 * Every admitted entry's future is resolved: with results, with the error of its own run, or by its caller's cancellation.
 """
 
@@ -34,17 +36,20 @@ from typing import Generic, NoReturn, Protocol, TypeVar
 from service.errors import DeadlineExceeded, Overloaded
 from service.timer import LoopTimer, Timer
 
-MAX_WAIT = 0.001  # seconds; the longest that an idle engine waits for a batch to grow
-RECENT = 4  # batches; by the last one alone, one that happened to be small would make the next ones small
-SLICE = 64  # items; larger and a big request holds the others up, smaller and its own overhead shows
-SLICES = 4  # that fill a batch by cost
-BULK = 2 * SLICE  # items; more holds the others up, fewer are more batches, after each of which others have their turns
-LONG = 0.001  # seconds of computing on the event loop, after which others get their turns
-# Turns of the loop, of which gRPC needs several to take in a call, read and answer it. Without them five times as many requests
-# of 1,024 as can be answered waited in its core, unseen, until their time was up: none was answered, and health took a second;
-# with 8 or 32 nine tenths of the best is kept, and health takes 14 ms (benchmarks/overload.py). Beside 50 bulk streams a lone
-# headline's p99 was 276 ms without them, 51 ms with 8, and with 32 8.5 ms, as beside one stream (benchmarks/bulk.py).
-BREATHS = 32
+MAX_WAIT = 0.001  # seconds that an idle engine waits for a batch to grow, at most
+RECENT = (
+    4  # batches that set the target; with only the last one, a batch that happened to be small would keep the next ones small
+)
+SLICE = 64  # items; with more a large request delays the others, with fewer its own overhead shows
+SLICES = 4  # fill a batch by cost
+BULK = 2 * SLICE  # items of bulk in a batch; more delay the others, fewer make more batches, each followed by YIELD_TURNS turns
+LONG = 0.001  # seconds of computing on the event loop after which the next batch yields first
+# gRPC needs several turns to accept a call, read its message and send the answer. Without yielding, an overload of 5 times the
+# capacity (requests of 1,024 items) stayed in gRPC's core until the deadlines passed: no request was answered, and a health
+# check took a second. With 8 or 32 turns 90 % of the peak goodput is kept, and a health check takes 14 ms
+# (benchmarks/overload.py). Beside 50 bulk streams a lone headline's p99 was 276 ms with 0 turns, 51 ms with 8 and 8.5 ms with
+# 32, which is what it is beside one stream (benchmarks/bulk.py).
+YIELD_TURNS = 32
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -52,25 +57,25 @@ Run = Callable[[Sequence[Item]], Sequence[Result]]
 
 
 class Observer(Protocol):
-    """Who wants to know what the batcher does; called on the event loop, must not raise."""
+    """Receives the batcher's events, on the event loop. Must not raise."""
 
     def queued(self, items: int) -> None:
-        """The queue has now this many items."""
+        """The queue now holds this many items."""
 
     def waited(self, seconds: Sequence[float]) -> None:
-        """Entries' first items left the queue after so long."""
+        """How long each of some entries was enqueued before its first items were taken."""
 
     def computed(self, items: int, seconds: float) -> None:
-        """A batch of so many items was computed, and how long that took."""
+        """A batch of this many items was computed in this time."""
 
     def dropped(self, reason: str, items: int) -> None:
-        """Items were not computed: "overloaded", "expired" or "cancelled"."""
+        """Some items were dropped; `reason` is "overloaded", "expired" or "cancelled"."""
 
 
 class _Entry(Generic[Item, Result]):
     """One request in the queue."""
 
-    __slots__ = ("came", "deadline", "future", "items", "results", "run", "taken")
+    __slots__ = ("deadline", "enqueued_at", "future", "items", "results", "run", "taken")
 
     def __init__(
         self,
@@ -78,33 +83,32 @@ class _Entry(Generic[Item, Result]):
         items: Sequence[Item],
         deadline: float | None,
         future: asyncio.Future[list[Result]],
-        came: float,
+        enqueued_at: float,
     ) -> None:
         self.run = run
         self.items = items
         self.deadline = deadline
         self.future = future
-        self.came = came
-        self.taken = 0  # items that have left the queue
+        self.enqueued_at = enqueued_at
+        self.taken = 0  # items that have left the queue, from the front
         self.results: list[Result] = []  # complete when as long as items
 
 
 class _Batch(Generic[Item, Result]):
-    """What is to be computed at once, while it grows."""
+    """The next batch, while it is being filled."""
 
     __slots__ = ("cost", "items", "parts")
 
     def __init__(self) -> None:
-        self.parts: list[tuple[_Entry[Item, Result], int]] = []  # entries with how many of their items are in it
+        self.parts: list[tuple[_Entry[Item, Result], int]] = []  # entries, and how many of their items are in the batch
         self.items: list[Item] = []
         self.cost = 0
 
 
 class Batcher(Generic[Item, Result]):
-    """Collects the items of many callers and runs them as batches.
+    """Collects the items of many callers and runs them in batches.
 
-    Knows nothing of what it runs. Its clock and its timer are handed in: a loop with another idea of time tests it without
-    sleeping.
+    It knows nothing about what it runs. The clock and the timer are injected, so tests need not sleep.
     """
 
     def __init__(
@@ -116,17 +120,17 @@ class Batcher(Generic[Item, Result]):
         observer: Observer,
         largest_cost: int = 0,
         cost: Callable[[Item], int] = lambda item: 0,  # noqa: ARG005
-        return_turns: int = 0,
+        min_round_trip_turns: int = 0,
         clock: Callable[[], float] = time.monotonic,
         timer: Callable[[Callable[[], None]], Timer] = LoopTimer,
     ) -> None:
         """Set up an empty queue.
 
-        `capacity` bounds the items that wait, `largest_batch` the items of a batch, and `largest_cost` the sum of their costs:
-        `cost` of an item is a whole number, 0 or greater, in any unit. Without an `executor` batches run on the event loop:
-        right for what is short and would fight for the interpreter lock anyway. `return_turns` are the turns of the loop within
-        which no caller can have had his answer and be back with a request: so whoever comes within them, right behind a batch,
-        is another one. 0 for callers in this process.
+        `capacity` bounds the enqueued items, `largest_batch` the items of a batch, and `largest_cost` the sum of their costs:
+        `cost` maps an item to an integer, 0 or greater, in any unit. Without an `executor` batches run on the event loop, which
+        suits work that is short and would compete for the interpreter lock anyway. `min_round_trip_turns` is the number of
+        turns that a caller needs, at least, to receive an answer and send its next request: a request that arrives earlier than
+        that after a batch comes from another caller. Pass 0 if callers are in this process.
         """
         self._capacity = capacity
         self._largest_batch = largest_batch
@@ -139,26 +143,26 @@ class Batcher(Generic[Item, Result]):
         self._clock = clock
         self._queue: deque[_Entry[Item, Result]] = deque()
         self._bulk_queue: deque[_Entry[Item, Result]] = deque()
-        self._bulk_first = False  # since the batch before had nothing of it
+        self._bulk_first = False  # the batch before took no bulk
         self._queued = 0  # items
-        self._bulk = 0  # items of bulk requests that are inside
+        self._bulk_in_flight = 0  # items of admitted bulk requests
         self._bulk_waiters: deque[tuple[int, asyncio.Future[None]]] = deque()
-        self._recent: deque[int] = deque(maxlen=RECENT)  # requests in each batch, back to the last that held one
-        self._company = 1  # requests for which a batch waits
-        self._return_turns = return_turns
-        self._behind = 0  # batches that were answered within the last `return_turns`
+        self._recent: deque[int] = deque(maxlen=RECENT)  # requests in each batch, back to the last batch of one request
+        self._target_requests = 1  # requests at which a batch is dispatched
+        self._min_round_trip_turns = min_round_trip_turns
+        self._batches_settling = 0  # batches that finished within the last `min_round_trip_turns`
         self._computing = False  # a batch is in the executor
-        self._timer = timer(self._ring)
+        self._timer = timer(self._on_timer)
         self._timer_set = False
-        self._leaving = False  # a batch leaves in the loop's next turns
-        self._breaths = 0  # turns until then
+        self._dispatching = False  # a batch is dispatched in one of the next turns
+        self._yield_turns = 0  # turns before the next batch
         self._seconds_per_item = 0.0  # of recent batches
-        self._death: asyncio.Future[NoReturn] = self._loop.create_future()
+        self._failure: asyncio.Future[NoReturn] = self._loop.create_future()
 
     async def run(self) -> NoReturn:
-        """Wait until the batcher itself breaks; raises what broke it. Whoever starts a batcher must watch this."""
+        """Wait until the batcher itself fails, and raise its error. Whoever starts a batcher must watch this."""
         try:
-            await asyncio.shield(self._death)
+            await asyncio.shield(self._failure)
         finally:
             self._timer.close()
         raise AssertionError  # a future that never has a result
@@ -166,28 +170,28 @@ class Batcher(Generic[Item, Result]):
     async def submit(
         self, run: Run[Item, Result], items: Sequence[Item], *, deadline: float | None = None, bulk: bool = False
     ) -> list[Result]:
-        """Run `items` in some batch; the results in the same order.
+        """Compute `items`, and return the results in the same order.
 
-        `deadline` is in the clock's time. A `bulk` request waits for room, and all of them together hold at most half the
-        queue; any other is refused at once where there is none. Cancelling the caller takes the request out of the queue.
+        `deadline` is in the clock's time. A `bulk` request waits for room; bulk requests together hold at most half of the
+        queue. Any other request is refused at once if there is no room. Cancelling the caller removes the request.
 
         Raises Overloaded, DeadlineExceeded, or what `run` raised for these items.
         """
         if bulk:
-            await self._enter_bulk(len(items))
+            await self._wait_for_bulk_room(len(items))
             try:
-                return await self._compute(self._bulk_queue, run, items, deadline)
+                return await self._enqueue(self._bulk_queue, run, items, deadline)
             finally:
-                self._bulk -= len(items)
+                self._bulk_in_flight -= len(items)
                 self._admit_bulk()
         self.require_room(len(items))
-        self._change_queued(len(items))
-        return await self._compute(self._queue, run, items, deadline)
+        self._add_queued(len(items))
+        return await self._enqueue(self._queue, run, items, deadline)
 
     def require_room(self, items: int, deadline: float | None = None) -> None:
-        """Refuse so many items if `submit` would, or if those before them take until the deadline; before they are parsed.
+        """Raise Overloaded if `submit` would refuse this many items, or if the items before them take until the deadline.
 
-        Raises Overloaded.
+        For callers that want to know before they parse a request.
         """
         seconds = self._queued * self._seconds_per_item
         if self._queued + items > self._capacity:
@@ -199,16 +203,16 @@ class Batcher(Generic[Item, Result]):
         self._observer.dropped("overloaded", items)
         raise Overloaded(problem, seconds)
 
-    async def _compute(
+    async def _enqueue(
         self, queue: deque[_Entry[Item, Result]], run: Run[Item, Result], items: Sequence[Item], deadline: float | None
     ) -> list[Result]:
-        if self._death.done():
-            raise self._death.exception() or AssertionError
+        if self._failure.done():
+            raise self._failure.exception() or AssertionError
         entry = _Entry(run, items, deadline, self._loop.create_future(), self._clock())
         queue.append(entry)
-        if self._behind:
-            self._company += 1
-        self._arrange()
+        if self._batches_settling:
+            self._target_requests += 1
+        self._schedule()
         try:
             return await entry.future
         except asyncio.CancelledError:
@@ -216,58 +220,58 @@ class Batcher(Generic[Item, Result]):
             self._drop(entry, "expired" if expired else "cancelled")
             raise
 
-    def _arrange(self) -> None:
-        """Decide when the next batch leaves."""
+    def _schedule(self) -> None:
+        """Decide when to dispatch the next batch."""
         waiting = len(self._queue) + len(self._bulk_queue)
-        if self._computing or self._leaving or not waiting:
+        if self._computing or self._dispatching or not waiting:
             return
-        left = min(queue[0].came for queue in (self._queue, self._bulk_queue) if queue) + MAX_WAIT - self._clock()
-        if waiting >= self._company or left <= 0:
-            self._leaving = True
-            self._loop.call_soon(self._leave_after, self._breaths)
+        left = min(queue[0].enqueued_at for queue in (self._queue, self._bulk_queue) if queue) + MAX_WAIT - self._clock()
+        if waiting >= self._target_requests or left <= 0:
+            self._dispatching = True
+            self._loop.call_soon(self._dispatch_after, self._yield_turns)
         elif not self._timer_set:
             self._timer_set = True
             self._timer.set(left)
 
-    def _ring(self) -> None:
-        """It is time for the oldest entry, or for one that has left since."""
+    def _on_timer(self) -> None:
+        """MAX_WAIT is over for the oldest entry, or was for one that has left the queue since."""
         self._timer_set = False
-        self._arrange()
+        self._schedule()
 
-    def _leave_after(self, turns: int) -> None:
+    def _dispatch_after(self, turns: int) -> None:
         if turns:
-            self._loop.call_soon(self._leave_after, turns - 1)
+            self._loop.call_soon(self._dispatch_after, turns - 1)
         else:
-            self._leave()
+            self._dispatch()
 
-    def _leave(self) -> None:
-        self._leaving = self._timer_set = False
-        batch, items = self._take()
+    def _dispatch(self) -> None:
+        self._dispatching = self._timer_set = False
+        batch, items = self._next_batch()
         if not batch:
             return
         try:
             run = batch[0][0].run
-            self._note(len({id(entry) for entry, _ in batch}))
+            self._record_batch(len({id(entry) for entry, _ in batch}))
             began = self._clock()
             if self._executor is None:
-                self._finish(batch, began, _attempt(run, items, [n for _, n in batch]))
+                self._finish(batch, began, _run_parts(run, items, [n for _, n in batch]))
                 return
             self._computing = True
-            done = self._executor.submit(_attempt, run, items, [n for _, n in batch])
+            done = self._executor.submit(_run_parts, run, items, [n for _, n in batch])
             done.add_done_callback(lambda done: self._loop.call_soon_threadsafe(self._finish_executed, batch, began, done))
         except BaseException as error:
-            self._die(error, batch)
+            self._fail(error, batch)
             raise
 
-    def _note(self, requests: int) -> None:
-        """A batch of so many requests leaves."""
+    def _record_batch(self, requests: int) -> None:
+        """Update the target when a batch of this many requests is dispatched."""
         if requests == 1:
             self._recent.clear()
         self._recent.append(requests)
-        self._company = max(self._recent)
+        self._target_requests = max(self._recent)
 
-    def _take(self) -> tuple[list[tuple[_Entry[Item, Result], int]], list[Item]]:
-        """The next batch: entries with how many of their items are in it, and those items."""
+    def _next_batch(self) -> tuple[list[tuple[_Entry[Item, Result], int]], list[Item]]:
+        """Take the next batch from the queues: entries, how many of their items are in it, and those items."""
         batch: _Batch[Item, Result] = _Batch()
         most, most_cost = self._largest_batch, self._largest_cost
         kept = kept_cost = 0
@@ -282,16 +286,16 @@ class Batcher(Generic[Item, Result]):
             self._fill(batch, queue, min(most, before + share), min(most_cost, batch.cost + share_cost))
             if queue is self._bulk_queue and len(batch.items) > before:
                 self._bulk_first = False
-        self._change_queued(-len(batch.items))
+        self._add_queued(-len(batch.items))
         return batch.parts, batch.items
 
     def _fill(self, batch: _Batch[Item, Result], queue: deque[_Entry[Item, Result]], most: int, most_cost: int) -> None:
-        """Let a batch grow to `most` items or `most_cost`, out of one queue."""
+        """Fill a batch up to `most` items or `most_cost` from one queue."""
         waits: list[float] = []
         now = self._clock()
         while queue and len(batch.items) < most:
             entry = queue[0]
-            if entry.future.done():  # its caller has gone
+            if entry.future.done():  # cancelled by its caller
                 queue.popleft()
                 continue
             if entry.deadline is not None and now >= entry.deadline:
@@ -306,7 +310,7 @@ class Batcher(Generic[Item, Result]):
                 break
             queue.popleft()
             if not entry.taken:
-                waits.append(now - entry.came)
+                waits.append(now - entry.enqueued_at)
             batch.items += part
             batch.cost += cost
             batch.parts.append((entry, len(part)))
@@ -318,9 +322,9 @@ class Batcher(Generic[Item, Result]):
     def _next_part(
         self, batch: _Batch[Item, Result], entry: _Entry[Item, Result], most: int, most_cost: int
     ) -> tuple[Sequence[Item], int]:
-        """The items of an entry that a batch takes next, at most a slice, and their cost; none if there is no room.
+        """Return the next slice of an entry that fits into a batch, and its cost; empty if nothing fits.
 
-        One item may cost more than a slice, and in an empty batch more than a batch.
+        A single item may cost more than a slice and, in an empty batch, more than a batch.
         """
         part = entry.items[entry.taken : entry.taken + min(SLICE, most - len(batch.items))]
         room = most_cost - batch.cost
@@ -346,7 +350,7 @@ class Batcher(Generic[Item, Result]):
         try:
             self._finish(batch, began, done.result())
         except BaseException as error:
-            self._die(error, batch)
+            self._fail(error, batch)
             raise
 
     def _finish(
@@ -356,7 +360,7 @@ class Batcher(Generic[Item, Result]):
         size = sum(n for _, n in batch)
         self._seconds_per_item += 0.1 * (seconds / size - self._seconds_per_item)
         self._observer.computed(size, seconds)
-        self._breaths = BREATHS if self._executor is None and seconds > LONG else 0
+        self._yield_turns = YIELD_TURNS if self._executor is None and seconds > LONG else 0
         for (entry, _), outcome in zip(batch, outcomes, strict=True):
             if entry.future.done():
                 continue
@@ -367,85 +371,87 @@ class Batcher(Generic[Item, Result]):
             entry.results += outcome
             if len(entry.results) == len(entry.items):
                 entry.future.set_result(entry.results)
-        if self._return_turns:
-            self._behind += 1
-            self._loop.call_soon(self._turn, self._return_turns)
-        self._arrange()
+        if self._min_round_trip_turns:
+            self._batches_settling += 1
+            self._loop.call_soon(self._count_turn, self._min_round_trip_turns)
+        self._schedule()
 
-    def _turn(self, left: int) -> None:
-        """Count the loop's turns after a batch."""
+    def _count_turn(self, left: int) -> None:
+        """Count down the turns after a batch, after which its callers may be back."""
         if left:
-            self._loop.call_soon(self._turn, left - 1)
+            self._loop.call_soon(self._count_turn, left - 1)
         else:
-            self._behind -= 1
+            self._batches_settling -= 1
 
     def _drop(self, entry: _Entry[Item, Result], reason: str) -> None:
         if left := self._withdraw(entry):
             self._observer.dropped(reason, left)
 
     def _withdraw(self, entry: _Entry[Item, Result]) -> int:
-        """Take back what of an entry has not been computed; how many items that was."""
+        """Remove the items of an entry that are still enqueued, and return how many there were."""
         left = len(entry.items) - entry.taken
         entry.taken = len(entry.items)
-        self._change_queued(-left)
+        self._add_queued(-left)
         return left
 
-    def _change_queued(self, by: int) -> None:
+    def _add_queued(self, by: int) -> None:
         self._queued += by
         self._observer.queued(self._queued)
         if by < 0:
             self._admit_bulk()
 
-    async def _enter_bulk(self, items: int) -> None:
+    async def _wait_for_bulk_room(self, items: int) -> None:
         waiter: asyncio.Future[None] = self._loop.create_future()
         self._bulk_waiters.append((items, waiter))
         self._admit_bulk()
         try:
             await waiter
         except asyncio.CancelledError:
-            if waiter.done() and not waiter.cancelled():  # it was admitted in the same turn
-                self._bulk -= items
-                self._change_queued(-items)
+            if waiter.done() and not waiter.cancelled():  # admitted and cancelled in the same turn
+                self._bulk_in_flight -= items
+                self._add_queued(-items)
             self._admit_bulk()
             raise
 
     def _admit_bulk(self) -> None:
-        """Let bulk requests in, first come, first served, as far as there is room."""
+        """Admit bulk requests in order of arrival while there is room."""
         while self._bulk_waiters:
             items, waiter = self._bulk_waiters[0]
             if waiter.cancelled():
                 self._bulk_waiters.popleft()
                 continue
-            if (self._bulk and self._bulk + items > self._capacity // 2) or self._queued + items > self._capacity:
+            if (
+                self._bulk_in_flight and self._bulk_in_flight + items > self._capacity // 2
+            ) or self._queued + items > self._capacity:
                 return
             self._bulk_waiters.popleft()
-            self._bulk += items
-            self._change_queued(items)
+            self._bulk_in_flight += items
+            self._add_queued(items)
             waiter.set_result(None)
 
-    def _die(self, error: BaseException, batch: Sequence[tuple[_Entry[Item, Result], int]]) -> None:
-        """What is wrong is the batcher's own: nobody is left waiting, and `run` tells."""
+    def _fail(self, error: BaseException, batch: Sequence[tuple[_Entry[Item, Result], int]]) -> None:
+        """Fail every caller with an error of the batcher's own, and let `run` raise it."""
         for entry in [*self._queue, *self._bulk_queue, *(entry for entry, _ in batch)]:
             if not entry.future.done():
                 entry.future.set_exception(error)
         self._queue.clear()
         self._bulk_queue.clear()
-        self._change_queued(-self._queued)
-        if not self._death.done():
-            self._death.set_exception(error)
+        self._add_queued(-self._queued)
+        if not self._failure.done():
+            self._failure.set_exception(error)
 
 
-def _attempt(run: Run[Item, Result], items: Sequence[Item], parts: Sequence[int]) -> Sequence[Sequence[Result] | Exception]:
-    """What `run` answers, cut into parts of the given lengths.
+def _run_parts(run: Run[Item, Result], items: Sequence[Item], parts: Sequence[int]) -> Sequence[Sequence[Result] | Exception]:
+    """Call `run`, and split its results into parts of the given lengths.
 
-    Where it fails, each part is tried alone, so that one bad part harms no other.
+    If it fails, each part is tried on its own, so that a bad part fails no other.
     """
     try:
         return _cut(run(items), parts)
     except Exception as error:
         if len(parts) == 1:
             return [error]
-        return [outcome for part in _cut(items, parts) for outcome in _attempt(run, part, [len(part)])]
+        return [outcome for part in _cut(items, parts) for outcome in _run_parts(run, part, [len(part)])]
 
 
 def _cut(values: Sequence[Result], parts: Sequence[int]) -> list[Sequence[Result]]:

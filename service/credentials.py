@@ -252,7 +252,7 @@ async def watch(credentials: Sequence[Credentials], poll_seconds: float) -> None
             try:
                 await asyncio.to_thread(it.refresh)
             except Exception as error:
-                logger.error("%s: the look for changes failed", it.flags, extra={"places": log.places(error)})
+                logger.error("%s: the look for changes failed", it.flags, extra={"places": log.redacted_traceback(error)})
 
 
 @contextmanager

@@ -81,7 +81,7 @@ def dropped() -> int:
     return _writer.dropped if _writer else 0
 
 
-def places(error: BaseException) -> str:
+def redacted_traceback(error: BaseException) -> str:
     """An error as a traceback without its words, which may hold a headline: types and places alone."""
     lines: list[str] = []
     cause: BaseException | None = error
@@ -229,15 +229,15 @@ def _log_uncaught() -> None:
     """Let exceptions that nobody catches be one record each, without their words."""
 
     def in_main_thread(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:  # noqa: ARG001
-        logger.critical("uncaught exception", extra={"places": places(error)})
+        logger.critical("uncaught exception", extra={"places": redacted_traceback(error)})
 
     def in_thread(arguments: threading.ExceptHookArgs) -> None:
         name = arguments.thread.name if arguments.thread else "a thread"
-        extra = {"places": places(arguments.exc_value)} if arguments.exc_value else None
+        extra = {"places": redacted_traceback(arguments.exc_value)} if arguments.exc_value else None
         logger.error("uncaught exception in %s", name, extra=extra)
 
     def in_destructor(arguments: sys.UnraisableHookArgs) -> None:
-        extra = {"places": places(arguments.exc_value)} if arguments.exc_value else None
+        extra = {"places": redacted_traceback(arguments.exc_value)} if arguments.exc_value else None
         logger.warning("exception ignored", extra=extra)
 
     sys.excepthook = in_main_thread

@@ -149,11 +149,6 @@ class Metrics:
         self.model_info.clear()
         self._trained_at = None
 
-    def count_padding(self, rows: Callable[[], int]) -> None:
-        """Let batch_padding_rows_total tell what this function returns: rows computed for shape only, since the start."""
-        name, documentation = "headlines_batch_padding_rows", "Rows computed to fill a shape"
-        self.registry.register(_Collector(lambda: [CounterMetricFamily(name, documentation, value=rows())]))
-
     def watch_messages(self, reserved: Callable[[], int], waiting: Callable[[], int]) -> None:
         """Add what the budget of messages' memory returns: bytes that are reserved, and reads that wait for room."""
         for name, documentation, function in (

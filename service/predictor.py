@@ -15,7 +15,7 @@ from typing import NamedTuple
 from service.batcher import Batcher
 from service.errors import FieldViolation, InvalidRequest, Unavailable
 from service.model.preprocessing import MAX_EXPANDING, Headline, expands, is_blank
-from service.model.version import Prediction, Version
+from service.model.version import Prediction, Predictions, Version
 from service.repository import Repository
 
 _CHECKED_AT_ONCE = 32 << 10  # characters, between two turns of the event loop; strange ones take 0.1 us each
@@ -45,8 +45,8 @@ def cost(headline: Headline) -> int:
     return len(text.encode("utf-8", "surrogatepass")) + len(outlet.encode("utf-8", "surrogatepass"))
 
 
-# Is told the version's number, and headlines with what it predicted for each, a batch at a time.
-Observer = Callable[[int, Sequence[Headline], Sequence[Prediction]], None]
+# Called for each batch with the version's number, the headlines, and their predictions as columns.
+Observer = Callable[[int, Sequence[Headline], Predictions], None]
 
 
 class Predictor:
@@ -104,7 +104,7 @@ class Predictor:
                 characters = 0
                 await asyncio.sleep(0)
             if not math.isfinite(posted_at):
-                problem = "is no time; send one between the years 1 and 9999"
+                problem = "is not a valid time; it must lie between the years 1 and 9999"
                 violations.append(FieldViolation(f"headlines[{i}].posted_at", problem))
             if is_blank(text):
                 violations.append(FieldViolation(f"headlines[{i}].text", "is blank; write at least one character"))
@@ -125,6 +125,6 @@ class _Run:
     observer: Observer
 
     def __call__(self, headlines: Sequence[Headline]) -> list[Prediction]:
-        predictions = self.version.predict(headlines)
-        self.observer(self.version.number, headlines, predictions)
-        return predictions
+        columns = self.version.predict(headlines)
+        self.observer(self.version.number, headlines, columns)
+        return columns.rows()

@@ -1,4 +1,4 @@
-"""One server's life: build, start, wait for a signal or for a part to die, stop in order."""
+"""The life of a server: build, start, wait for a signal or until a part dies, stop gracefully."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ from service.api import health, middleware, popularity, reflection
 from service.batcher import Batcher
 from service.budget import Budget
 from service.credentials import Certificate, Tokens
+from service.drain import DrainGate
 from service.metrics import Metrics
 from service.model import engines
 from service.model.engines import Engine
 from service.model.preprocessing import Headline
-from service.model.version import Prediction, Version
+from service.model.version import Prediction, Predictions, Version
 from service.predictor import Limits, Predictor, cost
 from service.repository import Repository
 from service.settings import Settings
@@ -37,21 +38,22 @@ logger = logging.getLogger(__name__)
 
 LARGEST_BATCH = 256  # headlines; a millisecond of the CPU engine, beyond which more save nothing
 LARGEST_BATCH_BYTES = 64 << 10  # of text and outlets; 256 ordinary headlines have 25 kB, and the dearest text takes 20 ms
-# Turns of the loop that an answer takes through gRPC, at the least. With 4 the 64 clients of benchmarks/serving.py cost two
-# thirds of what they cost with 0; with 8 a lone caller on the same machine is at times taken for two.
-RETURN_TURNS = 4
+# Turns of the event loop before a caller that was just answered can possibly send again: its answer and its next request go
+# through gRPC. With 4 the 64 clients of benchmarks/serving.py cost two thirds of what they cost with 0; with 8 a lone caller on
+# the same machine is sometimes taken for two.
+MIN_ROUND_TRIP_TURNS = 4
 HEALTH_READS = 4  # health checks whose messages are being read at once
 _HEARTBEAT = 1.0  # seconds between two beats of the event loop
 _DEAD_AFTER = 10.0  # seconds without a beat
-_LAST_WORDS = 1.0  # seconds for what is already on its way into the network
+_CLOSE_TIMEOUT = 1.0  # seconds for what has been written and not yet sent
 _INT_MAX = (1 << 31) - 1
 
 
 def run(settings: Settings, stop_signals: StopSignals) -> NoReturn:
     """Serve until a signal comes, and end the process.
 
-    Exit code 0: stopped in order. 1: it could not start, or a part of it died. Raises UsageError where the engine that is asked
-    for is not there.
+    Exit code 0: stopped gracefully. 1: it could not start, or a part of it died. Raises UsageError if the engine that is asked
+    for is not installed.
     """
     began = time.monotonic()
     versions = build.versions()
@@ -89,11 +91,11 @@ async def _live(settings: Settings, engine: Engine, began: float, stop_signals: 
 
 def _log_fault(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:  # noqa: ARG001
     error = context.get("exception")
-    logger.error("%s", context["message"], extra={"places": log.places(error)} if error else None)
+    logger.error("%s", context["message"], extra={"places": log.redacted_traceback(error)} if error else None)
 
 
 class Server:
-    """A server with its ports; to be built on the event loop.
+    """A server with its ports. Build it on the event loop.
 
     async with Server(settings, engine) as server:
         channel = grpc.aio.insecure_channel(f"127.0.0.1:{server.port}")
@@ -124,7 +126,7 @@ class Server:
             cost=cost,
             executor=self._executor,
             observer=self.metrics,
-            return_turns=RETURN_TURNS,
+            min_round_trip_turns=MIN_ROUND_TRIP_TURNS,
             timer=timer.exact,
         )
         self._repository = Repository(
@@ -139,6 +141,7 @@ class Server:
         self._predictor = Predictor(
             self._repository, self._batcher, Limits(settings.max_headlines, settings.max_text_bytes), self._on_predictions
         )
+        self._gate = DrainGate()
         self._popularity = popularity.Popularity(
             self._predictor,
             self._repository,
@@ -149,6 +152,7 @@ class Server:
                 max_message_bytes=settings.max_message_bytes,
             ),
             stream_age=settings.max_connection_age,
+            gate=self._gate,
         )
         self._capacity = connections.grpc_capacity(settings.max_connections, operators.MAX_CONNECTIONS)
         self._health = health.Health([popularity.SERVICE.full_name])
@@ -160,8 +164,6 @@ class Server:
         self._stopping = False
         self._heartbeat = time.monotonic()
         self._version: Version | None = None
-        self._retired_padding_rows = 0
-        self.metrics.count_padding(self._padding_rows)
         if engine.gpu_memory() is not None:
             self.metrics.watch_gpu_memory(lambda: engine.gpu_memory() or 0)
 
@@ -203,7 +205,7 @@ class Server:
         return server
 
     async def start(self) -> None:
-        """Open the ports and begin to look for versions. Raises OSError where a port is taken or a host unknown."""
+        """Open the ports and begin to look for versions. Raises OSError if a port is in use or a host is unknown."""
         settings = self._settings
         if not _is_loopback(settings.host) and not self._certificate:
             lacks = (
@@ -223,7 +225,9 @@ class Server:
                 self.port = self._grpc.add_insecure_port(address)
         except RuntimeError as error:
             self._http.close()
-            raise OSError(f"{address} cannot be listened at; is --port taken, or --host not this machine's?") from error
+            raise OSError(
+                f"cannot listen on {address}: is --port already in use, or is --host not an address of this machine?"
+            ) from error
         self.metrics.watch_connections("grpc", lambda: connections.count_open(self.port), self._capacity)
         self.metrics.watch_connections("http", lambda: self._http.connections if self._http else 0, operators.MAX_CONNECTIONS)
         if self._certificate:
@@ -249,28 +253,29 @@ class Server:
             self._tasks.append(asyncio.create_task(watch, name="watch over certificates and tokens"))
 
     async def wait(self, stop: asyncio.Event) -> bool:
-        """Wait until `stop` is set or a part has died, and say whether one has."""
+        """Wait until `stop` is set or a part has died; returns whether one has."""
         stopped = asyncio.create_task(stop.wait())
         done, _ = await asyncio.wait([*self._tasks, stopped], return_when=asyncio.FIRST_COMPLETED)
         stopped.cancel()
         dead = [task for task in self._tasks if task in done]
         for task in dead:
             error = task.exception() or RuntimeError("it ended")
-            logger.critical("the %s died; the server ends", task.get_name(), extra={"places": log.places(error)})
+            logger.critical("the %s died; the server ends", task.get_name(), extra={"places": log.redacted_traceback(error)})
         return bool(dead)
 
     async def stop(self, drain_seconds: float = 0.0) -> None:
-        """Stop in order: tell it, answer as before while load balancers notice, finish what is inside, close."""
+        """Stop gracefully: report NOT_SERVING, answer as before while load balancers notice, drain, close."""
         self._stopping = True
         self._health.set_serving(False)
         await asyncio.sleep(drain_seconds)
-        self._popularity.close()
-        with suppress(TimeoutError):  # which a grace time of 0 raises though nobody be inside
-            await asyncio.wait_for(self._popularity.wait_until_empty(), self._settings.grace_seconds)
-        if calls := self._popularity.calls:
-            logger.warning("%d calls are cut off after the grace time", calls)
+        self._gate.close()
+        self._popularity.stop_reading()
+        with suppress(TimeoutError):  # raised by a grace time of 0 even if no call is in flight
+            await asyncio.wait_for(self._gate.wait_until_drained(), self._settings.grace_seconds)
+        if self._gate.in_flight:
+            logger.warning("%d calls in flight are cut off after the grace time", self._gate.in_flight)
         self._health.end()
-        await self._grpc.stop(_LAST_WORDS)
+        await self._grpc.stop(_CLOSE_TIMEOUT)
         for task in self._tasks:
             task.cancel()
         if self._executor:
@@ -290,8 +295,6 @@ class Server:
         await self.stop()
 
     def _on_live(self, version: Version | None) -> None:
-        if self._version:
-            self._retired_padding_rows += self._version.model.padding_rows
         first, self._version = not self._version, version
         if version:
             self.metrics.went_live(version.number, version.digest, self._engine.name, version.info.created_at)
@@ -318,14 +321,10 @@ class Server:
     def _not_ready(self) -> str:
         return "the server is stopping" if self._stopping else self._repository.problem
 
-    def _on_predictions(self, version: int, headlines: Sequence[Headline], predictions: Sequence[Prediction]) -> None:
-        main_outputs, aux_outputs, words, unknown_words, outlets_known = zip(*predictions, strict=True)
-        self.metrics.predicted(version, main_outputs, aux_outputs, sum(words), sum(unknown_words))
-        self.metrics.outlets(len(headlines), sum(outlets_known), [outlet for _, _, outlet in headlines].count(""))
-
-    def _padding_rows(self) -> int:
-        version = self._version
-        return self._retired_padding_rows + (version.model.padding_rows if version else 0)
+    def _on_predictions(self, version: int, headlines: Sequence[Headline], columns: Predictions) -> None:
+        words, unknown_words = sum(columns.word_count), sum(columns.unknown_word_count)
+        self.metrics.predicted(version, columns.main_output, columns.aux_output, words, unknown_words)
+        self.metrics.outlets(len(headlines), sum(columns.outlet_known), [outlet for _, _, outlet in headlines].count(""))
 
     def _beat(self) -> None:
         self._heartbeat = time.monotonic()
@@ -340,7 +339,10 @@ def _open_http(settings: Settings, app: operators.App) -> HttpServer:
         return HttpServer(settings.http_host, settings.http_port, app, settings.handshake_seconds)
     except OSError as error:
         where = f"{settings.http_host}:{settings.http_port}"
-        raise OSError(f"{where} cannot be listened at ({error.strerror}); is --http-port taken?") from error
+        raise OSError(
+            f"cannot listen on {where} ({error.strerror}): is --http-port already in use, or is --http-host not an address of "
+            "this machine?"
+        ) from error
 
 
 def _milliseconds(seconds: float) -> int:

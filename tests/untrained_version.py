@@ -8,6 +8,7 @@ import keras
 from service.model import artifact
 from service.model.preprocessing import Headline, Preprocessor
 from training import export, model
+from training.publish import new_version
 
 WORDS = "a after at by city council for in is market new of on over park report says the to votes wins"
 OUTLETS = {"gazette": 1.5, "herald": -0.5}
@@ -32,12 +33,10 @@ def publish(models):
         libraries={"keras": keras.__version__},
         data_checksum="0" * 64,
     )
-    with artifact.publish(models) as staging:
+    with new_version(models) as staging:
         export.export(staging.path, model.build(seed=8))
-        artifact.write_vocabulary(staging.path, vocabulary)
-        artifact.write_info(staging.path, info)
         examples = export.examples(staging.path, Preprocessor(vocabulary, OUTLETS), HEADLINES)
-        artifact.write_examples(staging.path, examples)
+        artifact.write(staging.path, artifact.Contents(info, vocabulary, examples))
 
 
 if __name__ == "__main__":

@@ -17,33 +17,14 @@ import logging
 import math
 import os
 import sys
-import time
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version as installed
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from service.errors import DataError, HeadlinesError, UsageError, VersionError
-from training import flags, libraries
+from service.errors import DataError, HeadlinesError, UsageError
+from training import flags
+from training.job import Reading
 from training.progress import busy
 from training.settings import MAX_BAD_SHARE, MERGES, MIN_AGE, Settings
-
-# Everything else is imported by the commands: a wrong flag is an error at once, and a missing extra a sentence.
-if TYPE_CHECKING:
-    from service.model import artifact
-    from service.model.preprocessing import Headline
-    from training.dataset import Dataset
-    from training.features import Features
-
-LIBRARIES = ("tensorflow", "keras", "numpy", "scikit-learn")
-EXAMPLES = 32  # real headlines in examples.json, beside the made-up ones below
-# What real headlines seldom show: no word, an unknown outlet, other scripts, more words than are read.
-HOSTILE_HEADLINES = (
-    "!!!",
-    "東京 は Ａ１ \u2018rock\u2019n\u2019roll\u2019",
-    "a\u0301 \u202eabc\u0000def",
-    " ".join(["word"] * 120),
-)
 
 logger = logging.getLogger("training")
 
@@ -149,16 +130,8 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _read(args: argparse.Namespace) -> Dataset:
-    from training import dataset
-
-    return dataset.read(
-        args.data,
-        min_age=args.min_age * 86_400,
-        collected_at=args.collected_at,
-        assume_utc=args.assume_utc,
-        max_bad_share=args.max_bad_share,
-    )
+def _reading(args: argparse.Namespace) -> Reading:
+    return Reading(args.min_age * 86_400, args.collected_at, args.assume_utc, args.max_bad_share)
 
 
 def _add_fit(commands: Any) -> argparse.ArgumentParser:  # noqa: ANN401
@@ -173,88 +146,15 @@ def _add_fit(commands: Any) -> argparse.ArgumentParser:  # noqa: ANN401
 
 
 def _fit(args: argparse.Namespace) -> None:
+    from training import job
+
     settings = Settings(**{field.name: getattr(args, field.name) for field in dataclasses.fields(Settings)})
-    _check_writable(args.models)
-    with busy("loading libraries"):
-        from service.model import artifact
-        from service.model.preprocessing import Preprocessor
-        from training import features
+    fitted = job.fit(args.data, args.models, settings, reading=_reading(args), tensorboard=args.tensorboard)
+    from training import evaluate
 
-    posts = _read(args)
-    made = features.make(posts, seed=settings.seed)
-
-    # TensorFlow takes seconds to import, and what is wrong with flags and data is told without it.
-    libraries.prepare()
-    from training import evaluate, export, fit, report
-    from training.checkpoint import open_checkpoint
-    from training.network import Network
-
-    with open_checkpoint(args.models, fit.digest(made, settings)) as checkpoint:
-        fitted = fit.fit(made, settings, checkpoint, tensorboard=args.tensorboard)
-        parts = {"training": made.training, "validation": made.validation, "evaluation": made.evaluation}
-        logger.info("evaluating on the latest posts")
-        with busy("evaluating on the latest posts"):
-            evaluation = evaluate.evaluate(parts, Network(fitted.model).predict, posts, intercepts=fitted.intercepts)
-        info = _describe(posts, made, settings, evaluation.figures)
-        logger.info("exporting the model")
-        with busy("exporting the model"), artifact.publish(args.models) as staging:
-            export.export(staging.path, fitted.model)
-            artifact.write_vocabulary(staging.path, made.vocabulary)
-            artifact.write_info(staging.path, info)
-            preprocessor = Preprocessor(made.vocabulary, made.outlet_levels)
-            artifact.write_examples(staging.path, export.examples(staging.path, preprocessor, _examples(posts, made)))
-            report.write(staging.path, evaluation, info, posts, fitted.history)
-    print(evaluate.table(evaluation))
-    made_up = " It learned from made-up data and knows nothing of real headlines." if posts.synthetic else ""
-    directory = args.models / str(staging.version)
-    print(f"Version {staging.version} is in {directory}; {directory / artifact.REPORT / 'index.html'} shows it.{made_up}")
-
-
-def _check_writable(models: Path) -> None:
-    """Raise UsageError where no version can be made in `models`: now, and not when the training is done."""
-    directory = next(path for path in (models, *models.absolute().parents) if path.exists())
-    if not directory.is_dir() or not os.access(directory, os.W_OK | os.X_OK):
-        raise UsageError(f"--models {models}: {directory} is not a directory that can be written to")
-
-
-def _describe(posts: Dataset, made: Features, settings: Settings, figures: Mapping[str, float]) -> artifact.ModelInfo:
-    from service.model import artifact
-
-    parts = {"training": made.training, "validation": made.validation, "evaluation": made.evaluation}
-    return artifact.ModelInfo(
-        created_at=time.time(),
-        synthetic=posts.synthetic,
-        vocabulary_size=len(made.vocabulary),
-        outlet_levels=made.outlet_levels,
-        label=artifact.Label("above_median", made.threshold, posts.counts),
-        parts={
-            name: artifact.Part(
-                rows=len(part),
-                positive_share=float(part.labels.mean(dtype=float)),
-                first=float(part.posted_at[0]),
-                last=float(part.posted_at[-1]),
-            )
-            for name, part in parts.items()
-        },
-        settings=dataclasses.asdict(settings),
-        evaluation=figures,
-        libraries={name: installed(name) for name in LIBRARIES},
-        data_checksum=posts.checksum,
-    )
-
-
-def _examples(posts: Dataset, made: Features) -> list[Headline]:
-    """Headlines for the server to reproduce: real ones of the validation part and hostile ones."""
-    from service.model.preprocessing import Headline
-
-    start, end = made.ends[:2]
-    rows = [start + i * (end - start) // EXAMPLES for i in range(EXAMPLES)]
-    outlets = [*posts.outlets, ""]  # the last is for index -1: none
-    real = [
-        Headline(text, float(posts.posted_at[row]), outlets[posts.outlet[row]])
-        for row, text in zip(rows, posts.texts(rows), strict=True)
-    ]
-    return [*real, *(Headline(text, real[0].posted_at, "an outlet that is not known") for text in HOSTILE_HEADLINES)]
+    print(evaluate.table(fitted.evaluation))
+    made_up = " It learned from made-up data and knows nothing of real headlines." if fitted.synthetic else ""
+    print(f"Version {fitted.version} is in {fitted.path}; {fitted.path / 'report' / 'index.html'} shows it.{made_up}")
 
 
 def _add_evaluate(commands: Any) -> argparse.ArgumentParser:  # noqa: ANN401
@@ -280,42 +180,18 @@ def _add_evaluate(commands: Any) -> argparse.ArgumentParser:  # noqa: ANN401
 
 def _evaluate(args: argparse.Namespace) -> None:
     with busy("loading libraries"):
-        import numpy as np
-
-        from service.model import artifact
-        from training import evaluate, features
+        from training import evaluate, job
 
     for name, _ in args.fail_below or ():
         if name not in evaluate.FIGURES:
             raise UsageError(f"--fail-below: there is no figure {name!r}; there are {', '.join(evaluate.FIGURES)}")
-    numbers = artifact.versions(args.models)
-    number = args.version or max(numbers, default=0)
-    if number not in numbers:
-        raise VersionError(f"{args.models} holds no version{f' {number}' if number else ''}; it holds {numbers or 'none'}")
-    read = artifact.read(args.models / str(number))
-    posts = _read(args)
-    label = read.info.label
-    if posts.counts != label.counts:
-        raise DataError(f"the data count {' + '.join(posts.counts)}, but version {number} learned {' + '.join(label.counts)}")
-    first = 0 if args.all else int(np.searchsorted(posts.posted_at, read.info.parts["validation"].last, side="right"))
-    if first == len(posts):
-        raise DataError(
-            f"none of the {len(posts)} posts is later than what version {number} was made from; --all scores them all"
-        )
-    later = features.encode(posts, slice(first, None), read.vocabulary, read.info.outlet_levels, label.threshold)
-
-    libraries.prepare()
-    from training import export
-    from training.network import Network
-
-    network = Network(export.restore(read.path, read.info.settings["merge"]))
-    with busy("evaluating"):
-        evaluation = evaluate.evaluate({"evaluation": later}, network.predict, posts, first_row=first)
+    evaluated = job.evaluate(args.data, args.models, version=args.version, all_posts=args.all, reading=_reading(args))
+    figures = evaluated.evaluation.figures
     if args.json:
-        print(json.dumps({"version": number, "figures": evaluation.figures}, allow_nan=False))
+        print(json.dumps({"version": evaluated.version, "figures": figures}, allow_nan=False))
     else:
-        print(evaluate.table(evaluation))
-    _check_figures(evaluation.figures, args.fail_below or ())
+        print(evaluate.table(evaluated.evaluation))
+    _check_figures(figures, args.fail_below or ())
 
 
 def _check_figures(figures: Mapping[str, float], least: Sequence[tuple[str, float]]) -> None:

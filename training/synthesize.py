@@ -19,8 +19,8 @@ import numpy.typing as npt
 from sklearn.metrics import roc_auc_score
 
 from service.errors import UsageError
-from service.model.artifact import replace_file
 from training import dataset, features
+from training.publish import replace_file
 
 POSTS = 20_000
 LEAST_POSTS = 1_000  # of fewer, too few would be left to fit and judge a model

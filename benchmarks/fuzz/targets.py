@@ -37,6 +37,7 @@ from service.api.middleware import Received
 from service.batcher import Batcher
 from service.budget import Budget
 from service.credentials import Certificate, Tokens
+from service.drain import DrainGate
 from service.errors import DataError, RequestError, UsageError, VersionError
 from service.metrics import Metrics
 from service.model import artifact, engines
@@ -114,7 +115,9 @@ def _request(version: Path, directory: Path) -> Target:  # noqa: ARG001
         repository = Repository(version.parent, engine)
         predictor = Predictor(repository, batcher, Limits())
         limits = pb.Limits(max_headlines=1024, max_text_bytes=4096, max_message_bytes=4 << 20)
-        return repository, popularity.Popularity(predictor, repository, model_name="m", limits=limits, stream_age=1000.0)
+        return repository, popularity.Popularity(
+            predictor, repository, model_name="m", limits=limits, stream_age=1000.0, gate=DrainGate()
+        )
 
     repository, service = loop.run_until_complete(build())
     repository.live = Version.load(artifact.read(version), engine)
@@ -252,10 +255,10 @@ def _consistent_version(version: Path, directory: Path) -> Target:
     engine = engines.choose("litert")
     good = artifact.read(version)
     model = Version.load(good, engine).model
-    loaded = SimpleNamespace(predict=model.predict, warm=lambda: None, padding_rows=0)
+    loaded = SimpleNamespace(predict=model.predict, warm=lambda: None)
     litert = SimpleNamespace(name="litert", inline=True, load=lambda read: loaded, gpu_memory=lambda: None)  # noqa: ARG005
     repository = Repository(directory, litert)
-    service = popularity.Popularity(None, repository, model_name="m", limits=pb.Limits(), stream_age=1.0)
+    service = popularity.Popularity(None, repository, model_name="m", limits=pb.Limits(), stream_age=1.0, gate=DrainGate())
     get_model = service.handlers()["GetModel"]
     names = (artifact.INFO, artifact.EXAMPLES, artifact.VOCABULARY)
     sums = files[artifact.CHECKSUMS].decode()
@@ -281,7 +284,9 @@ def _consistent_version(version: Path, directory: Path) -> Target:
         answer.trained_at.ToDatetime()
         Metrics().went_live(made.number, made.digest, "litert", made.info.created_at)
         outlets = ["", *made.info.outlet_levels]
-        for main_output, aux_output, *_ in made.predict([Headline(text, WHEN, it) for text in TEXTS[:2] for it in outlets]):
+        for main_output, aux_output, *_ in made.predict(
+            [Headline(text, WHEN, it) for text in TEXTS[:2] for it in outlets]
+        ).rows():
             assert 0 <= main_output <= 1 and 0 <= aux_output <= 1  # noqa: PT018  (NaN is neither)
         return "live"
 

@@ -16,6 +16,7 @@ from headlines.v1 import popularity_pb2
 from service.api import status
 from service.api.messages import has_more_fields, parse
 from service.api.middleware import Received
+from service.drain import DrainGate
 from service.errors import FieldViolation, InvalidRequest, Unavailable
 from service.model.preprocessing import Headline
 from service.model.version import Version
@@ -24,8 +25,9 @@ from service.repository import Repository, State, VersionState
 
 SERVICE = popularity_pb2.DESCRIPTOR.services_by_name["PopularityService"]
 
-# One is computed while the next is read and the one before is written. More would only hold more of the queue.
-_INSIDE = 2
+# Requests of a stream in flight: one is computed while the next is read or the one before is written. More would only hold more
+# of the queue.
+_MAX_IN_FLIGHT = 2
 
 _LARGE = 256 << 10  # bytes of a message that may hold so many empty headlines that parsing it takes memory that shows
 
@@ -45,7 +47,7 @@ _Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 
 class Popularity:
-    """The service, from its start until it takes no more calls."""
+    """The servicer."""
 
     def __init__(
         self,
@@ -55,11 +57,13 @@ class Popularity:
         model_name: str,
         limits: popularity_pb2.Limits,
         stream_age: float,
+        gate: DrainGate,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`model_name` and `limits` are what GetModel tells; `clock` is the time of headlines that name none.
+        """`model_name` and `limits` are reported by GetModel, and `clock` gives the time of headlines without one.
 
-        A stream ends in order after `stream_age` seconds: gRPC's own age of connections waits for streams, or cuts them off.
+        Every call passes `gate`. A stream ends gracefully after `stream_age` seconds: gRPC's own maximum age of connections
+        waits for streams, or cuts them off.
         """
         self._predictor = predictor
         self._repository = repository
@@ -67,7 +71,7 @@ class Popularity:
         self._limits = limits
         self._stream_age = stream_age
         self._clock = clock
-        self._gate = _Gate()
+        self._gate = gate
         # GetModel's answer, and the live version and states that it describes; empty until it is first asked for.
         self._description: tuple[Version | None, Sequence[VersionState], bytes] = (None, (), b"")
         self._readers: set[asyncio.Task[None]] = set()
@@ -80,20 +84,10 @@ class Popularity:
             "GetModel": grpc.unary_unary_rpc_method_handler(self._get_model),
         }
 
-    @property
-    def calls(self) -> int:
-        """How many calls are inside."""
-        return self._gate.inside
-
-    def close(self) -> None:
-        """Refuse new calls, and read no further from streams."""
-        self._gate.close()
+    def stop_reading(self) -> None:
+        """Read no further requests from streams; what has been read is answered."""
         for reader in self._readers:
             reader.cancel()
-
-    async def wait_until_empty(self) -> None:
-        """Wait until all calls that are inside are answered, once it is closed."""
-        await self._gate.empty.wait()
 
     async def _predict(self, raw: bytes, context: _Context) -> bytes:
         with self._gate:
@@ -108,16 +102,16 @@ class Popularity:
     async def _predict_stream(self, requests: AsyncIterator[Received], context: _Context) -> AsyncIterator[bytes]:
         with self._gate:
             deadline = _deadline(context)
-            room = asyncio.Semaphore(_INSIDE)
+            room = asyncio.Semaphore(_MAX_IN_FLIGHT)
             answers: asyncio.Queue[asyncio.Task[bytes] | None] = asyncio.Queue()  # None: there will be no more
-            inside: set[asyncio.Task[bytes]] = set()
+            in_flight: set[asyncio.Task[bytes]] = set()
 
             async def read() -> None:
                 await room.acquire()
                 async for request in requests:
                     answer = asyncio.create_task(self._answer(request.raw, deadline))
                     answer.add_done_callback(lambda _, lease=request.lease: lease.release())  # type: ignore[misc]
-                    inside.add(answer)
+                    in_flight.add(answer)
                     answers.put_nowait(answer)
                     await room.acquire()
 
@@ -130,7 +124,7 @@ class Popularity:
             try:
                 while answer := await answers.get():
                     yield await answer
-                    inside.remove(answer)
+                    in_flight.remove(answer)
                     room.release()
                 if reader.cancelled():
                     why = "the server is stopping" if self._gate.closed else f"the stream has lasted {age:.0f} s"
@@ -139,7 +133,7 @@ class Popularity:
             finally:
                 expiry.cancel()
                 self._readers.remove(reader)
-                for task in (reader, *inside):
+                for task in (reader, *in_flight):
                     task.cancel()
 
     async def _answer(self, raw: bytes, deadline: float | None) -> bytes:
@@ -205,36 +199,13 @@ class Popularity:
         ]
 
 
-class _Gate:
-    """Counts the calls that are inside, and can be closed to new ones."""
-
-    def __init__(self) -> None:
-        self.inside = 0
-        self.closed = False
-        self.empty = asyncio.Event()  # set once it is closed and nobody is inside
-
-    def __enter__(self) -> None:
-        if self.closed:
-            raise Unavailable("the server is stopping")
-        self.inside += 1
-
-    def __exit__(self, *_: object) -> None:
-        self.inside -= 1
-        self._look()
-
-    def close(self) -> None:
-        self.closed = True
-        self._look()
-
-    def _look(self) -> None:
-        if self.closed and not self.inside:
-            self.empty.set()
-
-
 def _deadline(context: _Context) -> float | None:
-    """When the caller's time is up, in the event loop's time."""
+    """The call's deadline in the event loop's time, or None."""
+    now = (
+        asyncio.get_running_loop().time()
+    )  # read first: if this thread is preempted in between, the result is early, never late
     left = context.time_remaining()
-    return None if left is None else asyncio.get_running_loop().time() + left
+    return None if left is None else now + left
 
 
 def _seconds(timestamp: Timestamp) -> float:

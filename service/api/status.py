@@ -1,4 +1,4 @@
-"""Errors to gRPC status codes: the one place where that is decided."""
+"""Maps errors to gRPC status codes, and nothing else does."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from service import errors, log
 
 logger = logging.getLogger(__name__)
 
-_CODES: dict[type[errors.RequestError], grpc.StatusCode] = {
+_CODES: dict[type[object], grpc.StatusCode] = {  # a subclass has its nearest base's
     errors.InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
     errors.Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
@@ -31,36 +31,36 @@ _PUSHBACK = (20, 2000)  # milliseconds
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """How a call or one request of a stream ends."""
+    """The status of a call, or of one request of a stream."""
 
     code: grpc.StatusCode
     message: str
     violations: Sequence[errors.FieldViolation] = ()
-    pushback: int | None = None  # milliseconds after which to try again
+    pushback: int | None = None  # milliseconds to wait before a retry
 
     def to_proto(self) -> popularity_pb2.Error:
-        """The same, to be told in the answer to one request of a stream."""
+        """The same as the answer to one request of a stream."""
         violations = [popularity_pb2.FieldViolation(field=it.field, description=it.description) for it in self.violations]
         return popularity_pb2.Error(code=self.code.value[0], message=self.message, violations=violations)
 
 
 def of(error: Exception) -> Status:
-    """The status that an error becomes.
+    """Map an error to a status.
 
-    What was not raised on purpose becomes INTERNAL with a fixed text and an id, under which the log tells where it came from;
-    not its words, since they may hold a headline.
+    An unexpected error becomes INTERNAL with a fixed text and an id. The log has its traceback under that id, without the
+    exception's message, which may contain a headline.
     """
-    code = _CODES.get(type(error)) if isinstance(error, errors.RequestError) else None
+    code = next((_CODES[kind] for kind in type(error).__mro__ if kind in _CODES), None)
     if code is None:
         number = secrets.token_hex(8)
-        logger.error("internal error %s", number, extra={"error_id": number, "places": log.places(error)})
+        logger.error("internal error %s", number, extra={"error_id": number, "places": log.redacted_traceback(error)})
         return Status(grpc.StatusCode.INTERNAL, f"internal error {number}; the server's log says more under this id")
     if isinstance(error, errors.InvalidRequest) and error.violations:
         first = error.violations[0]
         more = f" (and {len(error.violations) - 1} more)" if len(error.violations) > 1 else ""
         return Status(code, f"{error}: {first.field} {first.description}{more}", error.violations)
     if isinstance(error, errors.Overloaded):
-        # Scattered, so that those who were refused together do not come back together.
+        # Jitter: callers that were refused together should not come back together.
         wait = 1000 * error.retry_after * random.uniform(0.5, 1.5)
         return Status(code, str(error), pushback=round(min(max(wait, _PUSHBACK[0]), _PUSHBACK[1])))
     return Status(code, str(error))

@@ -16,18 +16,15 @@ A file is read once; those bytes are checked, and those bytes are what is loaded
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import io
 import json
 import os
 import re
-import shutil
 import stat
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
@@ -208,14 +205,36 @@ def _checksum(data: bytes) -> str:
     return checksum.hexdigest()
 
 
-def write_vocabulary(directory: Path, vocabulary: Sequence[str]) -> None:
-    """Write vocabulary.txt: `vocabulary[i]` is the word with id i."""
-    _write(directory / VOCABULARY, "".join(word + "\n" for word in vocabulary))
+@dataclass(frozen=True)
+class Contents:
+    """What describes an exported model: everything in a version but the model itself."""
+
+    info: ModelInfo
+    vocabulary: Sequence[str]  # vocabulary[i] is the word with id i
+    examples: Sequence[Example]
 
 
-def write_info(directory: Path, info: ModelInfo) -> None:
-    """Write model.json."""
-    fields = {
+def write(directory: Path, contents: Contents) -> None:
+    """Complete a version's directory, which already holds the exported model. `read` is the counterpart."""
+    _write(directory / VOCABULARY, "".join(word + "\n" for word in contents.vocabulary))
+    _write_json(directory / INFO, _info_fields(contents.info))
+    _write_json(directory / EXAMPLES, [_example_fields(example) for example in contents.examples])
+    write_checksums(directory)
+
+
+def write_checksums(directory: Path) -> None:
+    """Write SHA256SUMS: it lists every file in the directory except itself and the report."""
+    names = sorted(
+        path.relative_to(directory).as_posix()
+        for path in directory.rglob("*")
+        if path.is_file() and path.relative_to(directory).parts[0] != REPORT and path != directory / CHECKSUMS
+    )
+    lines = [f"{hashlib.sha256((directory / name).read_bytes()).hexdigest()}  {name}\n" for name in names]
+    _write(directory / CHECKSUMS, "".join(lines))
+
+
+def _info_fields(info: ModelInfo) -> dict[str, Any]:
+    return {
         "format": info.format,
         "preprocessing": info.preprocessing,
         "created_at": _iso(info.created_at),
@@ -239,128 +258,22 @@ def write_info(directory: Path, info: ModelInfo) -> None:
         "libraries": dict(info.libraries),
         "data_checksum": info.data_checksum,
     }
-    _write(directory / INFO, json.dumps(fields, ensure_ascii=False, allow_nan=False, indent=1) + "\n")
 
 
-def write_examples(directory: Path, examples: Sequence[Example]) -> None:
-    """Write examples.json."""
-    fields = [
-        {
-            "headline": example.headline.text,
-            "posted_at": _iso(example.headline.posted_at),
-            "outlet": example.headline.outlet,
-            "ids": example.ids,
-            "aux": example.aux,
-            "main_output": example.main_output,
-            "aux_output": example.aux_output,
-        }
-        for example in examples
-    ]
-    _write(directory / EXAMPLES, json.dumps(fields, ensure_ascii=False, allow_nan=False, indent=1) + "\n")
+def _example_fields(example: Example) -> dict[str, Any]:
+    return {
+        "headline": example.headline.text,
+        "posted_at": _iso(example.headline.posted_at),
+        "outlet": example.headline.outlet,
+        "ids": example.ids,
+        "aux": example.aux,
+        "main_output": example.main_output,
+        "aux_output": example.aux_output,
+    }
 
 
-class Staging:
-    """A version in the making."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path  # write its files here
-        self.version: int | None = None  # its number, once it is published
-
-
-@contextmanager
-def publish(models: Path) -> Iterator[Staging]:
-    """Make a new version: all of it or nothing.
-
-    What the block writes below `staging.path` becomes visible as MODELS/<next number> when the block ends without an error,
-    and is removed when it does not. A number is never given twice. What a killed process left behind is removed first.
-    """
-    models.mkdir(parents=True, exist_ok=True)
-    with ExitStack() as work:
-        with _lock(models / ".lock"):
-            _remove_abandoned(models)
-            directory = Path(tempfile.mkdtemp(prefix=".tmp-", dir=models))
-            work.callback(shutil.rmtree, directory, ignore_errors=True)
-            work.enter_context(_lock(directory / "lock"))
-        staging = Staging(directory / "version")
-        staging.path.mkdir()
-        yield staging
-        _write_checksums(staging.path)
-        for root, _, names in os.walk(staging.path):
-            for name in [*names, "."]:
-                _fsync(Path(root) / name)
-        with _lock(models / ".lock"):
-            number = max([_last_version(models), *versions(models)]) + 1
-            replace_file(models / ".last_version", f"{number}\n".encode())
-            staging.path.rename(models / str(number))
-            _fsync(models)
-        staging.version = number
-
-
-def replace_file(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all: a new file, flushed to the disk, renamed over the old one."""
-    temporary = path.with_name(f".{path.name.removeprefix('.')}.{os.getpid()}.new")
-    try:
-        temporary.write_bytes(data)
-        _fsync(temporary)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    _fsync(path.parent)
-
-
-def _write_checksums(directory: Path) -> None:
-    names = sorted(
-        path.relative_to(directory).as_posix()
-        for path in directory.rglob("*")
-        if path.is_file() and path.relative_to(directory).parts[0] != REPORT and path != directory / CHECKSUMS
-    )
-    lines = [f"{hashlib.sha256((directory / name).read_bytes()).hexdigest()}  {name}\n" for name in names]
-    _write(directory / CHECKSUMS, "".join(lines))
-
-
-def _last_version(models: Path) -> int:
-    try:
-        return int((models / ".last_version").read_text("ascii"))
-    except FileNotFoundError:
-        return 0
-    except ValueError as error:
-        raise VersionError(f"{models / '.last_version'}: holds no number; it must be the highest version ever given") from error
-
-
-def _remove_abandoned(models: Path) -> None:
-    """Remove what killed processes left. For the holder of MODELS/.lock: nobody else is just beginning something."""
-    for file in models.glob(".last_version.*.new"):
-        file.unlink(missing_ok=True)
-    for work in models.glob(".tmp-*"):
-        if not _is_locked(work / "lock"):  # whoever makes a version holds its lock as long as the process lives
-            shutil.rmtree(work, ignore_errors=True)
-
-
-def _is_locked(path: Path) -> bool:
-    try:
-        with path.open("r+b") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except OSError:  # held, or somebody else's
-        return True
-    return False
-
-
-@contextmanager
-def _lock(path: Path) -> Iterator[IO[bytes]]:
-    with path.open("a+b") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield file
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _write_json(path: Path, value: object) -> None:
+    _write(path, json.dumps(value, ensure_ascii=False, allow_nan=False, indent=1) + "\n")
 
 
 def _write(path: Path, text: str) -> None:

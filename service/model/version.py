@@ -1,7 +1,7 @@
 """One loaded model version: headlines in, predictions out, on the caller's own thread.
 
 version = Version.load(artifact.read(Path("models/7")), engines.choose("auto"))
-version.predict([Headline("City votes on new park", 1_464_000_000.0, "gazette")])
+version.predict([Headline("City votes on new park", 1_464_000_000.0, "gazette")]).rows()
 """
 
 from __future__ import annotations
@@ -29,13 +29,27 @@ _LONGEST_OUTLET = 200  # characters; no account has a longer name
 
 
 class Prediction(NamedTuple):
-    """What one headline came to."""
+    """The prediction for one headline."""
 
-    main_output: float  # probability of being popular, from everything; not to be trusted where outlet_known is false
+    main_output: float  # probability of being popular, from everything; not to be trusted if outlet_known is false
     aux_output: float  # the same from the words alone
     word_count: int  # before the cut at 100
     unknown_word_count: int
     outlet_known: bool
+
+
+class Predictions(NamedTuple):
+    """The predictions for a batch as columns, named as the fields of Prediction."""
+
+    main_output: Sequence[float]
+    aux_output: Sequence[float]
+    word_count: Sequence[int]
+    unknown_word_count: Sequence[int]
+    outlet_known: Sequence[bool]
+
+    def rows(self) -> list[Prediction]:
+        """One Prediction for each headline."""
+        return list(map(Prediction._make, zip(*self, strict=True)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,13 +84,11 @@ class Version:
         outlets = heapq.nsmallest(_LISTED_OUTLETS, names)
         return cls(artifact.number, artifact.digest, artifact.info, preprocessor, model, time.time(), outlets)
 
-    def predict(self, headlines: Sequence[Headline]) -> list[Prediction]:
-        """Predictions in the order of the headlines, which must not be blank. For one thread at a time."""
+    def predict(self, headlines: Sequence[Headline]) -> Predictions:
+        """Predict for headlines that are not blank; columns are in their order. For one thread at a time."""
         rows = self.preprocessor.encode(headlines)
         main, aux = self.model.predict(rows.ids, rows.lengths, rows.aux).T.tolist()
-        return list(
-            map(Prediction._make, zip(main, aux, rows.word_counts, rows.unknown_word_counts, rows.outlets_known, strict=True))
-        )
+        return Predictions(main, aux, rows.word_counts, rows.unknown_word_counts, rows.outlets_known)
 
 
 def _reproduce(artifact: Artifact, preprocessor: Preprocessor, model: Model) -> None:

@@ -74,8 +74,6 @@ class HeldEngine:
 
 
 class HeldModel:
-    padding_rows = 0
-
     def __init__(self, engine, model):
         self._engine = engine
         self._model = model

@@ -16,6 +16,7 @@ import pytest
 from service.errors import VersionError
 from service.model import artifact
 from service.model.preprocessing import Headline
+from training.publish import new_version
 
 INFO = artifact.ModelInfo(
     created_at=1_464_000_000.25,
@@ -30,15 +31,20 @@ INFO = artifact.ModelInfo(
     data_checksum="0f",
 )
 EXAMPLE = artifact.Example(Headline("Löwe — 東京", 1_464_000_000.0, "Gazette"), [2, 1], [0.0, 1.0, 0.25, -0.5, 0.5], 0.75, 0.25)
+CONTENTS = artifact.Contents(INFO, ["", "[UNK]", "löwe"], [EXAMPLE])
+
+
+def write_cpu_model(directory: Path) -> None:
+    path = directory / artifact.CPU_MODEL
+    path.parent.mkdir()
+    path.write_bytes(b"tflite")
 
 
 def publish(models: Path) -> int:
-    with artifact.publish(models) as staging:
+    with new_version(models) as staging:
         (staging.path / "saved_model.pb").write_bytes(b"graph")
-        artifact.write_vocabulary(staging.path, ["", "[UNK]", "löwe"])
-        artifact.write_info(staging.path, INFO)
-        artifact.write_examples(staging.path, [EXAMPLE])
-        (staging.path / artifact.CPU_MODEL).write_bytes(b"tflite")
+        write_cpu_model(staging.path)
+        artifact.write(staging.path, CONTENTS)
         (staging.path / "report").mkdir()
         (staging.path / "report" / "index.html").write_text("<p>")
     assert staging.version is not None
@@ -78,7 +84,7 @@ def test_only_plain_numbers_are_versions(tmp_path):
 
 
 def test_an_error_leaves_nothing_behind(tmp_path):
-    with pytest.raises(OSError, match="disk"), artifact.publish(tmp_path) as staging:
+    with pytest.raises(OSError, match="disk"), new_version(tmp_path) as staging:
         (staging.path / "saved_model.pb").write_bytes(b"half")
         raise OSError("disk full")
     assert [path.name for path in tmp_path.iterdir()] == [".lock"]
@@ -86,8 +92,8 @@ def test_an_error_leaves_nothing_behind(tmp_path):
 
 def test_what_a_killed_process_left_is_removed_and_what_a_living_one_makes_is_kept(tmp_path):
     code = """if True:
-        import sys; from pathlib import Path; from service import artifact
-        with artifact.publish(Path(sys.argv[1])) as staging:
+        import sys; from pathlib import Path; from training.publish import new_version
+        with new_version(Path(sys.argv[1])) as staging:
             (staging.path / "saved_model.pb").write_bytes(b"half")
             print("ready", flush=True)
             sys.stdin.read()
@@ -262,14 +268,13 @@ def test_an_empty_directory_is_refused(tmp_path):
     ],
 )
 def test_a_format_that_is_not_known_is_refused(tmp_path, change, words):
-    with artifact.publish(tmp_path) as staging:
+    with new_version(tmp_path) as staging:
         (staging.path / "saved_model.pb").write_bytes(b"graph")
-        artifact.write_vocabulary(staging.path, ["", "[UNK]", "löwe"])
-        artifact.write_info(staging.path, INFO)
+        write_cpu_model(staging.path)
+        artifact.write(staging.path, CONTENTS)
         path = staging.path / artifact.INFO
         path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | change), "utf-8")
-        artifact.write_examples(staging.path, [EXAMPLE])
-        (staging.path / artifact.CPU_MODEL).write_bytes(b"tflite")
+        artifact.write_checksums(staging.path)
     with pytest.raises(VersionError, match=words):
         artifact.read(tmp_path / "1")
 
@@ -288,12 +293,11 @@ HEAD = '[{"headline": "a", "outlet": "", "posted_at": "2016-05-23T10:40:00+00:00
     ],
 )
 def test_json_from_an_enemy_is_a_version_error(tmp_path, text):
-    with artifact.publish(tmp_path) as staging:
+    with new_version(tmp_path) as staging:
         (staging.path / "saved_model.pb").write_bytes(b"graph")
-        artifact.write_vocabulary(staging.path, ["", "[UNK]", "löwe"])
-        artifact.write_info(staging.path, INFO)
-        artifact.write_examples(staging.path, [EXAMPLE])
+        write_cpu_model(staging.path)
+        artifact.write(staging.path, CONTENTS)
         (staging.path / artifact.EXAMPLES).write_text(text)
-        (staging.path / artifact.CPU_MODEL).write_bytes(b"tflite")
+        artifact.write_checksums(staging.path)
     with pytest.raises(VersionError, match=artifact.EXAMPLES):
         artifact.read(tmp_path / "1")

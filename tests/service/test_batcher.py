@@ -10,7 +10,7 @@ from itertools import pairwise
 
 import pytest
 
-from service.batcher import BREATHS, BULK, LONG, MAX_WAIT, RECENT, SLICE, Batcher
+from service.batcher import BULK, LONG, MAX_WAIT, RECENT, SLICE, YIELD_TURNS, Batcher
 from service.errors import DeadlineExceeded, Overloaded
 
 
@@ -82,14 +82,14 @@ def run():
     return run
 
 
-def make(record, *, capacity=4096, largest_batch=256, executor=None, return_turns=0, **costs):
+def make(record, *, capacity=4096, largest_batch=256, executor=None, min_round_trip_turns=0, **costs):
     return Batcher(
         capacity=capacity,
         largest_batch=largest_batch,
         **costs,
         executor=executor,
         observer=record,
-        return_turns=return_turns,
+        min_round_trip_turns=min_round_trip_turns,
         clock=asyncio.get_running_loop().time,
     )
 
@@ -115,7 +115,7 @@ def test_a_batch_waits_to_be_as_large_as_the_one_before_but_no_longer_than_the_l
         loop = asyncio.get_running_loop()
         batcher = make(record)
         await asyncio.gather(*(batcher.submit(double, [i]) for i in range(8)))
-        assert loop.time() == 0.0  # all came in one turn of the loop
+        assert loop.time() == 0.0  # all enqueued_at in one turn of the loop
 
         seven = [asyncio.ensure_future(batcher.submit(double, [i])) for i in range(7)]
         await settle()
@@ -159,7 +159,7 @@ def test_one_small_batch_does_not_make_the_next_ones_small(run, record):
 def test_who_comes_right_behind_a_batch_is_waited_for_from_then_on(run, record):
     async def main():
         loop = asyncio.get_running_loop()
-        batcher = make(record, return_turns=4)
+        batcher = make(record, min_round_trip_turns=4)
 
         async def call():
             for _ in range(50):
@@ -348,7 +348,7 @@ def test_a_request_that_could_not_be_answered_in_time_is_refused_before_it_is_pa
     assert record.drops == {"overloaded": 1}
 
 
-@pytest.mark.parametrize(("seconds", "breaths"), [(2 * LONG, BREATHS), (LONG / 2, 0)])
+@pytest.mark.parametrize(("seconds", "breaths"), [(2 * LONG, YIELD_TURNS), (LONG / 2, 0)])
 def test_after_a_long_batch_others_have_their_turns_first(run, record, seconds, breaths):
     async def main():
         loop = asyncio.get_running_loop()

@@ -20,7 +20,6 @@ GRPC = {
 OWN = {
     "headlines_predictions": "counter",
     "headlines_batch_size": "histogram",
-    "headlines_batch_padding_rows": "counter",
     "headlines_connections": "gauge",
     "headlines_connection_capacity": "gauge",
     "headlines_queue_headlines": "gauge",
@@ -49,7 +48,6 @@ OWN = {
 @pytest.fixture
 def metrics():
     metrics = Metrics(queue_capacity=4096)
-    metrics.count_padding(lambda: 7)
     metrics.watch_messages(lambda: 4096, lambda: 3)
     metrics.count_dropped_log_lines(lambda: 2)
     metrics.calls("unary", "headlines.v1.PopularityService", "Predict")
@@ -86,7 +84,6 @@ def test_known_series_start_at_zero(metrics):
     for outcome in ("success", "failure"):
         assert value(metrics, "headlines_model_loads_total", outcome=outcome) == 0
     assert value(metrics, "headlines_queue_capacity") == 4096
-    assert value(metrics, "headlines_batch_padding_rows_total") == 7
     assert value(metrics, "headlines_log_dropped_total") == 2
 
 

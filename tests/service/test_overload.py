@@ -126,3 +126,12 @@ async def test_a_call_that_expires_in_grpcs_queue_costs_no_work(make_settings):
             )
             == 0
         )
+
+
+def test_a_subclass_of_an_error_has_its_status():
+    class QueueTooOld(Overloaded):
+        pass
+
+    ending = status.of(QueueTooOld("the queue is too old", 0.5))
+    assert ending.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert ending.pushback

@@ -16,6 +16,7 @@ from service.model import artifact
 from service.model.preprocessing import Headline, Preprocessor
 from service.predictor import Limits, Predictor
 from service.repository import Repository, State
+from training.publish import new_version
 
 VOCABULARY = ["", "[UNK]", "city", "votes"]
 LEVELS = {"gazette": 0.5}
@@ -26,7 +27,6 @@ class WordCounter:
 
     name = "counter"
     inline = True
-    padding_rows = 0
 
     def __init__(self, constant=0.0):
         self._constant = constant
@@ -64,13 +64,13 @@ def publish(models: Path, constant: str = "0.25", *, ids=(2, 1), outlet_level=0.
         libraries={},
         data_checksum="",
     )
-    with artifact.publish(models) as staging:
+    with new_version(models) as staging:
         (staging.path / "saved_model.pb").write_bytes(b"graph")
-        artifact.write_vocabulary(staging.path, VOCABULARY)
-        artifact.write_info(staging.path, info)
         output = float(constant) if constant[0].isdigit() else 0.0
-        artifact.write_examples(staging.path, [artifact.Example(headline, list(ids), aux, main_output, output)])
+        example = artifact.Example(headline, list(ids), aux, main_output, output)
+        (staging.path / artifact.CPU_MODEL).parent.mkdir()
         (staging.path / artifact.CPU_MODEL).write_bytes(constant.encode())
+        artifact.write(staging.path, artifact.Contents(info, VOCABULARY, [example]))
     assert staging.version
     return staging.version
 
@@ -94,7 +94,7 @@ async def test_the_highest_version_is_live(models, repository):
     publish(models, "0.5")
     await repository.scan()
     assert repository.live.number == 2
-    assert repository.live.predict([Headline("City votes today", 0.0)]) == [(3.0, 0.5, 3, 1, False)]
+    assert repository.live.predict([Headline("City votes today", 0.0)]).rows() == [(3.0, 0.5, 3, 1, False)]
 
 
 async def test_a_new_version_replaces_the_old_one_and_removing_it_rolls_back(models, repository):

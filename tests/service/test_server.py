@@ -69,7 +69,7 @@ async def test_predict_answers_each_headline_in_order(stub, version):
     answer = await stub.Predict(
         pb.PredictRequest(headlines=[headline(*it) for it in zip(texts, [WHEN] * 5, outlets, strict=True)])
     )
-    expected = version.predict([Headline(text, WHEN, outlet) for text, outlet in zip(texts, outlets, strict=True)])
+    expected = version.predict([Headline(text, WHEN, outlet) for text, outlet in zip(texts, outlets, strict=True)]).rows()
     assert answer.model_version == 1
     assert len(answer.predictions) == 5
     for got, wanted in zip(answer.predictions, expected, strict=True):
@@ -86,9 +86,9 @@ async def test_an_unset_time_is_now_and_the_epoch_is_not(stub, version):
         pb.PredictRequest(headlines=[pb.Headline(text="The market wins"), headline("The market wins", 0)])
     )
     now, epoch = (it.main_output for it in answer.predictions)
-    wanted = [version.predict([Headline("The market wins", seconds)])[0].main_output for seconds in (before, time.time())]
+    wanted = [version.predict([Headline("The market wins", seconds)]).main_output[0] for seconds in (before, time.time())]
     assert min(wanted) - 1e-5 <= now <= max(wanted) + 1e-5
-    assert math.isclose(epoch, version.predict([Headline("The market wins", 0.0, "gazette")])[0].main_output, abs_tol=1e-6)
+    assert math.isclose(epoch, version.predict([Headline("The market wins", 0.0, "gazette")]).main_output[0], abs_tol=1e-6)
 
 
 async def test_every_wrong_field_is_named(stub):
@@ -486,9 +486,9 @@ async def test_metrics_are_scraped_while_requests_are_counted(server, stub):
 
 
 async def test_a_taken_port_is_an_error_that_names_its_flag(make_settings, server):
-    with pytest.raises(OSError, match=r"127\.0\.0\.1:\d+ cannot be listened at; is --port taken"):
+    with pytest.raises(OSError, match=r"cannot listen on 127\.0\.0\.1:\d+: is --port already in use"):
         await Server(make_settings(port=server.port), engines.choose("litert")).start()
-    with pytest.raises(OSError, match=r"is --http-port taken"):
+    with pytest.raises(OSError, match=r"is --http-port already in use"):
         await Server(make_settings(http_port=server.http_port), engines.choose("litert")).start()
 
 

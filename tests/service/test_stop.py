@@ -95,8 +95,8 @@ def test_a_taken_port_ends_it_with_a_sentence_and_exit_code_1(models, flag):
         port = taken.getsockname()[1]
         with ServerProcess("--models", models, "--engine", "litert", "--port", 0, "--http-port", 0, flag, port) as server:
             assert server.wait() == 1
-    assert f"cannot start: 127.0.0.1:{port} cannot be listened at" in server.output
-    assert f"is {flag} taken" in server.output
+    assert f"cannot start: cannot listen on 127.0.0.1:{port}" in server.output
+    assert f"is {flag} already in use" in server.output
     assert "Traceback" not in server.output
 
 
@@ -246,7 +246,7 @@ async def test_a_stuck_call_cannot_hold_the_stop_beyond_the_grace_time(make_sett
         await engine.hold()
         await server.stop()
         assert await call.code() in {grpc.StatusCode.CANCELLED, grpc.StatusCode.UNAVAILABLE}
-        assert "1 calls are cut off" in caplog.text
+        assert "1 calls in flight are cut off" in caplog.text
         engine.go.set()
 
 
@@ -263,11 +263,12 @@ async def test_a_stream_that_begins_as_the_server_stops_does_not_hold_it(make_se
     stream = server._popularity._predict_stream(none(), Context())
     beginning = asyncio.ensure_future(anext(stream))
     await asyncio.sleep(0)  # it is inside, and has not begun to read
-    server._popularity.close()
+    server._gate.close()
+    server._popularity.stop_reading()
     async with asyncio.timeout(60):
         with pytest.raises(Unavailable, match="the server is stopping"):
             await beginning
-        await server._popularity.wait_until_empty()
+        await server._gate.wait_until_drained()
 
 
 async def test_without_grace_and_with_nobody_inside_none_is_cut_off(make_settings, caplog):

@@ -356,7 +356,7 @@ def twin(directory, other):
 
 
 def answer(repository):
-    return repository.live.predict([Headline("City", 0.0)])[0].aux_output
+    return repository.live.predict([Headline("City", 0.0)]).aux_output[0]
 
 
 @pytest.mark.parametrize("place", ["", "1", "1/assets.extra", "1/assets.extra/..data"])

@@ -10,6 +10,7 @@ import sys
 from itertools import islice
 
 import pytest
+from server_process import ROOT
 
 from service.model import artifact, engines
 from service.model.version import Version
@@ -206,3 +207,18 @@ def exit_code(arguments):
 )
 def test_a_wrong_flag_is_exit_code_2(arguments):
     assert exit_code(arguments) == 2
+
+
+def test_a_notebook_fits_and_evaluates(made_up, tmp_path):
+    program = f"""
+from training import job
+from training.settings import Settings
+
+fitted = job.fit([{str(made_up[0])!r}], {str(tmp_path / "models")!r}, Settings(epochs=1))
+evaluated = job.evaluate([{str(made_up[0])!r}], {str(tmp_path / "models")!r})
+print(fitted.version, fitted.synthetic, (fitted.path / "saved_model.pb").exists())
+print(evaluated.version, fitted.evaluation.figures["main_auc"] == evaluated.evaluation.figures["main_auc"])
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["1 True True", "1 True"]

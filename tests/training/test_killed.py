@@ -15,6 +15,7 @@ import numpy as np
 from service.model import artifact
 from service.model.preprocessing import Headline
 from training.checkpoint import open_checkpoint
+from training.publish import new_version
 
 INFO = artifact.ModelInfo(
     created_at=0.0,
@@ -39,12 +40,11 @@ def job(models: Path) -> None:
         while state["weights"][0] < EPOCHS:
             state = {"weights": state["weights"] + 1}
             checkpoint.save(state)
-        with artifact.publish(models) as staging:
+        with new_version(models) as staging:
             (staging.path / "saved_model.pb").write_bytes(state["weights"].tobytes())
-            artifact.write_vocabulary(staging.path, ["", "[UNK]"])
-            artifact.write_info(staging.path, INFO)
-            artifact.write_examples(staging.path, EXAMPLES)
+            (staging.path / artifact.CPU_MODEL).parent.mkdir()
             (staging.path / artifact.CPU_MODEL).write_bytes(b"tflite")
+            artifact.write(staging.path, artifact.Contents(INFO, ["", "[UNK]"], EXAMPLES))
 
 
 def live(models: Path, operations: int) -> int:

@@ -32,8 +32,6 @@ logger = logging.getLogger(__name__)
 class Model(Protocol):
     """One loaded version. One call at a time, from any thread."""
 
-    padding_rows: int  # rows ever computed for the sake of a shape alone
-
     def predict(self, ids: Ids, lengths: Ids, aux: Floats) -> Floats:
         """Both outputs, float32 [n, 2]: main_output and aux_output.
 

@@ -42,8 +42,6 @@ class Engine:
 class Model:
     """One interpreter, with a runner for each length that the file has."""
 
-    padding_rows = 0  # LiteRT takes any number of rows
-
     def __init__(self, content: bytes) -> None:
         # Given a path, LiteRT would map the file into memory and die with it where it is truncated.
         interpreter = Interpreter(model_content=content, num_threads=1)

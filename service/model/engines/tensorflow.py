@@ -95,8 +95,6 @@ class Engine:
 class Model:
     """The signature `trimmed`: the folded table and what follows the embedding, 5.2 MB. The embedding itself is let go."""
 
-    padding_rows = 0  # its loop takes any number of rows, of any length
-
     def __init__(self, files: Mapping[str, bytes], cost: Cost) -> None:
         self._cost = cost
         # A copy in memory, for the files may have changed since they were checked.

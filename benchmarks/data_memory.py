@@ -24,7 +24,7 @@ from pathlib import Path
 from training import dataset, features
 begin = time.perf_counter()
 posts = dataset.read([Path(sys.argv[1])])
-features.make(posts)
+features.build(posts)
 seconds = time.perf_counter() - begin
 assert "tensorflow" not in sys.modules
 unit = 1024 if sys.platform == "darwin" else 1

@@ -80,7 +80,7 @@ def measure(files: list[Path], variants: Mapping[str, Mapping[str, Any]], seeds:
     found: dict[str, list[dict[str, float]]] = {name: [] for name in ("logistic regression", *variants)}
     for share in FOLDS:
         for seed in range(seeds):
-            made = features.make(posts, shares=(share * 8 / 9, share, share + SCORED), seed=seed)
+            made = features.build(posts, shares=(share * 8 / 9, share, share + SCORED), seed=seed)
             parts = {"training": made.training, "validation": made.validation, "evaluation": made.evaluation}
             for name, changed in variants.items():
                 began = time.monotonic()

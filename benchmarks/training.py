@@ -120,7 +120,7 @@ def measure_ours(quick: bool) -> Figures:
 
 def make_features(quick: bool) -> Features:
     """Features of the real data."""
-    made = features.make(dataset.read([REAL_DATA]), seed=SETTINGS.seed)
+    made = features.build(dataset.read([REAL_DATA]), seed=SETTINGS.seed)
     if not quick:
         return made
     return replace(made, training=head(made.training, QUICK_ROWS), validation=head(made.validation, QUICK_ROWS // 8))

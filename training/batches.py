@@ -1,4 +1,4 @@
-"""Examples in batches of like length, laid out by a thread of their own."""
+"""Batches of examples of similar length, collated by a thread of their own."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from training.features import Examples
 # pays for itself, and a width between those from 12 on does not.
 WIDTHS = (8, 10, 12, 16, 24, 48, SEQUENCE_LENGTH)
 
-_AHEAD = 64  # batches, some tenth of a second of steps
+_AHEAD = 64  # batches, about a tenth of a second of steps
 
 
 class Batch(NamedTuple):
-    """Rows of like length."""
+    """Rows of similar length."""
 
     words: npt.NDArray[np.int32]  # [distinct words], their ids, ascending
     positions: npt.NDArray[np.int32]  # [width, rows]: p is words[p - 1], 0 is padding, which stands before the words
@@ -32,40 +32,42 @@ class Batch(NamedTuple):
 
 
 def batches(examples: Examples, size: int, random: np.random.Generator | None = None) -> Iterator[Batch]:
-    """All rows in batches of `size` as `deal` makes them, laid out by a thread while the caller works on an earlier one."""
+    """Yield all rows in batches of `size`, bucketed by length; a thread collates ahead of the caller."""
     with ThreadPoolExecutor(1, "batches") as thread:
         waiting: deque[Future[Batch]] = deque()
-        for rows in deal(np.diff(examples.offsets), size, random):
-            waiting.append(thread.submit(lay_out, examples, rows))
+        for rows in bucket_by_length(np.diff(examples.offsets), size, random):
+            waiting.append(thread.submit(collate, examples, rows))
             if len(waiting) > _AHEAD:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
 
 
-def deal(lengths: npt.NDArray[np.int64], size: int, random: np.random.Generator | None = None) -> list[npt.NDArray[np.int64]]:
-    """The rows of each batch of `size`, the last one smaller, every row once.
+def bucket_by_length(
+    lengths: npt.NDArray[np.int64], size: int, random: np.random.Generator | None = None
+) -> list[npt.NDArray[np.int64]]:
+    """Return the rows of each batch of `size`; the last one may be smaller. Every row is in one batch.
 
-    Rows are dealt in random order onto one pile for each of WIDTHS, and a pile that is full is the next batch. So
-    which rows meet and when is random, but for their lengths; the rows left on the piles at the end, fewer than
-    `size` for each width, make the last batches. Without `random` the order is the rows' own.
+    Rows go in random order into one bucket for each of WIDTHS, and a full bucket is the next batch. So apart from their lengths
+    it is random which rows share a batch, and when it comes. The rows that are left in the buckets, fewer than `size` for each
+    width, form the last batches. Without `random` rows go in their own order.
     """
     rows = np.arange(len(lengths)) if random is None else random.permutation(len(lengths))
-    pile = np.searchsorted(WIDTHS, lengths[rows])
-    full: list[tuple[int, npt.NDArray[np.int64]]] = []  # when its last row was dealt, and the batch
+    bucket = np.searchsorted(WIDTHS, lengths[rows])
+    full: list[tuple[int, npt.NDArray[np.int64]]] = []  # when its last row was added, and the batch
     left: list[npt.NDArray[np.int64]] = []
     for width in range(len(WIDTHS)):
-        dealt = np.flatnonzero(pile == width)
-        whole = len(dealt) - len(dealt) % size
-        full += [(int(batch[-1]), rows[batch]) for batch in dealt[:whole].reshape(-1, size)]
-        left.append(rows[dealt[whole:]])
+        filled = np.flatnonzero(bucket == width)
+        whole = len(filled) - len(filled) % size
+        full += [(int(batch[-1]), rows[batch]) for batch in filled[:whole].reshape(-1, size)]
+        left.append(rows[filled[whole:]])
     full.sort(key=lambda item: item[0])
     rest = np.concatenate(left)
     return [*(batch for _, batch in full), *(rest[start : start + size] for start in range(0, len(rest), size))]
 
 
-def lay_out(examples: Examples, rows: npt.NDArray[np.int64]) -> Batch:
-    """These rows as a batch, as wide as the longest of them needs."""
+def collate(examples: Examples, rows: npt.NDArray[np.int64]) -> Batch:
+    """Collate rows into a batch that is as wide as the longest of them needs."""
     starts = examples.offsets[rows]
     lengths = examples.offsets[rows + 1] - starts
     width = WIDTHS[np.searchsorted(WIDTHS, lengths.max())]

@@ -94,7 +94,7 @@ class Scores:
 
 
 @dataclass(frozen=True)
-class Extreme:
+class ConfidentPrediction:
     """A row that the model was sure of."""
 
     row: int  # of the data set
@@ -121,7 +121,7 @@ class Evaluation:
     weeks: Mapping[str, Mapping[str, Bin]]  # by part and ISO date of the Monday
     hours: Mapping[int, Bin]  # of the day in UTC, scored part
     outlets: Mapping[str, Bin]  # scored part, most rows first; "": none
-    extremes: Mapping[str, Sequence[Extreme]]  # by `right_high`, `right_low`, `wrong_high` and `wrong_low` scores
+    extremes: Mapping[str, Sequence[ConfidentPrediction]]  # by `right_high`, `right_low`, `wrong_high` and `wrong_low` scores
 
 
 def evaluate(
@@ -383,7 +383,7 @@ def _by_outlet(scored: Examples, predictions: Floats, outlets: Sequence[str]) ->
     return found
 
 
-def _extremes(scored: Examples, main: Floats, outlets: Sequence[str], first_row: int) -> dict[str, list[Extreme]]:
+def _extremes(scored: Examples, main: Floats, outlets: Sequence[str], first_row: int) -> dict[str, list[ConfidentPrediction]]:
     ascending = np.argsort(main, kind="stable")
     high, low = ascending[main[ascending] > 0.5][::-1], ascending[main[ascending] <= 0.5]
     popular = scored.labels > 0.5
@@ -395,7 +395,7 @@ def _extremes(scored: Examples, main: Floats, outlets: Sequence[str], first_row:
     }
     return {
         kind: [
-            Extreme(
+            ConfidentPrediction(
                 first_row + row,
                 float(main[row]),
                 bool(popular[row]),

@@ -1,14 +1,15 @@
-"""Rows to what the network sees: labels, word ids, outlet levels, in parts cut by time.
+"""Builds what the network sees from rows: labels, word ids, auxiliary features, in parts cut by time.
 
-Threshold, vocabulary and outlet levels come from the training part alone. Word ids and the auxiliary features are what
-`Preprocessor(vocabulary, outlet_levels).encode` makes of the same headlines; the training part's outlet levels differ, see
-`make`.
+The outlet level is a smoothed target encoding of the outlet. Threshold, vocabulary and target encoding are fitted on the
+training part alone. Word ids and auxiliary features equal what `Preprocessor(vocabulary, outlet_levels).encode` computes for
+the same headlines, except for the training part's outlet levels, which are out of fold.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -23,16 +24,16 @@ SHARES = (0.8, 0.9, 1.0)  # where training, validation and evaluation end
 # Parts of a tenth are 50 rows then. The standard error of an AUC on them is .08: fewer rows cannot tell a signal from chance.
 MINIMUM_ROWS = 500
 MINIMUM_CLASS_SHARE = 0.05
-SMOOTHING = 10.0  # posts at the mean that every outlet is given, so that a few lucky ones do not make a level
-LEVEL_FOLDS = 5
-HIDDEN_SHARE = 0.1  # of the training rows, whose outlet is hidden so that the model knows what an absent one is
+SMOOTHING = 10.0  # posts at the mean that every outlet is given, so that a few lucky posts do not make a level
+ENCODING_FOLDS = 5
+OUTLET_DROPOUT = 0.1  # share of the training rows whose outlet is hidden
 
 _LEVEL = AUX_FEATURES.index("outlet_level")
 
 
 @dataclass(frozen=True, eq=False)
 class Examples:
-    """Rows of one part in order of time, as the network sees them."""
+    """The rows of one part in order of time, as the network sees them."""
 
     ids: npt.NDArray[np.int32] = field(repr=False)  # row i's word ids are ids[offsets[i]:offsets[i + 1]], 1 to 100 of them
     offsets: npt.NDArray[np.int64] = field(repr=False)  # [rows + 1]
@@ -47,7 +48,7 @@ class Examples:
 
 @dataclass(frozen=True, eq=False)
 class Features:
-    """All that a fit needs."""
+    """Everything that a fit needs."""
 
     vocabulary: Sequence[str] = field(repr=False)  # vocabulary[i] is the word with id i, VOCABULARY_HEAD first
     outlet_levels: Mapping[str, float]  # standardised, by outlet key
@@ -59,67 +60,36 @@ class Features:
     evaluation: Examples
 
 
-def make(dataset: Dataset, *, shares: tuple[float, float, float] = SHARES, seed: int = 0) -> Features:
-    """Features of parts cut by time, which end at the given shares of the rows.
+def build(dataset: Dataset, *, shares: tuple[float, float, float] = SHARES, seed: int = 0) -> Features:
+    """Build the features of parts cut by time, which end at the given shares of the rows.
 
-    In the training part each row's outlet level is computed from the four fifths of the part without it (never from all
-    rows but itself: the label could be read back from that), and a random tenth of the levels is 0. Both derive from `seed`.
+    In the training part the outlet levels are out of fold and some are dropped (see `_encode_out_of_fold`); `seed` decides the
+    folds and the dropout. If the last two shares are equal, as in a fold that is scored on its validation part, the evaluation
+    part is empty.
 
-    Where the last two shares are the same, as in a fold that is scored on its validation part, the evaluation part is empty.
-
-    Raises DataError, with the counts, where the rows cannot be trained on.
+    Raises DataError, with the counts, if the rows cannot be trained on.
     """
-    if len(dataset) < MINIMUM_ROWS:
-        left_out = ", ".join(f"{rows} {reason.replace('_', ' ')}" for reason, rows in dataset.dropped.items())
-        raise DataError(
-            f"{len(dataset)} rows are too few to train and judge a model, which takes at least {MINIMUM_ROWS}"
-            f" ({dataset.read} read; left out: {dataset.bad} bad, {left_out})"
-        )
+    _check_rows(dataset)
     ends = (cut(dataset.posted_at, shares[0]), cut(dataset.posted_at, shares[1]), cut(dataset.posted_at, shares[2]))
     parts = {"training": slice(0, ends[0]), "validation": slice(ends[0], ends[1]), "evaluation": slice(ends[1], ends[2])}
     if shares[1] == shares[2]:
         del parts["evaluation"]
-    if any(rows.start == rows.stop for rows in parts.values()):
-        counts = ", ".join(f"{rows.stop - rows.start} {name}" for name, rows in parts.items())
-        raise DataError(
-            f"the {len(dataset)} rows stand at {len(np.unique(dataset.posted_at))} moments, which cannot be cut into"
-            f" parts by time ({counts} rows)"
-        )
+    _check_parts(dataset, parts)
     training = parts["training"]
     threshold = float(np.median(dataset.engagement[training]))
-    for name, rows in parts.items():
-        popular, total = int((dataset.engagement[rows] > threshold).sum()), rows.stop - rows.start
-        if not MINIMUM_CLASS_SHARE <= popular / total <= 1 - MINIMUM_CLASS_SHARE:
-            raise DataError(
-                f"the {name} part has {popular} popular posts (engagement above {threshold:g}, the training part's median)"
-                f" of {total}: each class needs at least {MINIMUM_CLASS_SHARE:.0%}"
-            )
+    _check_classes(dataset, parts, threshold)
 
     vocabulary = choose_words(dataset, training)
-    outlet = dataset.outlet[training]
-    logs = np.log1p(dataset.engagement[training])
-    levels = _levels(outlet, logs, len(dataset.outlets), logs.mean())
-    known = outlet >= 0
-    of_rows = levels[outlet[known]] if known.any() else np.zeros(1)
-    centre = of_rows.mean()
-    scale = 1 / of_rows.std() if np.ptp(of_rows) > 1e-9 else 0.0  # all alike: every level is 0, not a rounding error's
-    outlet_levels = {dataset.outlets[i]: float((levels[i] - centre) * scale) for i in np.unique(outlet[known]).tolist()}
+    outlet, logs = dataset.outlet[training], np.log1p(dataset.engagement[training])
+    encoding = _fit_target_encoding(outlet, logs, len(dataset.outlets))
+    known = np.unique(outlet[outlet >= 0]).tolist()
+    outlet_levels = {dataset.outlets[i]: float(encoding.standardise(encoding.levels[i])) for i in known}
     encoded = [
         encode(dataset, slice(start, end), vocabulary, outlet_levels, threshold)
         for start, end in zip((0, *ends), ends, strict=False)
     ]
-
-    random = np.random.default_rng(seed)
-    out_of_fold = np.zeros(len(outlet))
-    fold = random.permutation(len(outlet)) % LEVEL_FOLDS
-    for i in range(LEVEL_FOLDS):
-        inside, others = known & (fold == i), fold != i
-        of_others = _levels(outlet[others], logs[others], len(dataset.outlets), logs.mean())
-        out_of_fold[inside] = (of_others[outlet[inside]] - centre) * scale
-    out_of_fold[random.permutation(len(outlet))[: round(HIDDEN_SHARE * len(outlet))]] = 0
     aux = encoded[0].aux.copy()
-    aux[:, _LEVEL] = out_of_fold
-
+    aux[:, _LEVEL] = _encode_out_of_fold(outlet, logs, encoding, np.random.default_rng(seed))
     return Features(
         vocabulary=vocabulary,
         outlet_levels=outlet_levels,
@@ -132,10 +102,79 @@ def make(dataset: Dataset, *, shares: tuple[float, float, float] = SHARES, seed:
     )
 
 
+def _check_rows(dataset: Dataset) -> None:
+    if len(dataset) < MINIMUM_ROWS:
+        left_out = ", ".join(f"{rows} {reason.replace('_', ' ')}" for reason, rows in dataset.dropped.items())
+        raise DataError(
+            f"{len(dataset)} rows are too few to train and judge a model, which takes at least {MINIMUM_ROWS}"
+            f" ({dataset.read} read; left out: {dataset.bad} bad, {left_out})"
+        )
+
+
+def _check_parts(dataset: Dataset, parts: Mapping[str, slice]) -> None:
+    if any(rows.start == rows.stop for rows in parts.values()):
+        counts = ", ".join(f"{rows.stop - rows.start} {name}" for name, rows in parts.items())
+        raise DataError(
+            f"the {len(dataset)} rows stand at {len(np.unique(dataset.posted_at))} moments, which cannot be cut into"
+            f" parts by time ({counts} rows)"
+        )
+
+
+def _check_classes(dataset: Dataset, parts: Mapping[str, slice], threshold: float) -> None:
+    for name, rows in parts.items():
+        popular, total = int((dataset.engagement[rows] > threshold).sum()), rows.stop - rows.start
+        if not MINIMUM_CLASS_SHARE <= popular / total <= 1 - MINIMUM_CLASS_SHARE:
+            raise DataError(
+                f"the {name} part has {popular} popular posts (engagement above {threshold:g}, the training part's median)"
+                f" of {total}: each class needs at least {MINIMUM_CLASS_SHARE:.0%}"
+            )
+
+
+class _TargetEncoding(NamedTuple):
+    """Smoothed target encoding of outlets, fitted on the training part."""
+
+    levels: npt.NDArray[np.float64]  # [outlets], before they are standardised
+    mean: float  # of log(1 + engagement) over all training rows, towards which levels are smoothed
+    centre: float  # mean level of the training rows
+    scale: float  # 1 / standard deviation of the training rows' levels
+
+    def standardise(self, levels: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Levels with mean 0 and standard deviation 1 over the training rows."""
+        return (levels - self.centre) * self.scale
+
+
+def _fit_target_encoding(outlet: npt.NDArray[np.int32], logs: npt.NDArray[np.float64], outlets: int) -> _TargetEncoding:
+    """Fit on training rows: `outlet` [rows], -1: none; `logs` [rows] of log(1 + engagement)."""
+    mean = logs.mean()
+    levels = _smoothed_means(outlet, logs, outlets, mean)
+    known = outlet >= 0
+    of_rows = levels[outlet[known]] if known.any() else np.zeros(1)
+    scale = 1 / of_rows.std() if np.ptp(of_rows) > 1e-9 else 0.0  # all alike: every level is 0, not a rounding error's
+    return _TargetEncoding(levels, mean, of_rows.mean(), scale)
+
+
+def _encode_out_of_fold(
+    outlet: npt.NDArray[np.int32], logs: npt.NDArray[np.float64], encoding: _TargetEncoding, random: np.random.Generator
+) -> npt.NDArray[np.float64]:
+    """The training rows' standardised levels, [rows]: out of fold, with outlet dropout.
+
+    A row's level is computed from the other folds, never from all rows but itself: the label could be read back from that. A
+    random tenth of the levels is 0, so that the model knows what an absent outlet is.
+    """
+    levels = np.zeros(len(outlet))
+    fold = random.permutation(len(outlet)) % ENCODING_FOLDS
+    for i in range(ENCODING_FOLDS):
+        inside, others = (outlet >= 0) & (fold == i), fold != i
+        of_others = _smoothed_means(outlet[others], logs[others], len(encoding.levels), encoding.mean)
+        levels[inside] = encoding.standardise(of_others[outlet[inside]])
+    levels[random.permutation(len(outlet))[: round(OUTLET_DROPOUT * len(outlet))]] = 0
+    return levels
+
+
 def encode(
     dataset: Dataset, rows: slice, vocabulary: Sequence[str], outlet_levels: Mapping[str, float], threshold: float
 ) -> Examples:
-    """Rows of a data set as a model with this vocabulary, these levels and this threshold sees them when it serves."""
+    """Encode rows of a data set as a served model with this vocabulary, these outlet levels and this threshold sees them."""
     ids_by_word = {word: i for i, word in enumerate(vocabulary) if i >= FIRST_WORD}
     id_of = np.fromiter((ids_by_word.get(word, UNKNOWN) for word in dataset.words), np.int32, len(dataset.words))
     starts, all_lengths = dataset.offsets[:-1][rows], np.diff(dataset.offsets)[rows]
@@ -159,7 +198,7 @@ def encode(
 def cut(posted_at: npt.NDArray[np.float64], share: float) -> int:
     """The row nearest to `share` of all rows before which time has moved on, so that no moment is in two parts.
 
-    `posted_at` is sorted. The answer is 0 or len(posted_at) where no moment ends in between.
+    `posted_at` is sorted. Returns 0 or len(posted_at) if no moment ends in between.
     """
     wanted = share * len(posted_at)
     changes = np.concatenate(([0], np.flatnonzero(np.diff(posted_at)) + 1, [len(posted_at)]))
@@ -174,8 +213,10 @@ def choose_words(dataset: Dataset, rows: slice) -> list[str]:
     return [*VOCABULARY_HEAD, *(dataset.words[i] for i in order[seen[order] >= 2].tolist())]
 
 
-def _levels(outlet: npt.NDArray[np.int32], logs: npt.NDArray[np.float64], outlets: int, mean: float) -> npt.NDArray[np.float64]:
-    """How much engagement each outlet usually gets: [outlets], of log(1 + engagement), drawn towards `mean`."""
+def _smoothed_means(
+    outlet: npt.NDArray[np.int32], logs: npt.NDArray[np.float64], outlets: int, mean: float
+) -> npt.NDArray[np.float64]:
+    """The mean of log(1 + engagement) of each outlet, [outlets], smoothed towards `mean`."""
     known = outlet >= 0
     sums = np.bincount(outlet[known], logs[known], outlets)
     posts = np.bincount(outlet[known], minlength=outlets)

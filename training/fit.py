@@ -1,11 +1,11 @@
-"""Fits the network: a plain TensorFlow loop that computes no padding and updates only the embeddings that it used.
+"""Fits the network: a plain TensorFlow training loop that skips padding and updates only the embeddings in use.
 
     with open_checkpoint(models, digest(features, settings)) as checkpoint:
         fitted = fit(features, settings, checkpoint)
         ...                                                 # export fitted.model
 
-The step is quick because it computes no padding (`training.network`), updates only the embeddings that it used
-(`training.optimizer`) and finds its batch laid out (`training.batches`).
+A step is fast because it computes no padding (`training.network`), updates only the embeddings that the batch uses
+(`training.optimizer`), and its batch has been collated by another thread (`training.batches`).
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ from training.network import Network, by_width
 from training.optimizer import RowwiseRMSprop
 from training.settings import Settings
 
-_MATHEMATICS = 2  # another number where the same settings no longer give the same weights, so that no state of the old is used
-_STEPS_TO_ESTIMATE = 20  # after which the time left can be known
-_AVERAGES = 8  # within the span of the running average: to average five million weights takes as long as a few steps do
+CHECKPOINT_VERSION = 2  # raise it if the same settings give other weights than before, so that no older state is used
+_STEPS_TO_ESTIMATE = 20  # before the time left can be estimated
+_EMA_UPDATES_PER_SPAN = 8  # averaging five million weights takes as long as a few steps
 
 # What tf.summary.scalar writes; that function itself comes with TensorBoard, which only the reader of the curves needs.
 _SCALAR = tf.compat.v1.SummaryMetadata(
@@ -65,7 +65,7 @@ class Epoch(NamedTuple):
 
 @dataclass(frozen=True)
 class Fit:
-    """A fitted network and how it came about."""
+    """A fitted network and its history."""
 
     model: keras.Model  # the best epoch's weights, the intercepts in its output biases
     history: tuple[Epoch, ...]
@@ -74,8 +74,8 @@ class Fit:
 
 
 def digest(features: Features, settings: Settings) -> str:
-    """Names the job: what of the data, the settings and the libraries decides a fit's result, as 16 hex digits."""
-    hashed = hashlib.sha256(json.dumps([_MATHEMATICS, asdict(settings), tf.__version__, keras.__version__]).encode())
+    """A digest of the job, 16 hex digits: of the data, settings and libraries that decide the result of a fit."""
+    hashed = hashlib.sha256(json.dumps([CHECKPOINT_VERSION, asdict(settings), tf.__version__, keras.__version__]).encode())
     for part in (features.training, features.validation):
         for array in (part.ids, part.offsets, part.aux, part.labels):
             hashed.update(array.tobytes())
@@ -87,27 +87,27 @@ def fit(
 ) -> Fit:
     """Train the network on the training part until the validation loss of main_output stops falling.
 
-    The best epoch's weights are kept, and one intercept per output, fitted on the validation part, is added to that output's
-    bias: the share of popular posts drifts, and a score shall mean a probability today.
+    The weights of the best epoch are restored. Then an intercept for each output, fitted on the validation part, is added to
+    its bias: the share of popular posts drifts, and a score should be a probability today.
 
-    With a checkpoint the state is saved after each epoch and a fit that was interrupted goes on; it ends with the
-    weights, bit for bit, of one that was not. The same seed gives the same weights on the same machine. For that TensorFlow's
-    operations are made deterministic, and TF32 is turned off, for the whole process.
+    With a checkpoint the state is saved after each epoch, and an interrupted fit resumes; it ends with the same weights, bit
+    for bit, as one that was not interrupted. The same seed gives the same weights on the same machine. For this TensorFlow's
+    operations are made deterministic and TF32 is turned off, for the whole process.
 
-    `tensorboard` is a directory for the learning curves, beside the progress bar and the log lines.
+    `tensorboard` is a directory for learning curves.
 
-    Raises UsageError where weights grow beyond all numbers or `tensorboard` cannot be written to.
+    Raises UsageError if weights overflow or `tensorboard` is not writable.
     """
     tf.config.experimental.enable_tensor_float_32_execution(False)
     tf.config.experimental.enable_op_determinism()
     training, validation = features.training, features.validation
-    sample = _thin(training, len(validation))
+    sample = _subsample(training, len(validation))
     steps = -(-len(training) // settings.batch_size)
     trainer = Trainer(build(settings.merge, seed=settings.seed), settings, steps)
     history: list[Epoch] = []
     if checkpoint and (state := checkpoint.load()):
         history = trainer.restore(state)
-        _log.info("going on after epoch %d of the interrupted fit", len(history))
+        _log.info("resuming the interrupted fit after epoch %d", len(history))
     curves = _Curves(settings.epochs, steps, tensorboard)
     if not _is_over(history, settings):
         _log.info(
@@ -121,39 +121,39 @@ def fit(
         for batch in curves.progress(batches(training, settings.batch_size, random), number):
             trainer.step(batch)
         if not trainer.is_finite():
-            raise UsageError(f"epoch {number + 1} left weights that are no numbers: learning_rate is too high")
-        with trainer.averaged():
+            raise UsageError(f"epoch {number + 1} left weights that are not finite: learning_rate is too high")
+        with trainer.ema_weights():
             history.append(Epoch(trainer.losses(sample), trainer.losses(validation)))
             if _best(history) == number:
-                trainer.keep()
+                trainer.save_best()
         if checkpoint:
             checkpoint.save(trainer.state(history))
         curves.show(history)
-    trainer.recall()
+    trainer.restore_best()
     return Fit(trainer.network.model, tuple(history), _best(history), trainer.calibrate(validation))
 
 
 class Trainer:
-    """A network in training: its steps, the running average of its weights, the best so far."""
+    """A network in training: its steps, the exponential moving average (EMA) of its weights, and the best weights so far."""
 
     def __init__(self, model: keras.Model, settings: Settings, steps: int) -> None:
         """`model` is of `training.model.build`; its own weights are trained. An epoch has `steps` steps."""
         self.network = Network(model)
-        self._averaged_every = max(1, round(settings.averaging * steps / _AVERAGES))  # steps
+        self._steps_per_ema_update = max(1, round(settings.averaging * steps / _EMA_UPDATES_PER_SPAN))  # steps
         self._settings = settings
         self._optimizer = RowwiseRMSprop(
             keras.optimizers.RMSprop(settings.learning_rate), self.network.table, self.network.others
         )
-        self._average = [tf.Variable(weight, trainable=False) for weight in self.network.weights]
+        self._ema = [tf.Variable(weight, trainable=False) for weight in self.network.weights]
         self._best = [weight.numpy() for weight in self.network.weights]
-        self._learn = by_width(self._update)
+        self._update_compiled = by_width(self._update)
 
     def step(self, batch: Batch) -> None:
-        """Learn from a batch."""
-        self._learn(batch)
+        """Update the weights with a batch."""
+        self._update_compiled(batch)
 
     def is_finite(self) -> bool:
-        """Whether all weights are numbers. The loss cannot tell: ReLU makes 0 of NaN."""
+        """Whether all weights are finite. The loss cannot tell: ReLU turns NaN into 0."""
         return all(np.isfinite(weight.numpy()).all() for weight in self.network.weights)
 
     def losses(self, examples: Examples) -> Losses:
@@ -163,39 +163,39 @@ class Trainer:
         return Losses(float(main), float(aux))
 
     @contextmanager
-    def averaged(self) -> Iterator[None]:
-        """Within the block the weights are their running averages, where settings ask for them."""
+    def ema_weights(self) -> Iterator[None]:
+        """Within the block the weights are their EMA, if the settings ask for one."""
         if not self._settings.averaging:
             yield
             return
         own = [weight.numpy() for weight in self.network.weights]
-        _assign(self.network.weights, self._average)
+        _assign(self.network.weights, self._ema)
         yield
         _assign(self.network.weights, own)
 
-    def keep(self) -> None:
-        """Remember the weights as the best."""
+    def save_best(self) -> None:
+        """Save the current weights as the best."""
         self._best = [weight.numpy() for weight in self.network.weights]
 
-    def recall(self) -> None:
-        """Go back to the best weights."""
+    def restore_best(self) -> None:
+        """Restore the best weights."""
         _assign(self.network.weights, self._best)
 
     def calibrate(self, examples: Examples) -> tuple[float, float]:
-        """Add to the outputs' biases what makes their mean probability on these rows the share of popular ones."""
+        """Shift each output's bias to make its mean probability on these rows the share of popular ones; returns the shifts."""
         main, aux = (intercept(logits, float(examples.labels.mean())) for logits in self.network.logits(examples).T)
         for name, added in zip(OUTPUTS, (main, aux), strict=True):
             self.network.model.get_layer(name).bias.value.assign_add([added])
         return main, aux
 
     def state(self, history: Sequence[Epoch]) -> State:
-        """Everything that the next epochs depend on, by name."""
+        """The state that the next epochs depend on, by name."""
         losses = np.array([(*epoch.training, *epoch.validation) for epoch in history])
         best = {f"best_{i}": weight for i, weight in enumerate(self._best)}
         return {"history": losses, **best, **{name: variable.numpy() for name, variable in self._variables().items()}}
 
     def restore(self, state: State) -> list[Epoch]:
-        """Go on from a state; the answer is its history."""
+        """Resume from a state; returns its history."""
         for name, variable in self._variables().items():
             variable.assign(state[name])
         self._best = [state[f"best_{i}"] for i in range(len(self._best))]
@@ -231,22 +231,22 @@ class Trainer:
         seed = tf.stack([tf.constant(self._settings.seed, tf.int64), self._optimizer.step])
         self._optimizer.apply(words, *self.gradients(words, positions, aux, labels, seed))
         if self._settings.averaging:
-            tf.cond(self._optimizer.step % self._averaged_every == 0, self._update_average, lambda: None)
+            tf.cond(self._optimizer.step % self._steps_per_ema_update == 0, self._update_ema, lambda: None)
 
-    def _update_average(self) -> None:
-        # In the beginning a plain mean, so that the first weights, which know nothing, are soon forgotten.
-        number = self._optimizer.step // self._averaged_every
-        share = tf.maximum(1 - math.exp(-1 / _AVERAGES), 1 / tf.cast(number, tf.float32))
-        for average, weight in zip(self._average, self.network.weights, strict=True):
+    def _update_ema(self) -> None:
+        # A plain mean at first, so that the untrained weights are soon forgotten.
+        number = self._optimizer.step // self._steps_per_ema_update
+        share = tf.maximum(1 - math.exp(-1 / _EMA_UPDATES_PER_SPAN), 1 / tf.cast(number, tf.float32))
+        for average, weight in zip(self._ema, self.network.weights, strict=True):
             average.assign_add(share * (weight - average))
 
     def _variables(self) -> dict[str, tf.Variable]:
-        groups = {"weight": self.network.weights, "optimizer": self._optimizer.variables, "average": self._average}
+        groups = {"weight": self.network.weights, "optimizer": self._optimizer.variables, "average": self._ema}
         return {f"{group}_{i}": variable for group, variables in groups.items() for i, variable in enumerate(variables)}
 
 
 def _drop(values: tf.Tensor, rate: float, seed: tf.Tensor | None) -> tf.Tensor:
-    """Dropout: a share of the values is 0 and the rest is scaled up, so that the mean stays."""
+    """Dropout: zeroes a share of the values, and scales the rest up to keep the mean."""
     if seed is None or not rate:
         return values
     kept = tf.random.stateless_uniform(tf.shape(values), seed) >= rate
@@ -266,8 +266,8 @@ def _is_over(history: Sequence[Epoch], settings: Settings) -> bool:
     return len(history) >= settings.epochs or (bool(history) and len(history) - 1 - _best(history) >= settings.patience)
 
 
-def _thin(examples: Examples, rows: int) -> Examples:
-    """Evenly spaced examples, about `rows` of them."""
+def _subsample(examples: Examples, rows: int) -> Examples:
+    """About `rows` evenly spaced examples."""
     chosen = np.unique(np.linspace(0, len(examples) - 1, min(rows, len(examples)), dtype=np.int64))
     lengths = np.diff(examples.offsets)[chosen]
     offsets = np.concatenate(([0], np.cumsum(lengths)))

@@ -100,7 +100,7 @@ def fit(
         from training import features
 
     posts = reading.read(data)
-    made = features.make(posts, seed=settings.seed)
+    built = features.build(posts, seed=settings.seed)
 
     libraries.prepare()
     from training import evaluate as evaluation_
@@ -108,15 +108,15 @@ def fit(
     from training.checkpoint import open_checkpoint
     from training.network import Network
 
-    with open_checkpoint(models, fit_.digest(made, settings)) as checkpoint:
-        fitted = fit_.fit(made, settings, checkpoint, tensorboard=tensorboard)
-        parts = {"training": made.training, "validation": made.validation, "evaluation": made.evaluation}
+    with open_checkpoint(models, fit_.digest(built, settings)) as checkpoint:
+        fitted = fit_.fit(built, settings, checkpoint, tensorboard=tensorboard)
+        parts = {"training": built.training, "validation": built.validation, "evaluation": built.evaluation}
         logger.info("evaluating on the latest posts")
         with busy("evaluating on the latest posts"):
             evaluation = evaluation_.evaluate(parts, Network(fitted.model).predict, posts, intercepts=fitted.intercepts)
         logger.info("exporting the model")
         with busy("exporting the model"):
-            version = _publish(models, settings, posts, made, fitted, evaluation)
+            version = _publish(models, settings, posts, built, fitted, evaluation)
     return Fitted(version, models / str(version), posts.synthetic, evaluation)
 
 
@@ -173,34 +173,34 @@ def _check_writable(models: Path) -> None:
         raise UsageError(f"--models {models}: {directory} is not a directory that can be written to")
 
 
-def _publish(models: Path, settings: Settings, posts: Dataset, made: Features, fitted: Fit, evaluation: Evaluation) -> int:
+def _publish(models: Path, settings: Settings, posts: Dataset, built: Features, fitted: Fit, evaluation: Evaluation) -> int:
     """Export the model with its report as the next version, and return the version's number."""
     from service.model import artifact
     from service.model.preprocessing import Preprocessor
     from training import export, report
     from training.publish import new_version
 
-    info = _describe(posts, made, settings, evaluation.figures)
+    info = _describe(posts, built, settings, evaluation.figures)
     with new_version(models) as staging:
         export.export(staging.path, fitted.model)
-        preprocessor = Preprocessor(made.vocabulary, made.outlet_levels)
-        examples = export.examples(staging.path, preprocessor, _example_headlines(posts, made))
-        artifact.write(staging.path, artifact.Contents(info, made.vocabulary, examples))
+        preprocessor = Preprocessor(built.vocabulary, built.outlet_levels)
+        examples = export.examples(staging.path, preprocessor, _example_headlines(posts, built))
+        artifact.write(staging.path, artifact.Contents(info, built.vocabulary, examples))
         report.write(staging.path, evaluation, info, posts, fitted.history)
     assert staging.version  # published, since the block did not raise
     return staging.version
 
 
-def _describe(posts: Dataset, made: Features, settings: Settings, figures: Mapping[str, float]) -> artifact.ModelInfo:
+def _describe(posts: Dataset, built: Features, settings: Settings, figures: Mapping[str, float]) -> artifact.ModelInfo:
     from service.model import artifact
 
-    parts = {"training": made.training, "validation": made.validation, "evaluation": made.evaluation}
+    parts = {"training": built.training, "validation": built.validation, "evaluation": built.evaluation}
     return artifact.ModelInfo(
         created_at=time.time(),
         synthetic=posts.synthetic,
-        vocabulary_size=len(made.vocabulary),
-        outlet_levels=made.outlet_levels,
-        label=artifact.Label("above_median", made.threshold, posts.counts),
+        vocabulary_size=len(built.vocabulary),
+        outlet_levels=built.outlet_levels,
+        label=artifact.Label("above_median", built.threshold, posts.counts),
         parts={
             name: artifact.Part(
                 rows=len(part),
@@ -217,11 +217,11 @@ def _describe(posts: Dataset, made: Features, settings: Settings, figures: Mappi
     )
 
 
-def _example_headlines(posts: Dataset, made: Features) -> list[Headline]:
+def _example_headlines(posts: Dataset, built: Features) -> list[Headline]:
     """Headlines for the server to reproduce: real ones of the validation part and hostile ones."""
     from service.model.preprocessing import Headline
 
-    start, end = made.ends[:2]
+    start, end = built.ends[:2]
     rows = [start + i * (end - start) // EXAMPLES for i in range(EXAMPLES)]
     outlets = [*posts.outlets, ""]  # the last is for index -1: none
     real = [

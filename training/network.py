@@ -1,4 +1,4 @@
-"""The network's mathematics without the padding: what Keras computes, several times faster.
+"""The network without padding: computes what Keras computes, several times faster.
 
 * Padding stands before the words with its input gate shut, so the state is still zero at the first word; with a mask,
   where the padding stands changes nothing. A batch is as wide as its longest headline needs.
@@ -85,10 +85,10 @@ class Network:
 
 
 def _read(inputs: tf.Tensor, recurrent: tf.Tensor) -> tuple[tf.Tensor, Callable[..., tuple[tf.Tensor, tf.Tensor]]]:
-    """The LSTM's last state [batch, units] for its words' `inputs` [width, batch, 4 x units], and how to differentiate it.
+    """The LSTM's last state [batch, units] for its words' `inputs` [width, batch, 4 x units], and its gradient function.
 
-    The gradient is written out since what TensorFlow derives has three times as many operations, and in so small a network
-    starting them is what a step costs.
+    The gradient is written out because the one that TensorFlow derives has three times as many operations, and in a network
+    this small a step costs what launching operations costs.
     """
     state = memory = tf.zeros([tf.shape(inputs)[1], LSTM_UNITS])
     steps = []
@@ -96,29 +96,30 @@ def _read(inputs: tf.Tensor, recurrent: tf.Tensor) -> tuple[tf.Tensor, Callable[
         before = state, memory
         activations = word + state @ recurrent
         gates, candidate = tf.sigmoid(activations[:, : 3 * LSTM_UNITS]), tf.tanh(activations[:, 3 * LSTM_UNITS :])
-        let_in, forget, let_out = tf.split(gates, 3, axis=1)
-        memory = forget * memory + let_in * candidate
+        input_gate, forget, output_gate = tf.split(gates, 3, axis=1)
+        memory = forget * memory + input_gate * candidate
         bounded = tf.tanh(memory)
-        state = let_out * bounded
+        state = output_gate * bounded
         steps.append((*before, gates, candidate, bounded))
 
-    def differentiate(of_state: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def differentiate(d_state: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         states, memories, gates, candidates, bounded = (tf.stack(values) for values in zip(*steps, strict=True))
-        let_in, forget, let_out = tf.split(gates, 3, axis=2)
-        # Derivatives: of a word's memory by its activations, but of its state by the output gate's; of its state by its memory.
-        by_gates = tf.concat([candidates, memories, bounded], axis=2) * gates * (1 - gates)
-        by_activations = tf.concat([by_gates, let_in * (1 - tf.square(candidates))], axis=2)
-        by_memory = let_out * (1 - tf.square(bounded))
-        of_memory = tf.zeros_like(of_state)
-        of_activations = []
-        words = zip(*map(tf.unstack, (by_activations, by_memory, forget)), strict=True)
-        for word_by_activations, word_by_memory, kept in reversed(list(words)):
-            of_memory += of_state * word_by_memory
-            of_activations.append(tf.concat([of_memory, of_memory, of_state, of_memory], axis=1) * word_by_activations)
-            of_state = tf.matmul(of_activations[-1], recurrent, transpose_b=True)
-            of_memory *= kept
-        of_inputs = tf.stack(of_activations[::-1])
-        return of_inputs, tf.tensordot(states, of_inputs, [[0, 1], [0, 1]])
+        input_gate, forget, output_gate = tf.split(gates, 3, axis=2)
+        # Local derivatives: of the memory with respect to the activations (of the state, for the output gate), and of the state
+        # with respect to the memory.
+        d_gates = tf.concat([candidates, memories, bounded], axis=2) * gates * (1 - gates)
+        d_activations_factor = tf.concat([d_gates, input_gate * (1 - tf.square(candidates))], axis=2)
+        d_memory_factor = output_gate * (1 - tf.square(bounded))
+        d_memory = tf.zeros_like(d_state)
+        d_activations = []
+        words = zip(*map(tf.unstack, (d_activations_factor, d_memory_factor, forget)), strict=True)
+        for word_d_activations, word_d_memory, kept in reversed(list(words)):
+            d_memory += d_state * word_d_memory
+            d_activations.append(tf.concat([d_memory, d_memory, d_state, d_memory], axis=1) * word_d_activations)
+            d_state = tf.matmul(d_activations[-1], recurrent, transpose_b=True)
+            d_memory *= kept
+        d_inputs = tf.stack(d_activations[::-1])
+        return d_inputs, tf.tensordot(states, d_inputs, [[0, 1], [0, 1]])
 
     return state, differentiate
 
@@ -142,5 +143,5 @@ def by_width(function: Callable[..., Any]) -> Callable[[Batch], Any]:
 
 def _reorder(weight: tf.Tensor) -> tf.Tensor:
     """Keras' order of gates (in, forget, cell, out) to ours, where the three sigmoids stand together."""
-    let_in, forget, cell, let_out = tf.split(weight, 4, axis=-1)
-    return tf.concat([let_in, forget, let_out, cell], axis=-1)
+    input_gate, forget, cell, output_gate = tf.split(weight, 4, axis=-1)
+    return tf.concat([input_gate, forget, output_gate, cell], axis=-1)

@@ -101,7 +101,7 @@ def synthesize(out: Path, posts: int = POSTS, seed: int = 0) -> float:
         raise UsageError(f"--out {out}: cannot be written: {error.strerror}") from error
 
     written = dataset.read([out])
-    split = features.make(written)
+    split = features.build(written)
     _, begin, end = split.ends
     auc = float(roc_auc_score(split.evaluation.labels, expected[written.records[begin:end]]))
     _log.info(

@@ -30,7 +30,7 @@ def posts(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def made(posts):
-    return features.make(posts)
+    return features.build(posts)
 
 
 @pytest.fixture(scope="module")
@@ -309,7 +309,7 @@ def test_the_table_shows_each_figure(evaluation):
 def test_the_baselines_reach_on_real_headlines_what_was_measured():
     """Trained on the first half and scored on the tenth after it: the latest rows are for the final figures alone."""
     posts = dataset.read([REAL_DATA])
-    made = features.make(posts, shares=(0.5, 0.6, 0.6))
+    made = features.build(posts, shares=(0.5, 0.6, 0.6))
     found = evaluate(
         {"training": made.training, "validation": made.validation}, lambda examples: expit(examples.aux[:, [4, 4]]), posts
     )

@@ -56,7 +56,7 @@ def test_real_headlines_are_the_same_numbers_as_in_the_service():
     if not REAL.exists():
         pytest.skip(f"no real data: neither HEADLINES_REAL_DATA nor {REAL.name} beside the repository")
     posts = dataset.read([REAL])
-    made = features.make(posts)
+    made = features.build(posts)
 
     check_equal_to_service(posts, made)
     assert len(made.vocabulary) == 10_000
@@ -67,7 +67,7 @@ def test_odd_headlines_are_the_same_numbers_as_in_the_service(tmp_path):
     odd = ["!!!", "word " * 150, "Don’t 東京 café", "never seen again", "🔥"]
     rows = [(f"{odd[i % 5]} {i if i % 5 not in (0, 4) else '?' * i}", i, ["cnn", "", "bbc"][i % 3], i % 7) for i in range(900)]
     posts = build(tmp_path, rows)
-    made = features.make(posts)
+    made = features.build(posts)
 
     check_equal_to_service(posts, made)
     assert max(np.diff(made.training.offsets)) == 100
@@ -83,7 +83,7 @@ def test_all_words_are_there_before_the_cut_and_beyond_the_vocabulary(made_up):
 
 def test_parts_are_cut_by_time_and_no_moment_is_in_two(tmp_path):
     moments = np.sort(np.random.default_rng(0).integers(60, size=1_000))
-    made = features.make(build(tmp_path, [(f"Headline {i}", moment, "", i % 5) for i, moment in enumerate(moments)]))
+    made = features.build(build(tmp_path, [(f"Headline {i}", moment, "", i % 5) for i, moment in enumerate(moments)]))
     training, validation, evaluation = parts(made)
 
     assert training.posted_at.max() < validation.posted_at.min()
@@ -94,7 +94,7 @@ def test_parts_are_cut_by_time_and_no_moment_is_in_two(tmp_path):
 
 @pytest.mark.parametrize("shares", [(0.5, 0.6, 0.6), (0.7, 0.8, 0.8)])
 def test_a_fold_trains_on_the_first_rows_and_scores_the_next_tenth(made_up, shares):
-    made = features.make(made_up, shares=shares)
+    made = features.build(made_up, shares=shares)
 
     assert made.ends[:2] == pytest.approx([len(made_up) * share for share in shares[:2]], abs=2)
     assert len(made.evaluation) == 0
@@ -102,7 +102,7 @@ def test_a_fold_trains_on_the_first_rows_and_scores_the_next_tenth(made_up, shar
 
 
 def test_popular_is_above_the_median_of_the_training_part_alone(made_up):
-    made = features.make(made_up)
+    made = features.build(made_up)
     end = made.ends[0]
 
     assert made.threshold == np.median(made_up.engagement[:end])
@@ -112,7 +112,7 @@ def test_popular_is_above_the_median_of_the_training_part_alone(made_up):
 
 
 def test_the_vocabulary_is_the_training_parts_words_seen_twice_the_commonest_first(made_up):
-    made = features.make(made_up)
+    made = features.build(made_up)
     counts = Counter(word for text in made_up.texts(range(made.ends[0])) for word in words(text))
     expected = sorted((word for word, count in counts.items() if count >= 2), key=lambda word: (-counts[word], word))
 
@@ -120,7 +120,7 @@ def test_the_vocabulary_is_the_training_parts_words_seen_twice_the_commonest_fir
 
 
 def test_outlet_levels_are_smoothed_and_standardised_over_the_training_rows(made_up):
-    made = features.make(made_up)
+    made = features.build(made_up)
     end = made.ends[0]
     logs, outlet = np.log1p(made_up.engagement[:end]), made_up.outlet[:end]
     levels = np.array([(logs[outlet == i].sum() + 10 * logs.mean()) / ((outlet == i).sum() + 10) for i in range(8)])
@@ -130,12 +130,12 @@ def test_outlet_levels_are_smoothed_and_standardised_over_the_training_rows(made
 
 
 def test_training_levels_come_from_other_rows_and_a_tenth_is_hidden(made_up):
-    made = features.make(made_up)
+    made = features.build(made_up)
     end = made.ends[0]
     level, outlet = made.training.aux[:, 4], made_up.outlet[:end]
 
     assert (level == 0).sum() == round(end / 10)
-    assert all(len(set(level[(outlet == i) & (level != 0)].tolist())) == features.LEVEL_FOLDS for i in range(8))
+    assert all(len(set(level[(outlet == i) & (level != 0)].tolist())) == features.ENCODING_FOLDS for i in range(8))
     # Each fold's level misses the rows of the fold, so the rows' engagement and their level lean away from each other.
     of_outlet = np.array([made.outlet_levels[name] for name in made_up.outlets])[outlet]
     shown = level != 0
@@ -143,7 +143,7 @@ def test_training_levels_come_from_other_rows_and_a_tenth_is_hidden(made_up):
 
 
 def test_a_seed_makes_the_levels_repeatable(made_up):
-    one, same, other = (features.make(made_up, seed=seed).training.aux for seed in (1, 1, 2))
+    one, same, other = (features.build(made_up, seed=seed).training.aux for seed in (1, 1, 2))
 
     assert np.array_equal(one, same)
     assert not np.array_equal(one, other)
@@ -151,7 +151,7 @@ def test_a_seed_makes_the_levels_repeatable(made_up):
 
 @pytest.mark.parametrize("outlet", ["", "cnn"])
 def test_where_all_outlets_have_one_level_it_is_zero(tmp_path, outlet):
-    made = features.make(build(tmp_path, [(f"Headline {i}", i, outlet, (i * 37) % 100) for i in range(600)]))
+    made = features.build(build(tmp_path, [(f"Headline {i}", i, outlet, (i * 37) % 100) for i in range(600)]))
 
     assert all((part.aux[:, 4] == 0).all() for part in parts(made))
     assert set(made.outlet_levels.values()) <= {0.0}
@@ -159,7 +159,7 @@ def test_where_all_outlets_have_one_level_it_is_zero(tmp_path, outlet):
 
 def test_an_outlet_that_training_has_not_seen_has_level_zero(tmp_path):
     rows = [(f"Headline {i}", i, "late" if i >= 580 else f"outlet{i % 3}", (i * 37) % 100 + i % 3 * 50) for i in range(600)]
-    made = features.make(build(tmp_path, rows))
+    made = features.build(build(tmp_path, rows))
 
     assert "late" in made.outlets
     assert "late" not in made.outlet_levels
@@ -185,11 +185,11 @@ def test_an_outlet_that_training_has_not_seen_has_level_zero(tmp_path):
 )
 def test_what_cannot_be_trained_on_is_refused_with_the_counts(tmp_path, rows, sentence):
     with pytest.raises(DataError, match=sentence):
-        features.make(build(tmp_path, rows))
+        features.build(build(tmp_path, rows))
 
 
 def test_rows_are_encoded_for_a_model_that_exists(made_up):
-    made = features.make(made_up)
+    made = features.build(made_up)
     later = features.encode(made_up, slice(made.ends[1], None), made.vocabulary, made.outlet_levels, made.threshold)
 
     assert np.array_equal(later.ids, made.evaluation.ids)

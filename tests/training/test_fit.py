@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from service.errors import UsageError
 from service.model.preprocessing import SEQUENCE_LENGTH
-from training.batches import WIDTHS, batches, deal, lay_out
+from training.batches import WIDTHS, batches, bucket_by_length, collate
 from training.checkpoint import open_checkpoint
 from training.features import Examples, Features
 from training.fit import Fit, Trainer, digest, fit, time_left
@@ -71,7 +71,7 @@ def test_the_loop_computes_what_the_keras_model_computes(merge):
 def test_its_gradients_are_those_of_keras():
     examples = make_examples(32, seed=2)
     model = build(seed=4)
-    batch = lay_out(examples, np.arange(32))
+    batch = collate(examples, np.arange(32))
     with tf.GradientTape() as tape:
         outputs = model([padded(examples), examples.aux], training=True)
         losses = [keras.losses.binary_crossentropy(examples.labels[:, None], outputs[name]) for name in OUTPUTS]
@@ -87,7 +87,7 @@ def test_its_gradients_are_those_of_keras():
 
 def test_every_row_is_in_one_batch_with_others_of_its_length_in_an_order_of_the_seed():
     lengths = np.random.default_rng(0).integers(1, 15, 1000)
-    dealt, same, other = (deal(lengths, 32, np.random.default_rng(seed)) for seed in (1, 1, 2))
+    dealt, same, other = (bucket_by_length(lengths, 32, np.random.default_rng(seed)) for seed in (1, 1, 2))
     assert sorted(np.concatenate(dealt)) == list(range(1000))
     assert [len(rows) for rows in dealt] == [32] * 31 + [8]
     assert all(map(np.array_equal, dealt, same))
@@ -142,7 +142,7 @@ def test_the_seed_decides_the_weights(features):
 
 def test_weights_that_are_no_numbers_end_the_fit(features):
     aux = np.full_like(features.training.aux, np.nan)
-    with pytest.raises(UsageError, match="epoch 1 left weights that are no numbers: learning_rate"):
+    with pytest.raises(UsageError, match="epoch 1 left weights that are not finite: learning_rate"):
         fit(replace(features, training=replace(features.training, aux=aux)), SETTINGS)
 
 
@@ -173,7 +173,7 @@ def test_a_fit_killed_after_any_epoch_ends_as_if_nothing_had_been(undisturbed, t
     with job(tmp_path) as process:
         told, said = process.communicate()
     assert process.returncode == 0, said
-    assert re.search(r"going on after epoch [3-9]", said)
+    assert re.search(r"after epoch [3-9]", said)
     assert told.strip() == fingerprint(undisturbed)
     assert list(tmp_path.iterdir()) == []  # a finished job leaves nothing
 
@@ -187,7 +187,7 @@ def test_a_finished_fit_whose_export_failed_is_not_fitted_again(features, tmp_pa
     with caplog.at_level("INFO"), open_checkpoint(tmp_path, name) as checkpoint:
         second = fit(features, settings, checkpoint)
     assert [record.message for record in caplog.records if record.name == "training.fit"] == [
-        "going on after epoch 1 of the interrupted fit"
+        "resuming the interrupted fit after epoch 1"
     ]
     assert fingerprint(first) == fingerprint(second)
     assert first.intercepts == second.intercepts

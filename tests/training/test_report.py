@@ -56,7 +56,7 @@ def posts(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def made(posts):
-    return features.make(posts)
+    return features.build(posts)
 
 
 @pytest.fixture(scope="module")

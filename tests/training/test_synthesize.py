@@ -37,7 +37,7 @@ def test_it_has_twenty_thousand_posts_of_eight_outlets_and_says_that_they_are_ma
 def test_words_follow_zipfs_law_and_some_come_late(whole):
     posts = dataset.read([whole[0]])
     counts = np.sort(np.bincount(posts.ids))[::-1]
-    made = features.make(posts)
+    made = features.build(posts)
     seen = np.bincount(posts.ids[: posts.offsets[made.ends[0]]], minlength=len(posts.words))
     latest = np.bincount(posts.ids[posts.offsets[made.ends[0]] :], minlength=len(posts.words))
     slope = np.polyfit(np.log(np.arange(10, 1_000)), np.log(counts[10:1_000]), 1)[0]
@@ -49,7 +49,7 @@ def test_words_follow_zipfs_law_and_some_come_late(whole):
 
 def test_a_linear_model_comes_near_the_auc_of_the_true_probabilities(whole):
     path, true_auc = whole
-    made = features.make(dataset.read([path]))
+    made = features.build(dataset.read([path]))
 
     def inputs(part):
         rows = np.repeat(np.arange(len(part)), np.diff(part.offsets))

@@ -4,8 +4,8 @@
     >>> len(posts), posts.counts, posts.dropped
     (82618, ('retweets', 'likes'), {'after_collection': 0, 'too_young': 1384, 'duplicate': 512})
 
-Files are read twice, a row at a time: first times, outlets and counts of all rows, then the words of those that stay. So
-memory holds numbers and the distinct words, never the headlines.
+Each file is read once, a row at a time, and hashed as it is read. Memory holds numbers, the distinct words, and the headlines
+as one buffer of UTF-8.
 
 A file is CSV (.csv, comma separated, with a header), JSON Lines (.jsonl or .ndjson), both also gzipped (.gz), or Parquet
 (.parquet). Its columns are `headline`, `posted_at`, `retweets` or `likes` or both, and optionally `outlet`. A file that
@@ -22,10 +22,9 @@ import logging
 import re
 import time
 from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +32,7 @@ import numpy.typing as npt
 
 from service.errors import DataError
 from service.model.preprocessing import is_blank, outlet_key, words
-from training.files import COUNTS, Cells, Moment, check_columns, checksum, read_rows
+from training.files import COUNTS, Cells, Moment, check_columns, read_rows
 from training.settings import MAX_BAD_SHARE, MIN_AGE
 
 _WHOLE_NUMBER = re.compile(r"([0-9]{1,15})(?:\.0*)?")
@@ -67,24 +66,19 @@ class Dataset:
     bad: int  # rows that could not be used
     bad_rows: tuple[str, ...]  # the first of them, as "file:line: what is wrong"
     dropped: Mapping[str, int]  # good rows left out, by reason: after_collection, too_young, duplicate
-    files: Sequence[Path]
-    records: npt.NDArray[np.int64] = field(
-        repr=False
-    )  # [rows], where the row stands when the files' rows are counted on from 0
-    digests: Sequence[str] = field(repr=False)  # of the files
+    records: npt.NDArray[np.int64] = field(repr=False)  # [rows], index of the row when all rows of all files are counted from 0
+    text: bytes | bytearray = field(repr=False)  # UTF-8; row i's headline is text[text_starts[i]:text_ends[i]]
+    text_starts: npt.NDArray[np.int64] = field(repr=False)  # [rows]
+    text_ends: npt.NDArray[np.int64] = field(repr=False)  # [rows]
 
     def __len__(self) -> int:
         return len(self.posted_at)
 
     def texts(self, rows: npt.ArrayLike) -> list[str]:
-        """The headlines of the chosen rows, read again from the files.
-
-        Raises DataError where a file is no longer the one that was read.
-        """
-        records = self.records[np.asarray(rows, np.int64)]
-        wanted, inverse = np.unique(records, return_inverse=True)
-        found = list(_headlines(self.files, self.digests, wanted))
-        return [found[i] for i in inverse]
+        """The headlines of the chosen rows."""
+        chosen = np.asarray(rows, np.int64)
+        spans = zip(self.text_starts[chosen].tolist(), self.text_ends[chosen].tolist(), strict=True)
+        return [self.text[start:end].decode() for start, end in spans]
 
 
 def read(
@@ -108,37 +102,23 @@ def read(
     rest, and where more than `max_bad_share` of all rows are bad.
     """
     counts = check_columns(files)
-    digests = [checksum(path) for path in files]
-    first = _FirstPass(assume_utc)
-    for path in files:
-        first.read(path)
-    first.check(max_bad_share)
+    columns = _Columns(assume_utc)
+    digests = [columns.read(path) for path in files]
+    columns.check(max_bad_share)
 
-    posted_at = np.frombuffer(first.posted_at, np.float64)
-    engagement = np.frombuffer(first.engagement, np.float64)
-    records = np.frombuffer(first.records, np.int64)
-    by_name = sorted(first.outlets, key=first.outlets.__getitem__)
-    outlets = sorted(by_name)
-    ranks = {name: i for i, name in enumerate(outlets)}
-    rank = np.array([*(ranks[name] for name in by_name), -1], np.int32)  # its last entry is for index -1: no outlet
-    outlet = rank[np.frombuffer(first.outlet, np.int32)]
+    posted_at, engagement = np.frombuffer(columns.posted_at, np.float64), np.frombuffer(columns.engagement, np.float64)
+    outlets, outlet = columns.sort_outlets()
     if collected_at is None:
         collected_at = float(posted_at[posted_at <= clock()].max(initial=-np.inf))
     late = posted_at > collected_at
     young = ~late & (posted_at > collected_at - min_age)
-    rows = np.flatnonzero(~late & ~young)
-
-    prefix = np.frombuffer(first.prefixes, np.uint64)
-    rows = rows[np.lexsort((-engagement[rows], prefix[rows], outlet[rows], posted_at[rows]))]
-    same = np.ones(max(len(rows) - 1, 0), bool)
-    for column in (posted_at, outlet, prefix):
-        same &= column[rows[1:]] == column[rows[:-1]]
-    _sort_ties(rows, same, engagement, files, digests, records)
-    _, earliest = np.unique(np.frombuffer(first.hashes, np.int64)[rows], return_index=True)
+    rows = columns.sort(np.flatnonzero(~late & ~young), posted_at, outlet, engagement)
+    _, earliest = np.unique(np.frombuffer(columns.hashes, np.int64)[rows], return_index=True)
     dropped = {"after_collection": int(late.sum()), "too_young": int(young.sum()), "duplicate": len(rows) - len(earliest)}
     rows = rows[np.sort(earliest)]
 
-    vocabulary, ids, offsets = _read_words(files, digests, records[rows])
+    vocabulary, ids, offsets = columns.words_of(rows)
+    ends = np.frombuffer(columns.text_ends, np.int64)
     dataset = Dataset(
         posted_at=posted_at[rows],
         outlet=outlet[rows],
@@ -148,16 +128,17 @@ def read(
         words=vocabulary,
         outlets=outlets,
         counts=counts,
-        synthetic=first.synthetic,
+        synthetic=columns.synthetic,
         checksum=hashlib.sha256("\n".join(sorted(digests)).encode()).hexdigest(),
         collected_at=collected_at,
-        read=first.rows,
-        bad=first.bad,
-        bad_rows=tuple(first.bad_rows),
+        read=columns.rows,
+        bad=columns.bad,
+        bad_rows=tuple(columns.bad_rows),
         dropped=dropped,
-        files=tuple(files),
-        records=records[rows],
-        digests=tuple(digests),
+        records=np.frombuffer(columns.records, np.int64)[rows],
+        text=columns.text,
+        text_starts=ends[rows],
+        text_ends=ends[rows + 1],
     )
     _report(dataset)
     return dataset
@@ -183,8 +164,8 @@ def _report(dataset: Dataset) -> None:
     )
 
 
-class _FirstPass:
-    """Numbers of all good rows, in the order of reading."""
+class _Columns:
+    """All good rows in the order in which they were read, column by column."""
 
     def __init__(self, assume_utc: bool) -> None:
         self._assume_utc = assume_utc
@@ -196,13 +177,20 @@ class _FirstPass:
         self.hashes = array("q")  # of the outlet and the words
         self.prefixes = array("Q")  # the headline's first 8 bytes, which order nearly all posts of one outlet and moment
         self.records = array("q")
+        self.text = bytearray()  # the headlines, one after another
+        self.text_ends = array("q", [0])
+        self.words: dict[str, int] = {}  # numbered as they were first seen
+        self.word_ids = array("i")  # of all rows' words
+        self.word_ends = array("q", [0])
         self.rows = 0
         self.bad = 0
         self.bad_rows: list[str] = []
         self.synthetic = False
 
-    def read(self, path: Path) -> None:
-        for line, cells in read_rows(path):
+    def read(self, path: Path) -> str:
+        """Read a file, and return its SHA-256 in hex."""
+        digest = hashlib.sha256()
+        for line, cells in read_rows(path, digest):
             try:
                 if isinstance(cells, str):
                     raise _BadRowError(cells)
@@ -212,6 +200,7 @@ class _FirstPass:
                 if len(self.bad_rows) < _NAMED:
                     self.bad_rows.append(f"{path}:{line}: {error}")
             self.rows += 1
+        return digest.hexdigest()
 
     def check(self, max_bad_share: float) -> None:
         """Raise DataError where too many rows are bad, or where there is none at all."""
@@ -224,6 +213,52 @@ class _FirstPass:
         if not self.rows:
             raise DataError("the files hold no rows")
 
+    def sort_outlets(self) -> tuple[list[str], npt.NDArray[np.int32]]:
+        """The outlets' names, sorted, and each row's index into them; -1: none."""
+        by_index = sorted(self.outlets, key=self.outlets.__getitem__)
+        names = sorted(by_index)
+        ranks = {name: i for i, name in enumerate(names)}
+        rank = np.array([*(ranks[name] for name in by_index), -1], np.int32)  # its last entry is for index -1: no outlet
+        return names, rank[np.frombuffer(self.outlet, np.int32)]
+
+    def sort(
+        self,
+        rows: npt.NDArray[np.int64],
+        posted_at: npt.NDArray[np.float64],
+        outlet: npt.NDArray[np.int32],
+        engagement: npt.NDArray[np.float64],
+    ) -> npt.NDArray[np.int64]:
+        """Sort rows by time, outlet and headline; of equal ones the largest engagement comes first."""
+        prefix = np.frombuffer(self.prefixes, np.uint64)
+        rows = rows[np.lexsort((-engagement[rows], prefix[rows], outlet[rows], posted_at[rows]))]
+        same = np.ones(max(len(rows) - 1, 0), bool)  # rows i and i + 1 are tied as far as the headline's prefix
+        for column in (posted_at, outlet, prefix):
+            same &= column[rows[1:]] == column[rows[:-1]]
+        tied = np.zeros(len(rows), bool)
+        tied[1:] |= same
+        tied[:-1] |= same
+        places = np.flatnonzero(tied)
+        if len(places):
+            members = rows[places]
+            group = np.cumsum(np.concatenate(([True], ~same))[places])
+            texts = [bytes(self.text[self.text_ends[row] : self.text_ends[row + 1]]) for row in members.tolist()]
+            order = sorted(range(len(members)), key=lambda i: (group[i], texts[i], -engagement[members[i]]))
+            rows[places] = members[order]
+        return rows
+
+    def words_of(self, rows: npt.NDArray[np.int64]) -> tuple[list[str], npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+        """The distinct words of these rows, sorted, and the rows' words as indices into them with each row's offsets."""
+        ends = np.frombuffer(self.word_ends, np.int64)
+        lengths = np.diff(ends)[rows]
+        offsets = np.concatenate(([0], np.cumsum(lengths)))
+        gather = np.arange(offsets[-1]) + np.repeat(ends[rows] - offsets[:-1], lengths)
+        seen = np.frombuffer(self.word_ids, np.int32)[gather] if len(gather) else np.empty(0, np.int32)
+        used = np.bincount(seen, minlength=len(self.words)) > 0
+        vocabulary = sorted(word for word, index in self.words.items() if used[index])
+        rank = np.zeros(len(self.words), np.int32)
+        rank[[self.words[word] for word in vocabulary]] = np.arange(len(vocabulary), dtype=np.int32)
+        return vocabulary, rank[seen], offsets
+
     def _add(self, cells: Cells) -> None:
         text, posted_at, outlet, retweets, likes, synthetic = cells
         headline = _text("headline", text)
@@ -233,15 +268,20 @@ class _FirstPass:
         name = outlet_key(_text("outlet", outlet))
         engagement = _number("retweets", retweets) + _number("likes", likes)
         try:
-            prefix = headline.encode()[:8]
+            data = headline.encode()
             name.encode()
         except UnicodeEncodeError:
             raise _BadRowError("headline or outlet is not UTF-8") from None
         self.posted_at.append(seconds)
         self.engagement.append(engagement)
         self.outlet.append(self.outlets.setdefault(name, len(self.outlets)) if name else -1)
-        self.hashes.append(hash(" ".join(words(headline)) + "\n" + name))
-        self.prefixes.append(int.from_bytes(prefix.ljust(8, b"\0"), "big"))
+        found = words(headline)
+        self.hashes.append(hash(" ".join(found) + "\n" + name))
+        self.word_ids.extend([self.words.setdefault(word, len(self.words)) for word in found])
+        self.word_ends.append(len(self.word_ids))
+        self.prefixes.append(int.from_bytes(data[:8].ljust(8, b"\0"), "big"))
+        self.text += data
+        self.text_ends.append(len(self.text))
         self.records.append(self.rows)
         if synthetic is not None and str(synthetic).strip().lower() in ("true", "1"):
             self.synthetic = True
@@ -281,69 +321,4 @@ def _number(name: str, cell: object) -> int:
             return int(match[1])
     elif isinstance(cell, int | float) and not isinstance(cell, bool) and 0 <= cell < _MOST and cell == int(cell):
         return int(cell)
-    raise _BadRowError(f"{name} is not a whole number from 0 on")
-
-
-def _sort_ties(
-    rows: npt.NDArray[np.int64],
-    same: npt.NDArray[np.bool_],
-    engagement: npt.NDArray[np.float64],
-    files: Sequence[Path],
-    digests: Sequence[str],
-    records: npt.NDArray[np.int64],
-) -> None:
-    """Order `rows` by the whole headline where all else is equal: `same[i]` says that rows i and i + 1 are tied so far."""
-    tied = np.zeros(len(rows), bool)
-    tied[1:] |= same
-    tied[:-1] |= same
-    places = np.flatnonzero(tied)
-    if not len(places):
-        return
-    members = rows[places]
-    by_record = np.argsort(members)  # rows were numbered as they were read, so this is the order of records too
-    texts = [""] * len(members)
-    for i, text in zip(by_record, _headlines(files, digests, records[members[by_record]]), strict=True):
-        texts[i] = text
-    group = np.cumsum(np.concatenate(([True], ~same))[places])
-    order = sorted(range(len(members)), key=lambda i: (group[i], texts[i], -engagement[members[i]]))
-    rows[places] = members[order]
-
-
-def _read_words(
-    files: Sequence[Path], digests: Sequence[str], records: npt.NDArray[np.int64]
-) -> tuple[list[str], npt.NDArray[np.int32], npt.NDArray[np.int64]]:
-    """All distinct words, sorted, and the rows' words as indices into them with each row's offsets."""
-    by_record = np.argsort(records)
-    seen: dict[str, int] = {}
-    found = array("i")
-    ends = np.zeros(len(records) + 1, np.int64)
-    for i, text in enumerate(_headlines(files, digests, records[by_record])):
-        found.extend([seen.setdefault(word, len(seen)) for word in words(text)])
-        ends[i + 1] = len(found)
-    vocabulary = sorted(seen)
-    rank = np.empty(len(seen), np.int32)
-    rank[[seen[word] for word in vocabulary]] = np.arange(len(seen), dtype=np.int32)
-
-    place = np.empty_like(by_record)
-    place[by_record] = np.arange(len(records))  # where, as read, row i's words stand
-    lengths = np.diff(ends)[place]
-    offsets = np.concatenate(([0], np.cumsum(lengths)))
-    gather = np.arange(offsets[-1]) + np.repeat(ends[place] - offsets[:-1], lengths)
-    ids = rank[np.frombuffer(found, np.int32)[gather]] if found else np.empty(0, np.int32)
-    return vocabulary, ids, offsets
-
-
-def _headlines(files: Sequence[Path], digests: Sequence[str], records: npt.NDArray[np.int64]) -> Iterator[str]:
-    """The headlines of the chosen records, which must be in order.
-
-    Raises DataError where a file is no longer the one that was read first.
-    """
-    every = enumerate(chain.from_iterable(map(read_rows, files)))
-    for wanted in records.tolist():
-        for number, (_, cells) in every:
-            if number == wanted:
-                yield cells[0]
-                break
-    for path, digest in zip(files, digests, strict=True):
-        if checksum(path) != digest:
-            raise DataError(f"{path}: was changed while the job ran; start again")
+    raise _BadRowError(f"{name} must be a whole number, 0 or greater")

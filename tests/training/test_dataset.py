@@ -2,6 +2,7 @@
 
 import csv
 import gzip
+import hashlib
 import json
 import logging
 import subprocess
@@ -13,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from service.errors import DataError
-from training import dataset
+from training import dataset, features, files
 
 SECRET = "Zebra Xylophone"  # a headline that must never be told
 HEADER = ["headline", "posted_at", "outlet", "retweets", "likes"]
@@ -117,14 +118,14 @@ def test_broken_utf8_in_parquet_costs_one_row(tmp_path):
         (post(posted_at="2016-02-30T00:00:00Z"), "posted_at is not a time"),
         (post(posted_at="2016-02-24T05:00:00"), "posted_at has no zone"),
         (post(posted_at="0001-01-01T00:00:00+05:00"), "posted_at is outside"),
-        (post(retweets=""), "retweets is not a whole number"),
-        (post(likes="-1"), "likes is not a whole number"),
-        (post(likes="1.5"), "likes is not a whole number"),
-        (post(likes="nan"), "likes is not a whole number"),
-        (post(likes="inf"), "likes is not a whole number"),
-        (post(likes="1_000"), "likes is not a whole number"),
-        (post(likes="9" * 400), "likes is not a whole number"),
-        (post(likes="٣"), "likes is not a whole number"),
+        (post(retweets=""), "retweets must be a whole number"),
+        (post(likes="-1"), "likes must be a whole number"),
+        (post(likes="1.5"), "likes must be a whole number"),
+        (post(likes="nan"), "likes must be a whole number"),
+        (post(likes="inf"), "likes must be a whole number"),
+        (post(likes="1_000"), "likes must be a whole number"),
+        (post(likes="9" * 400), "likes must be a whole number"),
+        (post(likes="٣"), "likes must be a whole number"),
         ([SECRET], "has 1 cells, but the header has 5"),
         ([*post(), SECRET], "has 6 cells, but the header has 5"),
     ],
@@ -203,10 +204,10 @@ def test_bytes_that_are_no_utf8_cost_one_row(tmp_path):
         ('{"headline": 5, "posted_at": "2016-02-24T05:00:00Z", "likes": 1}', "headline is not text"),
         ('{"headline": "a \\ud800", "posted_at": "2016-02-24T05:00:00Z", "likes": 1}', "headline or outlet is not UTF-8"),
         ('{"headline": "a", "posted_at": 1456272000, "likes": 1}', "posted_at is not a time"),
-        ('{"headline": "a", "posted_at": "2016-02-24T05:00:00Z", "likes": true}', "likes is not a whole number"),
-        ('{"headline": "a", "posted_at": "2016-02-24T05:00:00Z", "likes": NaN}', "likes is not a whole number"),
-        ('{"headline": "a", "posted_at": "2016-02-24T05:00:00Z", "likes": null}', "likes is not a whole number"),
-        ('{"headline": "a", "posted_at": "2016-02-24T05:00:00Z"}', "likes is not a whole number"),
+        ('{"headline": "a", "posted_at": "2016-02-24T05:00:00Z", "likes": true}', "likes must be a whole number"),
+        ('{"headline": "a", "posted_at": "2016-02-24T05:00:00Z", "likes": NaN}', "likes must be a whole number"),
+        ('{"headline": "a", "posted_at": "2016-02-24T05:00:00Z", "likes": null}', "likes must be a whole number"),
+        ('{"headline": "a", "posted_at": "2016-02-24T05:00:00Z"}', "likes must be a whole number"),
         ('{"headline": "a", "posted_at": "2016-02-24T05:00:00Z", "likes": 1, "retweets": 1}', "has a count that"),
         ('{"headline": "a", "posted_at": "2016-02-24T05:00:00Z", "likes": 1, "outlet": 7}', "outlet is not text"),
     ],
@@ -340,12 +341,23 @@ def test_texts_are_read_again_in_the_order_asked_for(tmp_path):
     assert posts.texts([]) == []
 
 
-def test_a_file_that_changed_meanwhile_is_told(tmp_path):
-    path = write(tmp_path / "posts.csv", [post()])
+@pytest.mark.parametrize("name", ["posts.csv", "posts.csv.gz", "posts.jsonl", "posts.parquet"])
+def test_a_file_is_read_once_and_hashed_as_it_is_read(tmp_path, monkeypatch, name):
+    path = write(tmp_path / name, [post(f"Headline {i}") for i in range(50)])
+    expected = hashlib.sha256(hashlib.sha256(path.read_bytes()).hexdigest().encode()).hexdigest()
+    passes = []
+
+    def count(path, digest):
+        passes.append(path)
+        return files.read_rows(path, digest)
+
+    monkeypatch.setattr(dataset, "read_rows", count)
     posts = dataset.read([path], min_age=0)
-    write(path, [post("Something else")])
-    with pytest.raises(DataError, match="was changed while the job ran"):
-        posts.texts([0])
+    path.unlink()  # nothing is read again
+    assert features.choose_words(posts, slice(0, len(posts)))
+    assert sorted(posts.texts(range(50))) == sorted(f"Headline {i}" for i in range(50))
+    assert passes == [path]
+    assert posts.checksum == expected
 
 
 @pytest.mark.parametrize(

@@ -138,22 +138,8 @@ class Server:
             on_load=self.metrics.loaded,
             on_live=self._on_live,
         )
-        self._predictor = Predictor(
-            self._repository, self._batcher, Limits(settings.max_headlines, settings.max_text_bytes), self._on_predictions
-        )
         self._gate = DrainGate()
-        self._popularity = popularity.Popularity(
-            self._predictor,
-            self._repository,
-            model_name=settings.model_name,
-            limits=popularity_pb2.Limits(
-                max_headlines=settings.max_headlines,
-                max_text_bytes=settings.max_text_bytes,
-                max_message_bytes=settings.max_message_bytes,
-            ),
-            stream_age=settings.max_connection_age,
-            gate=self._gate,
-        )
+        self._popularity = self._build_popularity()
         self._capacity = connections.grpc_capacity(settings.max_connections, operators.MAX_CONNECTIONS)
         self._health = health.Health([popularity.SERVICE.full_name])
         self.metrics.ready.set_function(lambda: self._health.serving)
@@ -166,6 +152,22 @@ class Server:
         self._version: Version | None = None
         if engine.gpu_memory() is not None:
             self.metrics.watch_gpu_memory(lambda: engine.gpu_memory() or 0)
+
+    def _build_popularity(self) -> popularity.Popularity:
+        settings = self._settings
+        limits = Limits(settings.max_headlines, settings.max_text_bytes)
+        return popularity.Popularity(
+            Predictor(self._repository, self._batcher, limits, self._on_predictions),
+            self._repository,
+            model_name=settings.model_name,
+            limits=popularity_pb2.Limits(
+                max_headlines=settings.max_headlines,
+                max_text_bytes=settings.max_text_bytes,
+                max_message_bytes=settings.max_message_bytes,
+            ),
+            stream_age=settings.max_connection_age,
+            gate=self._gate,
+        )
 
     def _build_grpc(self) -> grpc.aio.Server:
         settings = self._settings

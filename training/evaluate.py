@@ -136,63 +136,30 @@ def evaluate(
     """Evaluate a model on the last of `parts`, which follow one another in `dataset` from `first_row` on.
 
     `predict` gives the final scores; `intercepts` are what was added to the logits of main_output and aux_output in the end.
-    Where "training" is among the parts, the baselines are fitted on it, and where "validation" is and another part is
-    scored, they too get an intercept there.
+    If "training" is among the parts, the baselines are fitted on it. If "validation" is, and another part is scored, they get
+    an intercept there too.
 
     Intervals: percentile bootstrap over half-days, the same resamples for all models (Efron and Tibshirani, An Introduction
     to the Bootstrap, 1993, chapters 8 and 13). Calibration error: the mean distance of score and positive share over bins of
     equal mass, weighted by rows. Its interval keeps the bins of the sample, and noise can only add to it.
 
-    Raises ValueError where the scored part has no rows.
+    Raises ValueError if the scored part has no rows.
     """
     part, scored = list(parts.items())[-1]
     if not len(scored):
         raise ValueError("the scored part has no rows")
     rng = np.random.default_rng(seed)
     predictions = {name: predict(examples).astype(np.float64) for name, examples in parts.items()}
-    main, aux = predictions[part].T
-    final = {"main": main, "aux": aux}
-    before: dict[str, Floats] = {}
-    if intercepts is not None:
-        for name, scores, added in zip(final, (main, aux), intercepts, strict=True):
-            before[name] = expit(logit(_inside(scores)) - added)
     ends = (first_row + np.cumsum([len(examples) for examples in parts.values()])).tolist()
     rows_of = dict(zip(parts, map(slice, [first_row, *ends[:-1]], ends), strict=True))
-    if part != "training" and "training" in parts and _both_classes(parts["training"].labels):
-        for name, (raw, calibrated) in baselines(parts, rows_of, dataset).items():
-            before[name], final[name] = raw, calibrated
-    aux_without = scored.aux.copy()
-    aux_without[:, OUTLET_LEVEL] = 0
-    final["main_without_outlet"] = predict(dataclasses.replace(scored, aux=aux_without))[:, 0].astype(np.float64)
-
+    final, before = _all_scores(parts, predictions[part], predict, dataset, rows_of, intercepts)
     sample = _Sample(scored, rng)
     metrics = {name: sample.metrics(scores) for name, scores in final.items()}
-    models = {
-        name: Scores(
-            estimates=_estimates(metrics[name]),
-            less_baseline=(
-                _estimates({metric: values - metrics["baseline"][metric] for metric, values in metrics[name].items()})
-                if "baseline" in metrics and name != "baseline"
-                else {}
-            ),
-            roc=_roc(final[name], scored.labels),
-            calibration=_calibration(final[name], scored.labels),
-            before=_calibration(before[name], scored.labels) if name in before else [],
-            calibration_error_before=_calibration_error(before[name], scored.labels) if name in before else None,
-        )
-        for name in MODELS
-        if name in final
-    }
-    figures = {
-        f"{name}_{metric}": estimate.value
-        for name in ("main", "aux", "baseline")
-        if name in models
-        for metric, estimate in models[name].estimates.items()
-    }
+    models = {name: _scores(name, scored, final, before, metrics) for name in MODELS if name in final}
     positive_share = _share(scored.labels)
     hour = (scored.posted_at % 86_400 // 3600).astype(np.int64)
     return Evaluation(
-        figures={**figures, "positive_share": positive_share, "rows": float(len(scored))},
+        figures={**_figures(models), "positive_share": positive_share, "rows": float(len(scored))},
         part=part,
         period=(float(scored.posted_at.min()), float(scored.posted_at.max())),
         rows=len(scored),
@@ -202,17 +169,72 @@ def evaluate(
         models=models,
         importance=_importance(scored, predict, metrics["main"]["auc"], sample, rng),
         parts={name: _bin(examples.labels, predictions[name]) for name, examples in parts.items()},
-        weeks={
-            name: {
-                datetime.fromtimestamp(monday, UTC).date().isoformat(): _bin(examples.labels[rows], predictions[name][rows])
-                for monday, rows in _groups(_mondays(examples.posted_at))
-            }
-            for name, examples in parts.items()
-        },
+        weeks={name: _by_week(examples, predictions[name]) for name, examples in parts.items()},
         hours={int(h): _bin(scored.labels[rows], predictions[part][rows]) for h, rows in _groups(hour)},
         outlets=_by_outlet(scored, predictions[part], dataset.outlets),
-        extremes=_extremes(scored, main, dataset.outlets, rows_of[part].start),
+        extremes=_extremes(scored, final["main"], dataset.outlets, rows_of[part].start),
     )
+
+
+def _all_scores(
+    parts: Mapping[str, Examples],
+    predictions: Floats,
+    predict: Predict,
+    dataset: Dataset,
+    rows_of: Mapping[str, slice],
+    intercepts: tuple[float, float] | None,
+) -> tuple[dict[str, Floats], dict[str, Floats]]:
+    """The scores of the last part by the model and the baselines: final ones, and those before the intercept was added."""
+    part, scored = list(parts.items())[-1]
+    main, aux = predictions.T
+    final = {"main": main, "aux": aux}
+    before: dict[str, Floats] = {}
+    if intercepts is not None:
+        for name, scores, added in zip(final, (main, aux), intercepts, strict=True):
+            before[name] = expit(logit(_inside(scores)) - added)
+    if part != "training" and "training" in parts and _both_classes(parts["training"].labels):
+        for name, (raw, calibrated) in baselines(parts, rows_of, dataset).items():
+            before[name], final[name] = raw, calibrated
+    aux_without = scored.aux.copy()
+    aux_without[:, OUTLET_LEVEL] = 0
+    final["main_without_outlet"] = predict(dataclasses.replace(scored, aux=aux_without))[:, 0].astype(np.float64)
+    return final, before
+
+
+def _scores(
+    name: str,
+    scored: Examples,
+    final: Mapping[str, Floats],
+    before: Mapping[str, Floats],
+    metrics: Mapping[str, Mapping[str, Floats]],
+) -> Scores:
+    less_baseline: dict[str, Estimate] = {}
+    if "baseline" in metrics and name != "baseline":
+        less_baseline = _estimates({metric: values - metrics["baseline"][metric] for metric, values in metrics[name].items()})
+    return Scores(
+        estimates=_estimates(metrics[name]),
+        less_baseline=less_baseline,
+        roc=_roc(final[name], scored.labels),
+        calibration=_calibration(final[name], scored.labels),
+        before=_calibration(before[name], scored.labels) if name in before else [],
+        calibration_error_before=_calibration_error(before[name], scored.labels) if name in before else None,
+    )
+
+
+def _figures(models: Mapping[str, Scores]) -> dict[str, float]:
+    return {
+        f"{name}_{metric}": estimate.value
+        for name in ("main", "aux", "baseline")
+        if name in models
+        for metric, estimate in models[name].estimates.items()
+    }
+
+
+def _by_week(examples: Examples, predictions: Floats) -> dict[str, Bin]:
+    return {
+        datetime.fromtimestamp(monday, UTC).date().isoformat(): _bin(examples.labels[rows], predictions[rows])
+        for monday, rows in _groups(_mondays(examples.posted_at))
+    }
 
 
 def table(evaluation: Evaluation) -> str:

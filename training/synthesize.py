@@ -50,8 +50,8 @@ _log = logging.getLogger(__name__)
 def synthesize(out: Path, posts: int = POSTS, seed: int = 0) -> float:
     """Write a made-up data set as CSV, gzipped where the name ends so, whole or not at all.
 
-    Answers the AUC that the true probabilities reach on the latest tenth, the rows on which a fit is evaluated.
-    Raises UsageError where the file cannot be written or the number of posts is too small.
+    Returns the AUC that the true probabilities reach on the latest tenth, the rows on which a fit is evaluated.
+    Raises UsageError if the file cannot be written or the number of posts is too small.
     """
     if not out.name.endswith((".csv", ".csv.gz")):
         raise UsageError(f"--out {out}: the name must end in .csv or .csv.gz")
@@ -94,11 +94,7 @@ def synthesize(out: Path, posts: int = POSTS, seed: int = 0) -> float:
                 "true",
             ]
         )
-    data = text.getvalue().encode()
-    try:
-        replace_file(out, gzip.compress(data, mtime=0) if out.name.endswith(".gz") else data)
-    except OSError as error:
-        raise UsageError(f"--out {out}: cannot be written: {error.strerror}") from error
+    _write(out, text.getvalue().encode())
 
     written = dataset.read([out])
     split = features.build(written)
@@ -108,6 +104,13 @@ def synthesize(out: Path, posts: int = POSTS, seed: int = 0) -> float:
         "%d made-up posts written to %s; the true probabilities reach an AUC of %.4f on the latest tenth", posts, out, auc
     )
     return auc
+
+
+def _write(out: Path, data: bytes) -> None:
+    try:
+        replace_file(out, gzip.compress(data, mtime=0) if out.name.endswith(".gz") else data)
+    except OSError as error:
+        raise UsageError(f"--out {out}: cannot be written: {error.strerror}") from error
 
 
 def _draw_words(random: np.random.Generator, moment: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:

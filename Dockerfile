@@ -7,7 +7,7 @@ FROM python:3.11-slim AS build
 ARG GPU=0
 RUN python -m venv /opt/venv
 WORKDIR /source
-COPY pyproject.toml requirements.lock README.md ./
+COPY pyproject.toml requirements.lock README.md LICENSE ./
 COPY protos protos
 COPY service service
 COPY training training

@@ -56,7 +56,7 @@ def expect(version: Path, questions: Sequence[Question]) -> list[tuple[float, fl
     """What each headline's answer must be by the version in this directory."""
     loaded = Version.load(artifact.read(version), engines.choose("litert"))
     return [
-        loaded.predict([service_preprocessing.Headline(text, posted_at.timestamp(), outlet)])[0][:2]
+        loaded.predict([service_preprocessing.Headline(text, posted_at.timestamp(), outlet)]).rows()[0][:2]
         for text, posted_at, outlet in questions
     ]
 

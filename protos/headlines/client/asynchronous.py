@@ -15,9 +15,9 @@ import grpc.aio
 from google.protobuf.wrappers_pb2 import StringValue
 
 from headlines.client.bulk import Bulk
-from headlines.client.caller import FINISH_TIMEOUT, INBOX, NO_ROOM, OVERLOAD_TRIES, TOO_LATE, AsyncCall, Caller, closed, predict
+from headlines.client.caller import FINISH_TIMEOUT, INBOX, NO_ROOM, OVERLOAD_TRIES, AsyncCall, Caller, closed, predict
 from headlines.client.connection import Connection
-from headlines.client.errors import Broken, ClientError, DeadlineExceeded, InvalidRequest, unreadable
+from headlines.client.errors import TOO_LATE, Broken, ClientError, DeadlineExceeded, InvalidRequest, unreadable
 from headlines.client.parts import iterable
 from headlines.client.settings import Deadline
 from headlines.client.sources import async_source_of

@@ -16,9 +16,9 @@ import grpc
 from google.protobuf.wrappers_pb2 import StringValue
 
 from headlines.client.bulk import Bulk
-from headlines.client.caller import FINISH_TIMEOUT, INBOX, NO_ROOM, OVERLOAD_TRIES, TOO_LATE, Call, Caller, closed, predict
+from headlines.client.caller import FINISH_TIMEOUT, INBOX, NO_ROOM, OVERLOAD_TRIES, Call, Caller, closed, predict
 from headlines.client.connection import Connection
-from headlines.client.errors import Broken, DeadlineExceeded, InvalidRequest
+from headlines.client.errors import TOO_LATE, Broken, DeadlineExceeded, InvalidRequest
 from headlines.client.parts import iterable
 from headlines.client.settings import Deadline
 from headlines.client.sources import source_of

@@ -29,7 +29,6 @@ from headlines.v1.popularity_pb2 import PredictRequest, PredictResponse
 
 _PARALLEL = 4  # requests of one list that are in flight at a time
 NO_ROOM = "the time was up while earlier calls of this client were in flight"
-TOO_LATE = "the time was up before all was answered"
 OVERLOAD_TRIES = 5  # of a stream, as many as gRPC makes of another call
 INBOX = 16  # responses that wait for the caller, more than a stream has requests without an answer
 FINISH_TIMEOUT = 5.0  # seconds for a server to end a stream that it has answered

@@ -48,6 +48,9 @@ class Overloaded(ClientError):
     """The server's queue is full, and stayed so while the client tried again."""
 
 
+TOO_LATE = "the time was up before all was answered"
+
+
 class DeadlineExceeded(ClientError):
     """The time was up before all answers were there."""
 

@@ -9,7 +9,7 @@ from typing import Protocol
 
 import grpc
 
-from headlines.client.errors import ClientError, Locate, is_outage, is_overload
+from headlines.client.errors import TOO_LATE, ClientError, DeadlineExceeded, Locate, is_outage, is_overload
 from headlines.client.settings import Deadline
 
 _PATIENCE = 60.0  # seconds without progress after which a call without a timeout is given up: starts take up to 30
@@ -62,6 +62,8 @@ class Retries:
         pause *= random.uniform(0.5, 1.5)
         left = self._deadline.left()
         if left is not None:
+            if not left:  # whatever ended the call, the time is up
+                raise DeadlineExceeded(TOO_LATE) from error
             pause = min(pause, left / 2)  # so that the last try is near the deadline
         if is_outage(error):
             again = now + pause < self._failing_since + self._patience()

@@ -37,9 +37,8 @@ from service.errors import DeadlineExceeded, Overloaded
 from service.timer import LoopTimer, Timer
 
 MAX_WAIT = 0.001  # seconds that an idle engine waits for a batch to grow, at most
-RECENT = (
-    4  # batches that set the target; with only the last one, a batch that happened to be small would keep the next ones small
-)
+# Batches that set the target: by the last one alone, one that happened to be small would keep the next ones small.
+RECENT = 4
 SLICE = 64  # items; with more a large request delays the others, with fewer its own overhead shows
 SLICES = 4  # fill a batch by cost
 BULK = 2 * SLICE  # items of bulk in a batch; more delay the others, fewer make more batches, each followed by YIELD_TURNS turns
@@ -191,7 +190,7 @@ class Batcher(Generic[Item, Result]):
     def require_room(self, items: int, deadline: float | None = None) -> None:
         """Raise Overloaded if `submit` would refuse this many items, or if the items before them take until the deadline.
 
-        For callers that want to know before they parse a request.
+        For callers that want to know before they decode a request.
         """
         seconds = self._queued * self._seconds_per_item
         if self._queued + items > self._capacity:

@@ -93,13 +93,13 @@ def read(
     """Read the files of a job.
 
     Posts younger than `min_age` seconds at `collected_at` have not yet earned what they will earn and are left out.
-    `collected_at` is, unless given, the time of the newest post that is not in the future; what claims to be later than
-    the collection is left out too and counted apart, since either its time or `collected_at` is wrong. Of posts with the
-    same outlet and words the earliest stays; of one post that was read twice, the larger engagement, as counts only grow.
-    `assume_utc` takes times without a zone as UTC. The order of `files` changes nothing.
+    `collected_at` is by default the time of the newest post that is not in the future. A post that claims to be later is left
+    out too and counted apart: either its time or `collected_at` is wrong. Of posts with the same outlet and words the earliest
+    stays; of one post that was read twice, the larger engagement, as counts only grow. `assume_utc` takes times without a zone
+    as UTC. The order of `files` changes nothing.
 
-    Raises DataError, naming the file, where one cannot be read, lacks a column or has other engagement columns than the
-    rest, and where more than `max_bad_share` of all rows are bad.
+    Raises DataError, naming the file, if one cannot be read, lacks a column or has other engagement columns than the rest, and
+    if more than `max_bad_share` of all rows are bad.
     """
     counts = check_columns(files)
     columns = _Columns(assume_utc)
@@ -118,7 +118,6 @@ def read(
     rows = rows[np.sort(earliest)]
 
     vocabulary, ids, offsets = columns.words_of(rows)
-    ends = np.frombuffer(columns.text_ends, np.int64)
     dataset = Dataset(
         posted_at=posted_at[rows],
         outlet=outlet[rows],
@@ -137,8 +136,8 @@ def read(
         dropped=dropped,
         records=np.frombuffer(columns.records, np.int64)[rows],
         text=columns.text,
-        text_starts=ends[rows],
-        text_ends=ends[rows + 1],
+        text_starts=np.frombuffer(columns.text_ends, np.int64)[rows],
+        text_ends=np.frombuffer(columns.text_ends, np.int64)[rows + 1],
     )
     _report(dataset)
     return dataset
@@ -203,7 +202,7 @@ class _Columns:
         return digest.hexdigest()
 
     def check(self, max_bad_share: float) -> None:
-        """Raise DataError where too many rows are bad, or where there is none at all."""
+        """Raise DataError if too many rows are bad, or if there is none at all."""
         if self.bad > max_bad_share * self.rows:
             raise DataError(
                 f"{self.bad} of {self.rows} rows are bad, more than the share of {max_bad_share:g} that may be skipped:\n"

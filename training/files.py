@@ -240,8 +240,8 @@ def _read_parquet(path: Path, digest: Hash) -> _Rows:
 class _Hashing(io.RawIOBase):
     """A file whose bytes go into a digest as they are read."""
 
-    def __init__(self, path: Path, digest: Hash) -> None:
-        self._file = path.open("rb", buffering=0)
+    def __init__(self, file: io.FileIO, digest: Hash) -> None:
+        self._file = file
         self._digest = digest
 
     def readable(self) -> bool:
@@ -252,17 +252,14 @@ class _Hashing(io.RawIOBase):
         self._digest.update(memoryview(buffer)[:size])
         return size
 
-    def close(self) -> None:
-        self._file.close()
-        super().close()
 
-
-def _open(path: Path, digest: Hash, newline: str) -> IO[str]:
-    data: Any = io.BufferedReader(_Hashing(path, digest), _BUFFER)
-    if path.name.endswith(".gz"):
-        data = gzip.GzipFile(fileobj=data)
-    # What is not UTF-8 becomes lone surrogates, which are found row by row; a BOM is dropped.
-    return io.TextIOWrapper(data, encoding="utf-8-sig", errors="surrogateescape", newline=newline)
+@contextmanager
+def _open(path: Path, digest: Hash, newline: str) -> Iterator[IO[str]]:
+    with path.open("rb", buffering=0) as file, io.BufferedReader(_Hashing(file, digest), _BUFFER) as data:
+        plain: Any = gzip.GzipFile(fileobj=data) if path.name.endswith(".gz") else data
+        # What is not UTF-8 becomes lone surrogates, which are found row by row; a BOM is dropped.
+        with io.TextIOWrapper(plain, encoding="utf-8-sig", errors="surrogateescape", newline=newline) as text:
+            yield text
 
 
 def _lines(file: IO[str], path: Path) -> Iterator[str]:

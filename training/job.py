@@ -90,8 +90,7 @@ def fit(
     """Train on past posts, evaluate on the latest of them, and publish the next version in `models`.
 
     A job that was interrupted resumes from its last checkpoint. Raises DataError if the data cannot be trained on, and
-    UsageError
-    if `models` is not writable or a setting makes no sense.
+    UsageError if `models` is not writable or the settings make the weights overflow.
     """
     models = Path(models)
     settings = settings or Settings()

@@ -36,7 +36,7 @@ class Received(NamedTuple):
 
 
 class Middleware(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic in the stubs alone
-    """The methods of some services, to be added to a server.
+    """Wraps the methods of some services in authentication, the memory budget, error mapping and metrics; add it to a server.
 
     In place of grpc.aio's interceptors, which see the same and cost each call two coroutines. Methods that stream answers must
     be asynchronous generators. A method that takes one message gets its bytes; one that takes a stream gets `Received`s.

@@ -201,9 +201,8 @@ class Popularity:
 
 def _deadline(context: _Context) -> float | None:
     """The call's deadline in the event loop's time, or None."""
-    now = (
-        asyncio.get_running_loop().time()
-    )  # read first: if this thread is preempted in between, the result is early, never late
+    # The clock is read first: if this thread is preempted in between, the result is early, never late.
+    now = asyncio.get_running_loop().time()
     left = context.time_remaining()
     return None if left is None else now + left
 

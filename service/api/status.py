@@ -1,4 +1,4 @@
-"""Maps errors to gRPC status codes, and nothing else does."""
+"""The one place that maps errors to gRPC status codes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How work that can wait gives way to callers: in small steps, with rests between them.
+"""Throttles background work: it runs in small steps, with pauses between them that leave the processor to callers.
 
     loader = ThreadPoolExecutor(1, initializer=throttle.enable)
     loader.submit(load)  # which calls throttle.pause() after each step
@@ -16,22 +16,22 @@ import time
 from contextlib import suppress
 
 SHARE = 0.05  # of a processor; less and a version waits longer until it is live, more and callers notice it
-STEP = 0.0005  # seconds of work that are worth a rest
+STEP = 0.0005  # seconds of work after which a pause is worth it
 LONGEST_PAUSE = 0.05  # seconds; what piled up behind a step that could not be a small one is answered by then
 
 _thread = threading.local()
 
 
 def enable() -> None:
-    """Let the calling thread rest from now on wherever it calls `rest`, and run when others leave a processor idle."""
+    """Throttle the calling thread: from now on `pause` sleeps in it, and it runs at the lowest priority."""
     _thread.worked = time.thread_time()
     if sys.platform == "linux":  # elsewhere only whole processes have a priority
-        with suppress(OSError):  # a sandbox may forbid it; a lower priority is a courtesy, the rests are what matters
+        with suppress(OSError):  # a sandbox may forbid it; a lower priority is a courtesy, the pauses are what matters
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
 
 
 def pause() -> None:
-    """Sleep as long as the work since the last rest makes it necessary; not at all in a thread that gives no way."""
+    """Sleep in proportion to the work since the last pause; return at once in a thread that is not throttled."""
     if not hasattr(_thread, "worked"):
         return
     step = time.thread_time() - _thread.worked

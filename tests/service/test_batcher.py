@@ -115,7 +115,7 @@ def test_a_batch_waits_to_be_as_large_as_the_one_before_but_no_longer_than_the_l
         loop = asyncio.get_running_loop()
         batcher = make(record)
         await asyncio.gather(*(batcher.submit(double, [i]) for i in range(8)))
-        assert loop.time() == 0.0  # all enqueued_at in one turn of the loop
+        assert loop.time() == 0.0  # all came in one turn of the loop
 
         seven = [asyncio.ensure_future(batcher.submit(double, [i])) for i in range(7)]
         await settle()
@@ -348,8 +348,8 @@ def test_a_request_that_could_not_be_answered_in_time_is_refused_before_it_is_pa
     assert record.drops == {"overloaded": 1}
 
 
-@pytest.mark.parametrize(("seconds", "breaths"), [(2 * LONG, YIELD_TURNS), (LONG / 2, 0)])
-def test_after_a_long_batch_others_have_their_turns_first(run, record, seconds, breaths):
+@pytest.mark.parametrize(("seconds", "turns"), [(2 * LONG, YIELD_TURNS), (LONG / 2, 0)])
+def test_after_a_long_batch_others_have_their_turns_first(run, record, seconds, turns):
     async def main():
         loop = asyncio.get_running_loop()
         turns, computed_at = 0, []
@@ -366,7 +366,7 @@ def test_after_a_long_batch_others_have_their_turns_first(run, record, seconds, 
             await asyncio.sleep(0)
         return [after - before for before, after in pairwise(computed_at)]
 
-    assert run(main()) == [breaths + 1] * 2
+    assert run(main()) == [turns + 1] * 2
 
 
 def test_a_cancelled_request_is_not_computed_and_makes_room(run, record):

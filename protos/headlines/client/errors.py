@@ -21,6 +21,8 @@ _TOO_LARGE = re.compile(r"larger than max|metadata size exceeds|metadata too lar
 # One violation of a server's, by the caller's index of the headline if that can be told.
 Locate = Callable[[str, str], tuple[int | None, FieldViolation]]
 
+TOO_LATE = "the time was up before all was answered"
+
 
 class ClientError(Exception):
     """Root of all errors that a client raises on purpose."""
@@ -46,9 +48,6 @@ class InvalidRequest(ClientError):
 
 class Overloaded(ClientError):
     """The server's queue is full, and stayed so while the client tried again."""
-
-
-TOO_LATE = "the time was up before all was answered"
 
 
 class DeadlineExceeded(ClientError):

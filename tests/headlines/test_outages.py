@@ -13,6 +13,7 @@ from fake_server import Servicer, serving, texts, word_counts
 from headlines.client import DeadlineExceeded, Overloaded, Unavailable, connection
 
 SECONDS = 60  # for what takes a few
+CROWD = 12  # clients
 
 
 def back_after(seconds, port):
@@ -78,6 +79,32 @@ def test_a_stream_goes_on_where_it_was_when_the_server_restarts(kind):
         client.close()
         release.set()
         thread.join()
+
+
+@pytest.mark.parametrize("seconds", [0.5, 0.6, 0.7])
+def test_streams_of_many_clients_outlive_a_restart(kind, seconds):
+    """In a channel that makes retries, gRPC may never end a stream whose connection fails as it starts."""
+    with serving(Servicer()) as target:
+        clients = [kind(target) for _ in range(CROWD)]
+        for client in clients:
+            assert word_counts(client.predict(["four"], timeout=SECONDS)) == [4]
+    release, thread = back_after(seconds, int(target.rpartition(":")[2]))
+    counts = [[] for _ in clients]
+    callers = [
+        threading.Thread(target=lambda c=client, n=count: n.extend(word_counts(c.predict_stream(texts(500)))), daemon=True)
+        for client, count in zip(clients, counts, strict=True)
+    ]
+    try:
+        for caller in callers:
+            caller.start()
+        for caller in callers:
+            caller.join(SECONDS / CROWD)
+        assert counts == [[len(text) for text in texts(500)]] * CROWD
+    finally:
+        release.set()
+        thread.join()
+    for client in clients:
+        client.close()
 
 
 def test_a_client_without_an_answer_yet_waits_for_a_server_that_starts(kind):

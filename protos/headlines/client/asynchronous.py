@@ -130,10 +130,11 @@ class AsyncClient(Caller):
         self._closed = True
         running = asyncio.get_running_loop()
         for loop, connection in [*self._connections.items()]:
-            if loop is running:
-                await connection.channel.close()
-            elif not loop.is_closed():
-                asyncio.run_coroutine_threadsafe(connection.channel.close(), loop)
+            for channel in connection.channels:
+                if loop is running:
+                    await channel.close()
+                elif not loop.is_closed():
+                    asyncio.run_coroutine_threadsafe(channel.close(), loop)
         self._connections.clear()
 
     async def __aenter__(self) -> Self:
@@ -220,7 +221,7 @@ class _Stream:
         changed: Callable[[], object],
     ) -> None:
         self._connection = connection
-        self._call = connection.stub.PredictStream(timeout=deadline.left(), metadata=metadata)
+        self._call = connection.predict_stream(timeout=deadline.left(), metadata=metadata)
         self.inbox: deque[PredictStreamResponse | grpc.RpcError] = deque()
         self._changed = changed
         self._room = asyncio.Event()

@@ -151,7 +151,8 @@ class Client(Caller):
         """End the connection, and all calls."""
         self._closed = True
         if connection := self._connections.pop(os.getpid(), None):
-            connection.channel.close()
+            for channel in connection.channels:
+                channel.close()
 
     def __enter__(self) -> Self:
         if self._closed:
@@ -243,7 +244,7 @@ class _Stream:
         self.inbox: deque[PredictStreamResponse | grpc.RpcError] = deque()
         self._changed = changed
         self._ended = False
-        self._call = connection.stub.PredictStream(iter(self._requests.get, None), timeout=deadline.left(), metadata=metadata)
+        self._call = connection.predict_stream(iter(self._requests.get, None), timeout=deadline.left(), metadata=metadata)
         threading.Thread(target=self._receive, name="headlines", daemon=True).start()
 
     def read(self) -> PredictStreamResponse:

@@ -1,10 +1,11 @@
-"""One channel to the server, with what bounds and watches it."""
+"""The channels to a server, with what bounds and watches them."""
 
 from __future__ import annotations
 
 import json
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import grpc
@@ -29,7 +30,7 @@ _OPTIONS: tuple[tuple[str, Any], ...] = (
                     {
                         # A full queue is gRPC's to retry: it keeps to the server's pushback and throttles what all calls of a
                         # channel retry. An outage is not: five tries are over before a server has started (see Retries).
-                        # Not PredictStream: gRPC would hold back what was sent, and what is left to do is known better here.
+                        # Not PredictStream: what is left to do is known better here.
                         "name": [{"service": "headlines.v1.PopularityService", "method": "Predict"}],
                         "retryPolicy": {
                             "maxAttempts": 5,  # gRPC allows no more
@@ -61,7 +62,11 @@ _OPTIONS: tuple[tuple[str, Any], ...] = (
 
 
 class Connection:
-    """A channel of `library`, grpc or grpc.aio, and its methods."""
+    """The channels of `library`, grpc or grpc.aio, to a server, and its methods.
+
+    Streams have a channel of their own, which connects with the first of them and makes no retries: in a channel that makes
+    some, gRPC 1.78 may never end the reads of a stream whose connection fails as it starts, though it knows the stream's status.
+    """
 
     def __init__(
         self,
@@ -71,16 +76,14 @@ class Connection:
         credentials: grpc.ChannelCredentials | None,
         options: tuple[tuple[str, Any], ...],
     ) -> None:
+        make = partial(library.secure_channel, credentials=credentials) if credentials else library.insecure_channel
         options = (*_OPTIONS, *options)
-        if credentials:
-            self.channel = library.secure_channel(target, credentials, options)
-        else:
-            self.channel = library.insecure_channel(target, options)
-        self.stub = PopularityServiceStub(self.channel)
+        calls, streams = make(target, options=options), make(target, options=(*options, ("grpc.enable_retries", 0)))
+        self.channels = (calls, streams)
+        self.stub = PopularityServiceStub(calls)
+        self.predict_stream = PopularityServiceStub(streams).PredictStream
         # The base install lacks the messages of grpc.health.v1; a string and a number have the same bytes.
-        self.check = self.channel.unary_unary(
-            "/grpc.health.v1.Health/Check", StringValue.SerializeToString, Int32Value.FromString
-        )
+        self.check = calls.unary_unary("/grpc.health.v1.Health/Check", StringValue.SerializeToString, Int32Value.FromString)
         self.room = semaphore(_CALLS)
         self._failing_since: float | None = None
 

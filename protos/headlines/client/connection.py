@@ -65,7 +65,7 @@ class Connection:
     """The channels of `library`, grpc or grpc.aio, to a server, and its methods.
 
     Streams have a channel of their own, which connects with the first of them and makes no retries: in a channel that makes
-    some, gRPC 1.78 may never end the reads of a stream whose connection fails as it starts, though it knows the stream's status.
+    some, gRPC 1.78 may never end the reads of a stream whose connection fails as it starts, although its status is known.
     """
 
     def __init__(

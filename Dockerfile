@@ -7,15 +7,19 @@ FROM python:3.11-slim AS build
 ARG GPU=0
 RUN python -m venv /opt/venv
 WORKDIR /source
-COPY pyproject.toml requirements.lock README.md LICENSE ./
+COPY requirements requirements
+RUN lock=service; if [ "$GPU" = 1 ]; then lock=gpu; fi; \
+    /opt/venv/bin/pip install --no-cache-dir --disable-pip-version-check --require-hashes -r requirements/$lock.lock
+COPY pyproject.toml README.md LICENSE ./
 COPY protos protos
 COPY service service
-COPY training training
-RUN extras=service; if [ "$GPU" = 1 ]; then extras=service,gpu; fi; \
-    /opt/venv/bin/pip install --no-cache-dir --disable-pip-version-check --constraint requirements.lock ".[$extras]" && \
+RUN /opt/venv/bin/pip install --no-cache-dir --disable-pip-version-check --no-deps --no-build-isolation ./protos . && \
     /opt/venv/bin/pip uninstall --yes pip setuptools
 
 FROM python:3.11-slim
+LABEL org.opencontainers.image.title="headline-popularity" \
+      org.opencontainers.image.version="0.1.0" \
+      org.opencontainers.image.licenses="Apache-2.0"
 RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin headlines && mkdir /models
 COPY --from=build /opt/venv /opt/venv
 # In a container 127.0.0.1 is the container's own; what reaches it from outside is said by who runs it. :: is IPv4 too.

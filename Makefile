@@ -5,12 +5,12 @@
 #   make lint      formatting, types and the walls between packages
 #   make interop   stock gRPC and Prometheus tools against the server
 #   make protos    generate the code of protos/ anew
+#   make lock      pin the requirements anew; ARGS=--upgrade takes the newest
 
 PYTHON ?=
 ARGS ?=
 
-INSTALL = .venv/bin/python -m pip install --disable-pip-version-check --constraint requirements.lock --editable
-COMMA = ,
+PIP = .venv/bin/python -m pip install --disable-pip-version-check
 PROTO = protos/headlines/v1/popularity.proto
 TOOLS = \
 	github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.4 \
@@ -21,7 +21,7 @@ TOOLS = \
 
 # Recipes share one environment and one models/.
 .NOTPARALLEL:
-.PHONY: serve test lint interop protos
+.PHONY: serve test lint interop protos lock
 .DELETE_ON_ERROR:
 
 # A model that is there needs no TensorFlow to be served.
@@ -29,8 +29,8 @@ serve: .venv/$(if $(wildcard models/*/saved_model.pb),.service,.training)
 	@ls models/*/saved_model.pb >/dev/null 2>&1 || { \
 		echo "models/ holds no version: training one on made-up posts, which takes a minute or two." && \
 		mkdir -p data && \
-		.venv/bin/python -m training synthesize --out data/made-up.csv.gz && \
-		.venv/bin/python -m training fit --data data/made-up.csv.gz --models models; }
+		.venv/bin/headlines synthesize --out data/made-up.csv.gz && \
+		.venv/bin/headlines fit --data data/made-up.csv.gz --models models; }
 	@port=$$(echo '$(ARGS)' | sed -n 's/.*--port[ =]\([1-9][0-9]*\).*/ --target 127.0.0.1:\1/p') && \
 		echo "Starting the server; Ctrl-C stops it. Once it is serving, ask in another terminal:" && \
 		echo "    .venv/bin/headlines predict$$port \"Storm closes every school\""
@@ -51,8 +51,11 @@ interop: .venv/.dev .tools/.installed
 protos: .venv/.dev
 	.venv/bin/python -m grpc_tools.protoc -I protos --python_out=protos --pyi_out=protos --grpc_python_out=protos $(PROTO)
 
+lock: .venv/.dev
+	.venv/bin/python requirements/update.py $(ARGS)
+
 # A changed pyproject.toml or lock begins with an empty environment, so that nothing old stays behind.
-.venv/.created: pyproject.toml requirements.lock
+.venv/.created: pyproject.toml protos/pyproject.toml $(wildcard requirements/*.lock)
 	@test -w . || { echo "this directory cannot be written to; .venv/ is to be made in it"; exit 1; }
 	@for python in $(if $(PYTHON),'$(PYTHON)',python3 python3.13 python3.12 python3.11); do \
 		if ! command -v "$$python" >/dev/null; then \
@@ -78,10 +81,11 @@ protos: .venv/.dev
 COUNT = ( while sleep 5 >/dev/null 2>&1; do echo "... .venv/ holds $$(du -sm .venv | cut -f1) MB"; done ) & counter=$$!; \
 	trap 'kill $$counter' EXIT; trap 'exit 130' INT TERM
 
-# $(call install,EXTRAS,MB TO DOWNLOAD,MB ON DISK)
+# $(call install,LOCK,MB TO DOWNLOAD,MB ON DISK). Our own names are never looked up: an index may hold a stranger's.
 define install
 	@echo "Installing into .venv/, once: about $(2) MB to download, $(3) MB on disk."
-	@$(COUNT); $(INSTALL) '.[$(1)]'
+	@$(COUNT); $(PIP) --require-hashes -r requirements/$(1).lock && \
+		$(PIP) --no-deps --no-build-isolation --editable ./protos --editable .
 endef
 
 .venv/.service: .venv/.created
@@ -93,7 +97,7 @@ endef
 	@touch .venv/.service $@
 
 .venv/.dev: .venv/.created
-	$(call install,training$(COMMA)dev,850,2800)
+	$(call install,dev,850,2800)
 	@touch .venv/.service .venv/.training $@
 
 .tools/.installed: Makefile

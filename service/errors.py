@@ -10,7 +10,6 @@ HeadlinesError
 ├── VersionError            a model version on disk cannot be used
 │   └── Unreadable              one of its files cannot be read now; another try may succeed
 ├── DataError               a data set cannot be read or trained on
-├── CommandError            a command cannot go on: no server answers, or a standard stream fails
 └── UsageError              a flag or variable is wrong
 
 `service.api.status` maps the requests' half to gRPC status codes; the commands print the other half and exit.
@@ -81,13 +80,6 @@ class Unreadable(VersionError):
 
 class DataError(HeadlinesError):
     """A data set cannot be read or trained on."""
-
-
-class CommandError(HeadlinesError):
-    """A command cannot go on: no server answers, or standard input or output fails; the program ends with exit code 1.
-
-    It has no message if there is nobody to read one, as when `head` has closed the pipe.
-    """
 
 
 class UsageError(HeadlinesError):

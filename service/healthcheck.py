@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-import argparse
 import http.client
 import ipaddress
-import os
 import sys
-from collections.abc import Mapping
 
-from service import settings
+from headlines.commands import Given
+from service.settings import Settings
 
-_SETTINGS = ("http_host", "http_port")
 _TIMEOUT = 2.0  # seconds
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of `serve` that matter."""
-    settings.add_arguments(parser, _SETTINGS)
-
-
-def run(arguments: argparse.Namespace, environment: Mapping[str, str] = os.environ) -> int:
-    """Print what /readyz answers; 0 if that is 200, else 1. Raises UsageError for a wrong flag or variable."""
-    values = settings.values(arguments, environment, _SETTINGS)
-    host = values.get("http_host", settings.Settings.http_host)
-    port = values.get("http_port", settings.Settings.http_port)
+def run(given: Given) -> int:
+    """Print what /readyz answers; 0 if that is 200, else 1."""
+    host, port = given.get("http_host", Settings.http_host), given.get("http_port", Settings.http_port)
     # Not urllib, which would ask a proxy that the environment names.
     connection = http.client.HTTPConnection(_reachable(host), port, timeout=_TIMEOUT)
     try:

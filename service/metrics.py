@@ -21,7 +21,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from service import build
+from headlines.commands import versions
 
 SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
@@ -60,8 +60,8 @@ class Metrics:
         self.dropped_total = Counter(
             "headlines_dropped", "Headlines that were not computed, by reason", ("reason",), registry=registry
         )
-        self.build_info = Gauge("headlines_build_info", "What is running", tuple(build.versions()), registry=registry)
-        self.build_info.labels(**build.versions()).set(1)
+        self.build_info = Gauge("headlines_build_info", "What is running", tuple(versions.installed()), registry=registry)
+        self.build_info.labels(**versions.installed()).set(1)
         self.model_info = Gauge("headlines_model_info", "The live version", ("version", "digest", "engine"), registry=registry)
         self.ready = Gauge("headlines_ready", "1 if the server is ready, as /readyz says, else 0", registry=registry)
         self.model_directory_missing = Gauge(

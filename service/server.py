@@ -15,8 +15,9 @@ from typing import Any, NoReturn, Self
 
 import grpc
 
+from headlines.commands import versions
 from headlines.v1 import popularity_pb2
-from service import build, connections, credentials, log, timer
+from service import connections, credentials, log, timer
 from service.api import health, middleware, popularity, reflection
 from service.batcher import Batcher
 from service.budget import Budget
@@ -56,8 +57,8 @@ def run(settings: Settings, stop_signals: StopSignals) -> NoReturn:
     for is not installed.
     """
     began = time.monotonic()
-    versions = build.versions()
-    logger.info("%s", build.describe(versions), extra=versions)
+    libraries = versions.installed()
+    logger.info("%s", versions.describe(libraries), extra=libraries)
     engine = engines.choose(settings.engine)
     code = _new_event_loop().run_until_complete(_live(settings, engine, began, stop_signals))
     log.close()

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -36,20 +35,9 @@ def block() -> set[int]:
     return set(before)
 
 
-def unblock() -> set[int]:
-    """Let the signals through, which the image blocks whatever the command; returns the mask as it was, for `restore`."""
-    if sys.platform == "win32":
-        return set()
-    if os.getpid() == 1:  # the kernel drops what it has no handler for
-        for number in _STOPS - {signal.SIGINT}:
-            signal.signal(number, lambda number, _: sys.exit(128 + number))
-    return set(signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS))
-
-
 def restore(mask: set[int]) -> None:
-    """Undo `block` or `unblock`."""
-    if sys.platform != "win32":
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    """Undo `block`."""
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 class StopSignals:

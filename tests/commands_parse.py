@@ -12,36 +12,31 @@ HEAVY = {"keras", "matplotlib", "sklearn", "tensorflow"}
 
 sys.path.insert(0, str(Path.cwd()))
 parse_args = argparse.ArgumentParser.parse_args
-parse_intermixed = argparse.ArgumentParser.parse_known_intermixed_args
 
 
 def parse_and_exit(parser, arguments=None, namespace=None):
-    finish(parse_args(parser, arguments, namespace))
+    args = parse_args(parser, arguments, namespace)
+    if parser.prog.startswith("headlines "):
+        return args  # flags.read comes next
+    return finish()
 
 
-def parse_intermixed_and_exit(parser, arguments=None, namespace=None):
-    args, unknown = parse_intermixed(parser, arguments, namespace)
-    if unknown:
-        sys.exit(f"unknown: {unknown}")
-    finish(args)
+def read_and_exit(arguments, _, flags):
+    read(arguments, {}, flags)
+    finish()
 
 
-def finish(args):
+def finish():
     if imported := HEAVY & sys.modules.keys():
         sys.exit(f"imported before the flags were parsed: {', '.join(sorted(imported))}")
-    if hasattr(args, "flags"):
-        from training import flags
-
-        flags.read(args, {})
-    elif getattr(args, "command", None) == "serve":
-        from service import settings
-
-        settings.read(args, {})
     sys.exit(0)
 
 
 argparse.ArgumentParser.parse_args = parse_and_exit
-argparse.ArgumentParser.parse_known_intermixed_args = parse_intermixed_and_exit
 sys.argv = sys.argv[1:]
+if not sys.argv[0].startswith("benchmarks."):
+    from headlines.commands import flags
+
+    read, flags.read = flags.read, read_and_exit
 runpy.run_module(sys.argv[0], run_name="__main__")
 sys.exit("no flags were parsed")

@@ -1,4 +1,4 @@
-"""A training job as functions: what `python -m training fit` and `evaluate` run, for notebooks and schedulers.
+"""A training job as functions: what `headlines fit` and `headlines evaluate` run, for notebooks and schedulers.
 
 from training import job
 
@@ -65,7 +65,7 @@ class Evaluated:
 
 @dataclass(frozen=True)
 class Reading:
-    """How data files are read; see `python -m training fit --help`."""
+    """How data files are read; see `headlines fit --help`."""
 
     min_age: float = MIN_AGE  # seconds
     collected_at: float | None = None  # seconds since 1970-01-01 UTC; None: the newest post's time

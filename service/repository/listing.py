@@ -114,7 +114,7 @@ def explain(models: Path, listing: Listing, pinned: int | None, problems: Mappin
     if listing.nested:
         said.append(f"{listing.nested} holds versions; name it, --models {models / listing.nested}")
     if not said:
-        said.append("it is empty; is its volume mounted? `python -m training fit --models` writes versions there")
+        said.append("it is empty; is its volume mounted? `headlines fit --models` writes versions there")
     return _bounded(f"no model version is served; looked in {models} for directories such as {models / '1'}: {'; '.join(said)}")
 
 

@@ -1,11 +1,11 @@
-"""`python -m service predict`, `model` and `outlets` as processes."""
+"""`headlines predict`, `model` and `outlets` as processes."""
 
 import subprocess
 import sys
 
 from server_process import PATIENCE, ROOT, environment
 
-PREFIX = [sys.executable, "-m", "service"]
+PREFIX = [sys.executable, "-m", "headlines"]
 
 
 def command_environment(**variables):
@@ -26,7 +26,7 @@ def run(*arguments, stdin=b"", **variables):
 
 
 def shell(script, **variables):
-    """Run a shell's script, in which "$@" is `python -m service`."""
+    """Run a shell's script, in which "$@" is `headlines`."""
     return subprocess.run(
         ["sh", "-c", script, "sh", *PREFIX],
         env=command_environment(**variables),

@@ -8,8 +8,8 @@ from command import run, sentence
 from server_process import ServerProcess
 from test_get_model import with_outlets
 
+from headlines.commands import description
 from headlines.v1 import popularity_pb2 as pb
-from service import description
 
 
 def test_model_shows_what_is_served(target):

@@ -14,8 +14,8 @@ from certificates import NAME, Authority
 from in_process import HeldEngine, connect, running
 from server_process import ServerProcess
 
+from headlines.__main__ import main
 from headlines.v1 import popularity_pb2 as pb
-from service.__main__ import main
 from service.model import artifact
 
 # What belongs to gRPC and TLS, and means nothing to whoever typed the command.

@@ -365,5 +365,5 @@ def test_auto_is_litert_where_tensorflow_is_not_installed(monkeypatch, caplog):
 )
 def test_an_engine_that_is_not_installed_is_told_with_its_extra(name, package, extra, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(UsageError, match=rf"in a checkout of this project: pip install '\.\[{extra}\]'"):
+    with pytest.raises(UsageError, match=rf"in a checkout of this project: pip install \./protos '\.\[{extra}\]'"):
         choose(name)

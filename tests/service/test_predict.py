@@ -12,7 +12,7 @@ import pytest
 from command import command_environment, popen, run, sentence, shell
 from server_process import PATIENCE, ROOT
 
-from service import console, description
+from headlines.commands import console, description
 
 
 def predict(*arguments, **keywords):
@@ -134,7 +134,7 @@ def on_terminal(arguments, keys=b"", **variables):
     controller, terminal = pty.openpty()
     try:
         process = subprocess.Popen(
-            [sys.executable, "-m", "service", *arguments],
+            [sys.executable, "-m", "headlines", *arguments],
             env=command_environment(**variables),
             cwd=ROOT,
             stdin=terminal,
@@ -341,9 +341,9 @@ def test_each_answer_comes_as_soon_as_its_line_has_come(target):
         ([], {}, "name a headline, in quotes, or - to read headlines from standard input"),
         (["--outlte", "x", "y"], {}, "there is no flag --outlte; --help lists the flags, and a headline that begins with -"),
         (["x", "--posted-at", "2026-03-01T18:30"], {}, "--posted-at (HEADLINES_POSTED_AT): must be a time with its zone"),
-        (["x", "--posted-at", "2026-03-01"], {}, "this one has no zone: add Z for UTC"),
+        (["x", "--posted-at", "2026-03-01"], {}, "add Z for UTC, or an offset such as +01:00, not '2026-03-01'"),
         (["x", "--posted-at", "tomorrow"], {}, "such as 2026-03-01T18:30Z, not 'tomorrow'"),
-        (["x"], {"HEADLINES_POSTED_AT": "noon"}, "--posted-at (HEADLINES_POSTED_AT): must be a time with its zone"),
+        (["x"], {"HEADLINES_POSTED_AT": "noon"}, "HEADLINES_POSTED_AT (--posted-at): must be a time with its zone"),
         (["x", "--timeout", "0"], {}, "--timeout (HEADLINES_TIMEOUT): must be a number of seconds"),
         (["x", "--timeout", ""], {}, "--timeout (HEADLINES_TIMEOUT): must be a number of seconds"),
         (["x", "--timeout", "5s"], {}, "--timeout (HEADLINES_TIMEOUT): must be a number of seconds"),
@@ -351,16 +351,16 @@ def test_each_answer_comes_as_soon_as_its_line_has_come(target):
         (["x", "--tls-ca", "/dev/null"], {}, "--tls-ca (HEADLINES_TLS_CA): '/dev/null' holds no certificate in PEM"),
         (["x", "--tls-ca", "/"], {}, "--tls-ca (HEADLINES_TLS_CA): cannot read '/'"),
         (["x", "--token-file", "/dev/null"], {}, "--token-file (HEADLINES_TOKEN_FILE): '/dev/null' must hold one token"),
-        (["x", "--token-file", ""], {}, "--token-file (HEADLINES_TOKEN_FILE): cannot read ''"),
+        (["x", "--token-file", ""], {}, "--token-file (HEADLINES_TOKEN_FILE): must not be empty, not ''"),
         (["x", "--tls-client-key", "/dev/null"], {}, "--tls-client-certificate (HEADLINES_TLS_CLIENT_CERTIFICATE): is missing"),
-        (["x"], {"HEADLINES_TLS": "maybe"}, "--tls (HEADLINES_TLS): must be true or false"),
+        (["x"], {"HEADLINES_TLS": "maybe"}, "HEADLINES_TLS (--tls): must be true or false"),
         (["x", "--target", "localhost"], {}, "--target (HEADLINES_TARGET): must be HOST:PORT"),
         (["x", "--target", ""], {}, "--target (HEADLINES_TARGET): must be HOST:PORT"),
         (["x", "--target", "::1:50051"], {}, "or [::1]:50051"),
         (["x", "--target", "127.0.0.1:http"], {}, "--target (HEADLINES_TARGET): must be HOST:PORT"),
         (["x", "--target", "127.0.0.1:99999"], {}, "--target (HEADLINES_TARGET): must be HOST:PORT"),
         (["x"], {"HEADLINES_TARGET": "http://127.0.0.1:50051"}, "without http://"),
-        (["x", "--outlet", b"\xff".decode(errors="surrogateescape")], {}, "--outlet (HEADLINES_OUTLET): is not UTF-8"),
+        (["x", "--outlet", b"\xff".decode(errors="surrogateescape")], {}, "--outlet (HEADLINES_OUTLET): must be UTF-8"),
     ],
 )
 def test_wrong_usage_ends_with_2_and_says_what_is_right(arguments, variables, words):
@@ -392,7 +392,7 @@ def test_no_command_and_help():
 
 
 def test_it_needs_neither_numpy_nor_an_engine():
-    code = "import sys, service.__main__, service.predict; print(*sys.modules)"
+    code = "import sys, headlines.__main__, headlines.commands.predict; print(*sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, env=command_environment(), capture_output=True, text=True, check=True
     )

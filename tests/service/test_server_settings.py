@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from service import __main__ as commands
-from service.__main__ import main
+from headlines.__main__ import main
+from headlines.commands import flags, registry
 from service.errors import UsageError
-from service.settings import Settings, add_arguments, read, warnings
+from service.settings import FLAGS, Settings
 
 # For each setting a text and what it means; a new setting must come here.
 OTHER_VALUES = {
@@ -54,14 +54,17 @@ COMPANIONS = {
 }
 
 
-def parse(*flags, **variables):
-    return read(arguments(*flags), environment(**variables))
+WRONG = (flags.UsageError, UsageError)
 
 
-def arguments(*flags):
+def given(*arguments, **variables):
     parser = argparse.ArgumentParser()
-    add_arguments(parser)
-    return parser.parse_args(flags)
+    flags.add(parser, FLAGS)
+    return flags.read(parser.parse_args(arguments), environment(**variables), FLAGS)
+
+
+def parse(*arguments, **variables):
+    return Settings(**given(*arguments, **variables))
 
 
 def environment(**variables):
@@ -92,29 +95,23 @@ def test_defaults_are_the_documented_ones():
     assert (settings.tls_certificate, settings.tokens, settings.max_connection_age) == (None, None, 300.0)
 
 
-def test_nobody_waits_for_a_load_balancer_on_a_terminal(monkeypatch):
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    assert parse("--models=m").drain_seconds == 0
-    assert parse("--models=m", "--drain-seconds=3").drain_seconds == 3
-
-
 @pytest.mark.parametrize(
     ("name", "text", "right"),
     [
         ("port", "65536", "at most 65535"),
         ("port", "http", "a whole number"),
-        ("port", "-1", "0 or more"),
+        ("port", "-1", "0 or greater"),
         ("port", "٣", "a whole number"),
         ("http_port", "1.5", "a whole number"),
-        ("version", "0", "1 or more"),
-        ("max_headlines", "127", "128 or more"),
-        ("max_message_bytes", "1048575", "1048576 or more"),
+        ("version", "0", "1 or greater"),
+        ("max_headlines", "127", "128 or greater"),
+        ("max_message_bytes", "1048575", "1048576 or greater"),
         ("max_message_bytes", "4294967296", "at most 2147483647"),
-        ("max_streams", "0", "1 or more"),
+        ("max_streams", "0", "1 or greater"),
         ("message_memory_bytes", "8388607", "twice --max-message-bytes, 8388608"),
         ("queue_headlines", "2047", "twice --max-headlines, 2048"),
-        ("poll_seconds", "0", "at least 0.05"),
-        ("max_connection_age", "0", "at least 1"),
+        ("poll_seconds", "0", "0.05 or greater"),
+        ("max_connection_age", "0", "1 or greater"),
         ("grace_seconds", "nan", "a number of seconds"),
         ("grace_seconds", "inf", "a number of seconds"),
         ("drain_seconds", "soon", "a number of seconds"),
@@ -130,30 +127,30 @@ def test_nobody_waits_for_a_load_balancer_on_a_terminal(monkeypatch):
     ],
 )
 def test_a_wrong_value_is_refused_with_what_would_be_right(name, text, right):
-    with pytest.raises(UsageError) as error:
+    with pytest.raises(WRONG) as error:
         parse("--models=m", **{name: text})
     assert f"HEADLINES_{name.upper()}" in str(error.value)
     assert f"--{name.replace('_', '-')}" in str(error.value)
     assert right in str(error.value)
     if name != "reflection":
-        with pytest.raises(UsageError) as error:
+        with pytest.raises(WRONG) as error:
             parse("--models=m", f"--{name.replace('_', '-')}={text}")
         assert f"--{name.replace('_', '-')}" in str(error.value)
         assert right in str(error.value)
 
 
 def test_more_headlines_a_request_need_a_longer_queue():
-    with pytest.raises(UsageError, match=r"--queue-headlines .* at least twice --max-headlines, 6000"):
+    with pytest.raises(WRONG, match=r"--queue-headlines .* at least twice --max-headlines, 6000"):
         parse("--models=m", "--max-headlines=3000")
     assert parse("--models=m", "--max-headlines=3000", "--queue-headlines=6000").max_headlines == 3000
 
 
 def test_a_certificate_and_its_key_go_together():
-    with pytest.raises(UsageError, match=r"--tls-key \(HEADLINES_TLS_KEY\): is missing"):
+    with pytest.raises(WRONG, match=r"--tls-key \(HEADLINES_TLS_KEY\): is missing"):
         parse("--models=m", tls_certificate="c")
-    with pytest.raises(UsageError, match=r"--tls-certificate \(HEADLINES_TLS_CERTIFICATE\): is missing"):
+    with pytest.raises(WRONG, match=r"--tls-certificate \(HEADLINES_TLS_CERTIFICATE\): is missing"):
         parse("--models=m", "--tls-key=k", "--tls-client-ca=a")
-    with pytest.raises(UsageError, match=r"--tls-client-ca .* needs --tls-certificate and --tls-key"):
+    with pytest.raises(WRONG, match=r"--tls-client-ca .* needs --tls-certificate and --tls-key"):
         parse("--models=m", "--tls-client-ca=a")
 
 
@@ -173,7 +170,7 @@ def test_what_kubernetes_sets_for_a_service_called_headlines_is_passed_over(link
 
 
 def test_only_a_port_may_be_such_a_link():
-    with pytest.raises(UsageError, match="HEADLINES_VERSION"):
+    with pytest.raises(WRONG, match="HEADLINES_VERSION"):
         parse("--models=m", version="tcp://10.0.0.7:50051")
 
 
@@ -197,22 +194,22 @@ def test_an_address_may_stand_in_brackets():
 
 
 def test_of_a_flag_given_twice_the_last_counts_with_a_warning():
-    given = arguments("--models=m", "--port=1", "--port=2", "--http-port=3", "--http-port=3")
-    assert read(given, {}).port == 2
-    assert warnings(given, {}) == ["--port is given 2 times; the last one counts: '2'"]
+    found = given("--models=m", "--port=1", "--port=2", "--http-port=3", "--http-port=3")
+    assert found["port"] == 2
+    assert found.warnings == ["--port is given 2 times; the last one counts: '2'"]
 
 
 def test_an_unknown_variable_is_warned_about_with_the_nearest_name_and_without_its_value():
-    found = warnings(arguments(), environment(prot="tcp-secret", model="secret", token_fil="secret", xyzzy="secret", portt=""))
-    assert found == [
+    unknown = environment(prot="tcp-secret", model="secret", token_fil="secret", xyzzy="secret", portt="")
+    assert registry.unknown_variables(unknown) == [
         "HEADLINES_MODEL is not a variable of this program; did you mean HEADLINES_MODELS?",
         "HEADLINES_PROT is not a variable of this program; did you mean HEADLINES_PORT?",
         "HEADLINES_TOKEN_FIL is not a variable of this program; did you mean HEADLINES_TOKEN_FILE?",
-        "HEADLINES_XYZZY is not a variable of this program; `headlines serve --help` lists them",
+        "HEADLINES_XYZZY is not a variable of this program; `headlines COMMAND --help` lists them",
     ]
 
 
-def test_links_and_settings_are_not_warned_about():
+def test_links_and_variables_of_all_commands_are_not_warned_about():
     link = "tcp://10.0.0.7:50051"
     links = {
         "port": link,
@@ -228,51 +225,35 @@ def test_links_and_settings_are_not_warned_about():
         "web_port_80_tcp_addr": "10.0.0.8",
         "real_data": "headlines.csv.gz",
     }
-    assert warnings(arguments(), environment(**links)) == []
-    assert warnings(arguments(), environment(**{field.name: "1" for field in fields(Settings)})) == []
-    assert warnings(arguments(), {"HEADLINE": "1", "PATH": "/bin"}) == []
-
-
-def help_of(main, *command, capsys):
-    with pytest.raises(SystemExit):
-        main([*command, "--help"])
-    return capsys.readouterr().out
-
-
-def test_variables_of_other_commands_are_not_warned_about(capsys, monkeypatch):
-    """If this fails, a command has a new flag, which belongs into service.settings._OTHER_COMMANDS."""
-    from training.__main__ import main as training_main
-
-    monkeypatch.setenv("COLUMNS", "1000")  # else help breaks lines after hyphens
-    flags = set()
-    for one, names in (
-        (main, commands._COMMANDS),
-        (training_main, re.findall(r"[a-z]+", re.search(r"([a-z]+\|[a-z|]+)", help_of(training_main, capsys=capsys))[0])),
-    ):
-        for name in names:
-            flags |= set(re.findall(r"(?<![\w-])--(?:no-)?([a-z][a-z-]*)", help_of(one, name, capsys=capsys)))
-    assert {"data", "min-age", "assume-utc", "target", "timeout", "port"} <= flags
-    variables = {flag.replace("-", "_"): "1" for flag in flags - {"help"}}
-    assert warnings(arguments(), environment(**variables)) == []
+    assert registry.unknown_variables(environment(**links)) == []
+    assert registry.unknown_variables({"HEADLINE": "1", "PATH": "/bin"}) == []
+    known = [flag.name for command in registry.installed().values() for flag in command.flags]
+    assert {"data", "min_age", "assume_utc", "target", "timeout", "port"} <= set(known)
+    assert registry.unknown_variables(environment(**dict.fromkeys(known, "1"))) == []
 
 
 def test_a_wrong_setting_ends_the_command_with_exit_code_2(capsys, monkeypatch):
     monkeypatch.setenv("HEADLINES_MAX_HEADLINES", "many")
     assert main(["serve", "--models", "m"]) == 2
     assert capsys.readouterr().err == (
-        "headlines serve: HEADLINES_MAX_HEADLINES (--max-headlines): must be a whole number, 128 or more, not 'many'\n"
+        "headlines serve: HEADLINES_MAX_HEADLINES (--max-headlines): must be a whole number, 128 or greater, not 'many'\n"
     )
     monkeypatch.delenv("HEADLINES_MAX_HEADLINES")
     assert main(["serve"]) == 2
     assert "--models (HEADLINES_MODELS): is missing" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("arguments", [["serve", "--modell=m"], ["serve", "--model=m"], ["serve", "more"], ["sell"]])
+@pytest.mark.parametrize("arguments", [["serve", "--modell=m"], ["serve", "--model=m"], ["serve", "more"]])
 def test_an_unknown_argument_ends_the_command_with_exit_code_2(arguments, capsys):
     with pytest.raises(SystemExit) as ended:
         main(arguments)
     assert ended.value.code == 2
     assert capsys.readouterr().err
+
+
+def test_an_unknown_command_is_named_beside_those_that_there_are(capsys):
+    assert main(["sell"]) == 2
+    assert capsys.readouterr().err.startswith("headlines sell: there is no command 'sell'; there are predict, model, outlets, ")
 
 
 def test_help_tells_every_flag_variable_and_default(capsys):

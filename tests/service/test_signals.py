@@ -190,11 +190,12 @@ server.Server.stop = slow
 # `predict` that waits for standard input.
 PREDICT = """
 import sys, time
-from service import __main__, predict
-def wait(arguments):
+from headlines import __main__
+from headlines.commands import connection
+def wait(given):
     print("asking", file=sys.stderr, flush=True)
     time.sleep(600)
-predict.run = wait
+connection.read = wait
 sys.exit(__main__.main(["predict", "-"]))
 """
 

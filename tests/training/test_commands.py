@@ -12,9 +12,9 @@ from itertools import islice
 import pytest
 from server_process import ROOT
 
+from headlines.__main__ import main
 from service.model import artifact, engines
 from service.model.version import Version
-from training.__main__ import main
 
 PYTHON_TRAINING = (sys.executable, "-m", "training")
 

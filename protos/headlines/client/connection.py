@@ -82,7 +82,7 @@ class Connection:
         self.channels = (calls, streams)
         self.stub = PopularityServiceStub(calls)
         self.predict_stream = PopularityServiceStub(streams).PredictStream
-        # The base install lacks the messages of grpc.health.v1; a string and a number have the same bytes.
+        # The client alone lacks the messages of grpc.health.v1; a string and a number have the same bytes.
         self.check = calls.unary_unary("/grpc.health.v1.Health/Check", StringValue.SerializeToString, Int32Value.FromString)
         self.room = semaphore(_CALLS)
         self._failing_since: float | None = None

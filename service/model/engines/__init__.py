@@ -79,7 +79,7 @@ def choose(
         chosen, reason = name, "asked for"
     package, extra = {"litert": ("ai_edge_litert", "service"), "tensorflow": ("tensorflow", "gpu")}[chosen]
     if not find_spec(package):
-        raise UsageError(f"engine {chosen} is not installed; in a checkout of this project: pip install '.[{extra}]'")
+        raise UsageError(f"engine {chosen} is not installed; in a checkout of this project: pip install ./protos '.[{extra}]'")
     logger.info("engine %s: %s", chosen, reason)
     engine: Engine = import_module(f"service.model.engines.{chosen}").Engine()
     return engine

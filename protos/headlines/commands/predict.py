@@ -4,25 +4,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
 from headlines.client import Client, Headline, InvalidRequest, Overloaded, Prediction, ServerError
+from headlines.commands import Command, CommandError, Flag, Given, UsageError, connection, console, description
+from headlines.commands.diagnosis import explained, no_model
+from headlines.commands.flags import moment
 from headlines.v1.popularity_pb2 import GetModelResponse, ModelVersion
-from service import connection, console, description
-from service.connection import both_names
-from service.diagnosis import explained, no_model
-from service.errors import CommandError, UsageError
 
-OPTIONS: connection.Options = {
-    "outlet": ("NAME", "the account that posts them, as the training data named it (default: none)"),
-    "posted_at": ("ISO", "when they are posted, with the zone, such as 2026-03-01T18:30Z (default: now)"),
-    **connection.OPTIONS,
-}
 _PATIENCE = 5.0  # seconds
 _UNSENDABLE = "\udcff"  # half a surrogate pair: the client refuses it, in its turn, whatever the server is
 
@@ -36,17 +29,10 @@ class Entry(NamedTuple):
     problem: str = ""  # why it cannot be sent
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the command's flags."""
-    parser.add_argument(
-        "headlines", nargs="*", metavar="HEADLINE", help="a headline; - for those on standard input, one a line"
-    )
+def _parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:
+    """Flags and headlines in any order."""
+    parser.add_argument("operands", nargs="*", metavar="HEADLINE", help="a headline; - reads standard input, one a line")
     parser.epilog = "A headline that begins with - goes after --, as in `headlines predict -- '-5 degrees tonight'`."
-    connection.add_arguments(parser, OPTIONS)
-
-
-def parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:
-    """Flags and headlines in any order. Raises UsageError."""
     first, last = list(arguments), []
     if "--" in first:  # argparse does not take headlines after it and flags between headlines at once
         at = first.index("--")
@@ -56,33 +42,32 @@ def parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse
         raise UsageError(
             f"there is no flag {unknown[0]}; --help lists the flags, and a headline that begins with - goes after --"
         )
-    parsed.headlines += last
+    parsed.operands += last
     return parsed
 
 
-def run(arguments: argparse.Namespace, environment: Mapping[str, str] = os.environ) -> int:
+def run(given: Given) -> int:
     """Print the predictions; 0, or 1 if a headline has none. Raises UsageError, and CommandError if no answer comes."""
-    server = connection.read(arguments, environment)
-    posted_at = _moment(connection.option("posted_at", arguments, environment))
-    outlet = _outlet(connection.option("outlet", arguments, environment))
-    as_json = connection.switch("json", arguments, environment)
-    if not arguments.headlines:
+    headlines = given.operands
+    server = connection.read(given)
+    posted_at, outlet = given.get("posted_at"), given.get("outlet", "")
+    if not headlines:
         raise UsageError("name a headline, in quotes, or - to read headlines from standard input, one a line")
     output = console.Output()
 
     taken: deque[Entry] = deque()  # and not yet answered
-    timeout = server.timeout or (None if "-" in arguments.headlines else _PATIENCE)
+    timeout = server.timeout or (None if "-" in headlines else _PATIENCE)
     deadline = None if timeout is None else time.monotonic() + timeout
 
     def asked() -> Iterator[Headline]:
-        for entry in _entries(arguments.headlines):
+        for entry in _entries(headlines):
             taken.append(entry)
             yield Headline(_UNSENDABLE if entry.problem else entry.text, posted_at, outlet)
 
     with explained(server), server.client() as client:
         model = _model(client, timeout or _PATIENCE, server)
         left = None if deadline is None else max(0.001, deadline - time.monotonic())  # 0 is no time to a client
-        show = _JSONLines(output, posted_at, outlet) if as_json else _Table(output, outlet, model)
+        show = _JSONLines(output, posted_at, outlet) if given.get("json") else _Table(output, outlet, model)
         failed = False
         for answer in client.predict_stream(asked(), timeout=left):
             entry = taken.popleft()
@@ -215,24 +200,27 @@ class _Table:
             )
 
 
-def _moment(text: str | None) -> datetime | None:
-    if not text:
-        return None
+def _outlet(given: str) -> str:
     try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        moment = None
-    if moment is None or moment.utcoffset() is None:
-        has_no_zone = "" if moment is None else "; this one has no zone: add Z for UTC, or an offset such as +01:00"
-        raise UsageError(
-            f"{both_names('posted_at')}: must be a time with its zone, such as 2026-03-01T18:30Z, not {text!r}{has_no_zone}"
-        )
-    return moment
-
-
-def _outlet(text: str | None) -> str:
-    try:
-        (text or "").encode()
+        given.encode()
     except UnicodeEncodeError:
-        raise UsageError(f"{both_names('outlet')}: is not UTF-8") from None
-    return text or ""
+        raise ValueError("must be UTF-8") from None
+    return given
+
+
+PREDICT = Command(
+    help="ask a server for predictions",
+    flags=(
+        Flag(name="outlet", parse=_outlet, help="the account that posts them, as the training data named it", metavar="NAME"),
+        Flag(
+            name="posted_at",
+            parse=moment,
+            help="when they are posted, with the zone, such as 2026-03-01T18:30Z",
+            metavar="ISO",
+            default="now",
+        ),
+        *connection.FLAGS,
+    ),
+    run=run,
+    parse=_parse,
+)

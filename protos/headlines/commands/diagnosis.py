@@ -14,10 +14,9 @@ from contextlib import contextmanager
 import grpc
 
 from headlines import client
+from headlines.commands import CommandError, console
+from headlines.commands.connection import Connection
 from headlines.v1.popularity_pb2 import GetModelResponse, ModelVersion
-from service import console
-from service.connection import Connection
-from service.errors import CommandError
 
 _LONGEST = 300  # characters of what a server says
 

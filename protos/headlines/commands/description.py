@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
 import time
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from headlines.commands import Command, CommandError, Given, connection, console
+from headlines.commands.connection import Connection
+from headlines.commands.diagnosis import explained, no_model
 from headlines.v1.popularity_pb2 import GetModelResponse, ModelVersion
-from service import connection, console
-from service.connection import Connection
-from service.diagnosis import explained, no_model
-from service.errors import CommandError
 
 _STATES = {
     ModelVersion.STATE_LOADING: "is being loaded",
@@ -26,17 +23,12 @@ _SPECIAL_IDS = 2  # of the vocabulary: padding and the unknown word
 _OUTPUTS = {"main": "words, time and outlet", "aux": "words alone", "baseline": "a linear model, to compare with"}
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of both commands."""
-    connection.add_arguments(parser)
-
-
-def show_model(arguments: argparse.Namespace, environment: Mapping[str, str] = os.environ) -> int:
+def show_model(given: Given) -> int:
     """Print what is served; raises UsageError, and CommandError also if no model is live."""
-    server = connection.read(arguments, environment)
+    server = connection.read(given)
     output = console.Output()
     model = _ask(server)
-    if connection.switch("json", arguments, environment):
+    if given.get("json"):
         output.print(json.dumps(_fields(model)))
     else:
         for line in _describe(model, server.target):
@@ -46,14 +38,14 @@ def show_model(arguments: argparse.Namespace, environment: Mapping[str, str] = o
     return 0
 
 
-def list_outlets(arguments: argparse.Namespace, environment: Mapping[str, str] = os.environ) -> int:
+def list_outlets(given: Given) -> int:
     """Print the outlets that the model knows, sorted; raises UsageError, and CommandError also if no model is live."""
-    server = connection.read(arguments, environment)
+    server = connection.read(given)
     output = console.Output()
     model = _ask(server)
     if not model.version:
         raise CommandError(no_model(model, server))
-    if connection.switch("json", arguments, environment):
+    if given.get("json"):
         count = outlet_count(model)
         output.print(json.dumps({"outlets": sorted(model.outlets), "outlet_count": count, "model_version": model.version}))
         return 0
@@ -191,3 +183,7 @@ def _age(since: float) -> str:
             count = int(seconds // length)
             return f"{count:,} {unit}{'s' if count > 1 else ''}"
     return "less than a minute"
+
+
+MODEL = Command(help="show what a server serves, and how good it is", flags=connection.FLAGS, run=show_model)
+OUTLETS = Command(help="list the outlets that a server's model knows", flags=connection.FLAGS, run=list_outlets)

@@ -1,4 +1,4 @@
-"""What is running: the versions of this program and of what it stands on."""
+"""What is installed: the versions of this program and of what it stands on."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _LIBRARIES = ("grpcio", "ai-edge-litert", "tensorflow")
 
 
 @cache
-def versions() -> Mapping[str, str]:
+def installed() -> Mapping[str, str]:
     """Versions by `version` (this program), `python`, and each library with underscores; empty for what is not installed."""
     return {
-        "version": _version("headline-popularity") or "unknown",
+        "version": _version("headline-popularity") or _version("headline-popularity-client") or "unknown",
         "python": platform.python_version(),
         **{name.replace("-", "_"): _version(name) for name in _LIBRARIES},
     }

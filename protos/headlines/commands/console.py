@@ -14,7 +14,7 @@ from contextlib import suppress
 from io import TextIOWrapper
 from typing import NamedTuple, cast
 
-from service.errors import CommandError
+from headlines.commands import CommandError
 
 _LONGEST_LINE = 1 << 20  # bytes; no server takes more in one headline
 _SHOWN = 200  # characters of a line that is too long

@@ -45,7 +45,8 @@ def say(capsys, monkeypatch):
 
     def say(target, *flags, command="predict", code=1):
         headlines = ["City votes"] if command == "predict" else []
-        assert main([command, *headlines, "--target", target, "--timeout", "10", *map(str, flags)]) == code
+        timeout = [] if "--timeout" in flags else ["--timeout", "10"]
+        assert main([command, *headlines, "--target", target, *timeout, *map(str, flags)]) == code
         out, err = capsys.readouterr()
         assert out == ""
         [line] = err.splitlines()

@@ -23,7 +23,8 @@ import numpy as np
 from benchmarks.process import real_headlines
 from service.model.artifact import Artifact
 from service.model.engines import choose
-from service.model.preprocessing import SEQUENCE_LENGTH, words
+from service.model.preprocessing import SEQUENCE_LENGTH
+from service.model.preprocessing.rules_1 import words
 
 BATCHES = (1, 8, 64, 256, 1024)
 WORDS = 10_000  # rows of the network's embedding

@@ -26,7 +26,8 @@ from service.budget import Budget
 from service.drain import DrainGate
 from service.metrics import Metrics
 from service.model import artifact, engines
-from service.model.preprocessing import Headline, words
+from service.model.preprocessing import Headline
+from service.model.preprocessing.rules_1 import words
 from service.model.version import Predictions, Version
 from service.predictor import Answer, Predictor
 

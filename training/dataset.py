@@ -31,7 +31,7 @@ import numpy as np
 import numpy.typing as npt
 
 from service.errors import DataError
-from service.model.preprocessing import is_blank, outlet_key, words
+from service.model.preprocessing import NEWEST_RULES, RULES, is_blank, outlet_key
 from training.files import COUNTS, Cells, Moment, check_columns, read_rows
 from training.settings import MAX_BAD_SHARE, MIN_AGE
 
@@ -88,6 +88,7 @@ def read(
     collected_at: float | None = None,
     assume_utc: bool = False,
     max_bad_share: float = MAX_BAD_SHARE,
+    rules: int = NEWEST_RULES,
     clock: Callable[[], float] = time.time,
 ) -> Dataset:
     """Read the files of a job.
@@ -96,13 +97,13 @@ def read(
     `collected_at` is by default the time of the newest post that is not in the future. A post that claims to be later is left
     out too and counted apart: either its time or `collected_at` is wrong. Of posts with the same outlet and words the earliest
     stays; of one post that was read twice, the larger engagement, as counts only grow. `assume_utc` takes times without a zone
-    as UTC. The order of `files` changes nothing.
+    as UTC. `rules` is the number of the preprocessing rules that say what a word is. The order of `files` changes nothing.
 
     Raises DataError, naming the file, if one cannot be read, lacks a column or has other engagement columns than the rest, and
     if more than `max_bad_share` of all rows are bad.
     """
     counts = check_columns(files)
-    columns = _Columns(assume_utc)
+    columns = _Columns(assume_utc, rules)
     digests = [columns.read(path) for path in files]
     columns.check(max_bad_share)
 
@@ -166,8 +167,9 @@ def _report(dataset: Dataset) -> None:
 class _Columns:
     """All good rows in the order in which they were read, column by column."""
 
-    def __init__(self, assume_utc: bool) -> None:
+    def __init__(self, assume_utc: bool, rules: int) -> None:
         self._assume_utc = assume_utc
+        self._find_words = RULES[rules]
         self.posted_at = array("d")
         self.engagement = array("d")
         self.outlet = array("i")  # into outlets; -1: none
@@ -274,7 +276,7 @@ class _Columns:
         self.posted_at.append(seconds)
         self.engagement.append(engagement)
         self.outlet.append(self.outlets.setdefault(name, len(self.outlets)) if name else -1)
-        found = words(headline)
+        found = self._find_words(headline)
         self.hashes.append(hash(" ".join(found) + "\n" + name))
         self.word_ids.extend([self.words.setdefault(word, len(self.words)) for word in found])
         self.word_ends.append(len(self.word_ids))

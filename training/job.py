@@ -72,11 +72,12 @@ class Reading:
     assume_utc: bool = False
     max_bad_share: float = MAX_BAD_SHARE
 
-    def read(self, files: Sequence[Path | str]) -> Dataset:
-        """Read and check files. Raises DataError."""
+    def read(self, files: Sequence[Path | str], rules: int | None = None) -> Dataset:
+        """Read and check files, by the preprocessing rules of this number or by the newest. Raises DataError."""
+        from service.model.preprocessing import NEWEST_RULES
         from training import dataset
 
-        return dataset.read([Path(file) for file in files], **dataclasses.asdict(self))
+        return dataset.read([Path(file) for file in files], rules=rules or NEWEST_RULES, **dataclasses.asdict(self))
 
 
 def fit(
@@ -143,7 +144,7 @@ def evaluate(
     if number not in numbers:
         raise VersionError(f"{models} holds no version{f' {number}' if number else ''}; it holds {numbers or 'none'}")
     loaded = artifact.read(models / str(number))
-    posts = reading.read(data)
+    posts = reading.read(data, loaded.info.preprocessing)
     label = loaded.info.label
     if posts.counts != label.counts:
         raise DataError(f"the data count {' + '.join(posts.counts)}, but version {number} learned {' + '.join(label.counts)}")

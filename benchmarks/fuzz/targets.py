@@ -41,7 +41,8 @@ from service.drain import DrainGate
 from service.errors import DataError, RequestError, UsageError, VersionError
 from service.metrics import Metrics
 from service.model import artifact, engines
-from service.model.preprocessing import AUX_FEATURES, SEQUENCE_LENGTH, Headline, Preprocessor, is_blank, words
+from service.model.preprocessing import AUX_FEATURES, SEQUENCE_LENGTH, Headline, Preprocessor, is_blank
+from service.model.preprocessing.rules_1 import words
 from service.model.version import Version
 from service.predictor import Limits, Predictor
 from service.repository import Repository

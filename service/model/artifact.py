@@ -32,7 +32,15 @@ from typing import IO, Any, NamedTuple, TypeVar
 
 from service.errors import Unreadable, VersionError
 from service.model import throttle
-from service.model.preprocessing import AUX_FEATURES, FIRST_WORD, RULES, SEQUENCE_LENGTH, VOCABULARY_HEAD, Headline
+from service.model.preprocessing import (
+    AUX_FEATURES,
+    FIRST_WORD,
+    NEWEST_RULES,
+    RULES,
+    SEQUENCE_LENGTH,
+    VOCABULARY_HEAD,
+    Headline,
+)
 
 FORMAT = 1
 VOCABULARY = "assets/vocabulary.txt"
@@ -86,7 +94,7 @@ class ModelInfo:
     libraries: Mapping[str, str]  # name and version
     data_checksum: str
     format: int = FORMAT
-    preprocessing: int = RULES
+    preprocessing: int = NEWEST_RULES
     sequence_length: int = SEQUENCE_LENGTH
     aux_features: tuple[str, ...] = AUX_FEATURES
 
@@ -345,13 +353,13 @@ def _parse_info(data: bytes) -> ModelInfo:
     fields = _json(data, INFO)
     with _naming(INFO):
         for key, known in (
-            ("format", FORMAT),
-            ("preprocessing", RULES),
-            ("sequence_length", SEQUENCE_LENGTH),
-            ("aux_features", list(AUX_FEATURES)),
+            ("format", [FORMAT]),
+            ("preprocessing", [*RULES]),
+            ("sequence_length", [SEQUENCE_LENGTH]),
+            ("aux_features", [list(AUX_FEATURES)]),
         ):
-            if fields[key] != known:
-                raise ValueError(f"{key!r} is {fields[key]!r}, and this program knows {known!r} alone")
+            if fields[key] not in known:
+                raise ValueError(f"{key!r} is {fields[key]!r}, and this program knows {' and '.join(map(repr, known))} alone")
         label = fields["label"]
         levels = {name: _number(fields["outlet_levels"], name) for name in _field(fields, "outlet_levels", dict)}
         if any(abs(level) > _HIGHEST_LEVEL for level in levels.values()):

@@ -71,7 +71,7 @@ class Version:
         Raises VersionError where it cannot be loaded or answers its own examples otherwise than the exported model did.
         """
         try:
-            preprocessor = Preprocessor(artifact.vocabulary, artifact.info.outlet_levels)
+            preprocessor = Preprocessor(artifact.vocabulary, artifact.info.outlet_levels, artifact.info.preprocessing)
         except ValueError as error:
             raise VersionError(f"{VOCABULARY}: {error}") from error
         throttle.pause()

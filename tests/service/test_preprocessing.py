@@ -12,7 +12,6 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from service.model.preprocessing import (
-    _LONG_RUNS,
     MAX_EXPANDING,
     SEQUENCE_LENGTH,
     UNKNOWN,
@@ -23,8 +22,8 @@ from service.model.preprocessing import (
     is_blank,
     outlet_key,
     time_features,
-    words,
 )
+from service.model.preprocessing.rules_1 import _LONG_RUNS, words
 
 GOLDEN = json.loads((Path(__file__).parent.parent / "golden" / "preprocessing.json").read_text("utf-8"))
 DAY = 86_400.0

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from service.errors import DataError
-from service.model.preprocessing import UNKNOWN, Headline, Preprocessor, words
+from service.model.preprocessing import UNKNOWN, Headline, Preprocessor
+from service.model.preprocessing.rules_1 import words
 from training import dataset, features, synthesize
 
 DAY = 86_400.0

@@ -31,7 +31,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from concurrent.futures import Future as ExecutorFuture
-from typing import Generic, NoReturn, Protocol, TypeVar
+from typing import Generic, NoReturn, Protocol, Self, TypeVar
 
 from service.errors import DeadlineExceeded, Overloaded
 from service.timer import LoopTimer, Timer
@@ -69,6 +69,32 @@ class Observer(Protocol):
 
     def dropped(self, reason: str, items: int) -> None:
         """Some items were dropped; `reason` is "overloaded", "expired" or "cancelled"."""
+
+
+class Admission(Generic[Item, Result]):
+    """Room in the queue for one request, from before its items are known until it is answered: hold it by `with`."""
+
+    __slots__ = ("_batcher", "bulk", "deadline", "enqueued", "items")
+
+    def __init__(self, batcher: Batcher[Item, Result], items: int, deadline: float | None, *, bulk: bool) -> None:
+        self._batcher = batcher
+        self.items = items
+        self.deadline = deadline  # in the clock's time
+        self.bulk = bulk
+        self.enqueued = False
+
+    async def compute(self, run: Run[Item, Result], items: Sequence[Item]) -> list[Result]:
+        """Compute `items`, as many as were admitted, and return the results in the same order. To be called once.
+
+        Cancelling the caller removes the request. Raises DeadlineExceeded, or what `run` raised for these items.
+        """
+        return await self._batcher._enqueue(self, run, items)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._batcher._release(self)
 
 
 class _Entry(Generic[Item, Result]):
@@ -169,28 +195,14 @@ class Batcher(Generic[Item, Result]):
     async def submit(
         self, run: Run[Item, Result], items: Sequence[Item], *, deadline: float | None = None, bulk: bool = False
     ) -> list[Result]:
-        """Compute `items`, and return the results in the same order.
+        """Admit a request whose items are known, and compute it. See `admit`, `admit_bulk` and `Admission.compute`."""
+        with await self.admit_bulk(len(items), deadline) if bulk else self.admit(len(items), deadline) as admission:
+            return await admission.compute(run, items)
 
-        `deadline` is in the clock's time. A `bulk` request waits for room; bulk requests together hold at most half of the
-        queue. Any other request is refused at once if there is no room. Cancelling the caller removes the request.
+    def admit(self, items: int, deadline: float | None = None) -> Admission[Item, Result]:
+        """Reserve room for a request of this many items. `deadline` is in the clock's time.
 
-        Raises Overloaded, DeadlineExceeded, or what `run` raised for these items.
-        """
-        if bulk:
-            await self._wait_for_bulk_room(len(items))
-            try:
-                return await self._enqueue(self._bulk_queue, run, items, deadline)
-            finally:
-                self._bulk_in_flight -= len(items)
-                self._admit_bulk()
-        self.require_room(len(items))
-        self._add_queued(len(items))
-        return await self._enqueue(self._queue, run, items, deadline)
-
-    def require_room(self, items: int, deadline: float | None = None) -> None:
-        """Raise Overloaded if `submit` would refuse this many items, or if the items before them take until the deadline.
-
-        For callers that want to know before they decode a request.
+        Raises Overloaded if there is no room, or if the items before them take until the deadline.
         """
         seconds = self._queued * self._seconds_per_item
         if self._queued + items > self._capacity:
@@ -198,17 +210,42 @@ class Batcher(Generic[Item, Result]):
         elif deadline is not None and self._clock() + seconds > deadline:
             problem = "the queue is longer than the deadline allows"
         else:
-            return
+            self._add_queued(items)
+            return Admission(self, items, deadline, bulk=False)
         self._observer.dropped("overloaded", items)
         raise Overloaded(problem, seconds)
 
-    async def _enqueue(
-        self, queue: deque[_Entry[Item, Result]], run: Run[Item, Result], items: Sequence[Item], deadline: float | None
-    ) -> list[Result]:
+    async def admit_bulk(self, items: int, deadline: float | None = None) -> Admission[Item, Result]:
+        """Wait for room for a bulk request of this many items; bulk requests together hold at most half of the queue."""
+        waiter: asyncio.Future[None] = self._loop.create_future()
+        self._bulk_waiters.append((items, waiter))
+        self._admit_bulk()
+        try:
+            await waiter
+        except asyncio.CancelledError:
+            if waiter.done() and not waiter.cancelled():  # admitted and cancelled in the same turn
+                self._bulk_in_flight -= items
+                self._add_queued(-items)
+            self._admit_bulk()
+            raise
+        return Admission(self, items, deadline, bulk=True)
+
+    def _release(self, admission: Admission[Item, Result]) -> None:
+        if not admission.enqueued and not self._failure.done():
+            self._add_queued(-admission.items)
+        if admission.bulk:
+            self._bulk_in_flight -= admission.items
+            self._admit_bulk()
+
+    async def _enqueue(self, admission: Admission[Item, Result], run: Run[Item, Result], items: Sequence[Item]) -> list[Result]:
         if self._failure.done():
             raise self._failure.exception() or AssertionError
+        if admission.enqueued or len(items) != admission.items:
+            raise ValueError(f"{len(items)} items for an admission of {admission.items}")
+        deadline = admission.deadline
         entry = _Entry(run, items, deadline, self._loop.create_future(), self._clock())
-        queue.append(entry)
+        (self._bulk_queue if admission.bulk else self._queue).append(entry)
+        admission.enqueued = True
         if self._batches_settling:
             self._target_requests += 1
         self._schedule()
@@ -398,19 +435,6 @@ class Batcher(Generic[Item, Result]):
         self._observer.queued(self._queued)
         if by < 0:
             self._admit_bulk()
-
-    async def _wait_for_bulk_room(self, items: int) -> None:
-        waiter: asyncio.Future[None] = self._loop.create_future()
-        self._bulk_waiters.append((items, waiter))
-        self._admit_bulk()
-        try:
-            await waiter
-        except asyncio.CancelledError:
-            if waiter.done() and not waiter.cancelled():  # admitted and cancelled in the same turn
-                self._bulk_in_flight -= items
-                self._add_queued(-items)
-            self._admit_bulk()
-            raise
 
     def _admit_bulk(self) -> None:
         """Admit bulk requests in order of arrival while there is room."""

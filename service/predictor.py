@@ -7,14 +7,13 @@ answer = await predictor.predict([Headline("City votes on new park", time.time()
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from service.batcher import Batcher
+from service.batcher import Admission, Batcher
 from service.errors import FieldViolation, InvalidRequest, Unavailable
-from service.model.preprocessing import MAX_EXPANDING, Headline, expands, is_blank
+from service.model.preprocessing import MAX_EXPANDING, Headline, expands, is_blank, is_time
 from service.model.version import Prediction, Predictions, Version
 from service.repository import Repository
 
@@ -61,41 +60,51 @@ class Predictor:
     ) -> None:
         self._repository = repository
         self._batcher = batcher
-        self._limits = limits
+        self.limits = limits
         self._observer = observer
         self._run: _Run | None = None
 
-    async def predict(self, headlines: Sequence[Headline], *, deadline: float | None = None, bulk: bool = False) -> Answer:
-        """Predict how popular these headlines will be.
+    def admit(self, headlines: int, deadline: float | None = None) -> Admission[Headline, Prediction]:
+        """Reserve room for a request of so many headlines, before they are decoded. `deadline` is in the event loop's time.
 
-        `deadline` is in the event loop's time. Where the queue is full a `bulk` request waits, and any other is refused.
-
-        Raises InvalidRequest (which names each field, such as headlines[3].text), Unavailable where no version is live,
-        Overloaded and DeadlineExceeded.
+        Parsing a thousand takes 0.06 ms, decoding them 1.2: refusing an overload after that would leave no time to answer.
+        Raises InvalidRequest for none or too many, and Overloaded if there is no room or not enough time.
         """
+        self._check_number(headlines)
+        return self._batcher.admit(headlines, deadline)
+
+    async def admit_bulk(self, headlines: int, deadline: float | None = None) -> Admission[Headline, Prediction]:
+        """Wait for room for a request of so many headlines. Raises InvalidRequest for none or too many."""
+        self._check_number(headlines)
+        return await self._batcher.admit_bulk(headlines, deadline)
+
+    async def predict(self, headlines: Sequence[Headline], admission: Admission[Headline, Prediction] | None = None) -> Answer:
+        """Predict how popular these headlines will be; without an admission they are admitted first.
+
+        Raises InvalidRequest, which names each field, such as headlines[3].text; Unavailable if no version is live; Overloaded
+        and DeadlineExceeded.
+        """
+        if admission is None:
+            with self.admit(len(headlines)) as admission:
+                return await self.predict(headlines, admission)
         await self._check(headlines)
         version = self._repository.live
         if version is None:
             raise Unavailable("no model version is loaded")
         if self._run is None or self._run.version is not version:
             self._run = _Run(version, self._observer)
-        predictions = await self._batcher.submit(self._run, headlines, deadline=deadline, bulk=bulk)
-        return Answer(predictions, version.number)
+        return Answer(await admission.compute(self._run, headlines), version.number)
 
-    def require_room(self, headlines: int, deadline: float | None = None) -> None:
-        """Refuse a request of so many headlines before they are read if it could not be answered in time. Raises Overloaded.
-
-        Parsing a thousand takes 0.06 ms, reading them 1.2: refusing an overload after that would leave no time to answer.
-        """
-        self._batcher.require_room(min(headlines, self._limits.max_headlines), deadline)
-
-    async def _check(self, headlines: Sequence[Headline]) -> None:
-        most, longest = self._limits.max_headlines, self._limits.max_text_bytes
+    def _check_number(self, headlines: int) -> None:
+        most = self.limits.max_headlines
         if not headlines:
             raise InvalidRequest("no headline", [FieldViolation("headlines", f"is empty; send 1 to {most} headlines")])
-        if len(headlines) > most:
+        if headlines > most:
             problem = f"holds more than {most}; send at most {most} in a request"
             raise InvalidRequest("too many headlines", [FieldViolation("headlines", problem)])
+
+    async def _check(self, headlines: Sequence[Headline]) -> None:
+        longest = self.limits.max_text_bytes
         violations = []
         characters = 0
         for i, (text, posted_at, _) in enumerate(headlines):
@@ -103,7 +112,7 @@ class Predictor:
             if characters > _CHECKED_AT_ONCE:
                 characters = 0
                 await asyncio.sleep(0)
-            if not math.isfinite(posted_at):
+            if not is_time(posted_at):
                 problem = "is not a valid time; it must lie between the years 1 and 9999"
                 violations.append(FieldViolation(f"headlines[{i}].posted_at", problem))
             if is_blank(text):

@@ -16,7 +16,6 @@ from typing import Any, NoReturn, Self
 import grpc
 
 from headlines.commands import versions
-from headlines.v1 import popularity_pb2
 from service import connections, credentials, log, timer
 from service.api import health, middleware, popularity, reflection
 from service.batcher import Batcher
@@ -161,11 +160,7 @@ class Server:
             Predictor(self._repository, self._batcher, limits, self._on_predictions),
             self._repository,
             model_name=settings.model_name,
-            limits=popularity_pb2.Limits(
-                max_headlines=settings.max_headlines,
-                max_text_bytes=settings.max_text_bytes,
-                max_message_bytes=settings.max_message_bytes,
-            ),
+            max_message_bytes=settings.max_message_bytes,
             stream_age=settings.max_connection_age,
             gate=self._gate,
         )

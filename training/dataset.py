@@ -31,13 +31,12 @@ import numpy as np
 import numpy.typing as npt
 
 from service.errors import DataError
-from service.model.preprocessing import NEWEST_RULES, RULES, is_blank, outlet_key
+from service.model.preprocessing import NEWEST_RULES, RULES, is_blank, is_time, outlet_key
 from training.files import COUNTS, Cells, Moment, check_columns, read_rows
 from training.settings import MAX_BAD_SHARE, MIN_AGE
 
 _WHOLE_NUMBER = re.compile(r"([0-9]{1,15})(?:\.0*)?")
 _MOST = 10**15  # a count's bound: far above any real one, and sums stay exact in a float64
-_FIRST_SECOND, _LAST_SECOND = -62_135_596_800.0, 253_402_300_800.0  # the years 1 to 9999
 _NAMED = 20  # bad rows that are named one by one
 
 _log = logging.getLogger(__name__)
@@ -307,7 +306,7 @@ def _seconds(cell: object, assume_utc: bool) -> float:
             seconds = (moment if has_zone else moment.replace(tzinfo=UTC)).timestamp()
         except (ValueError, OverflowError):
             raise _BadRowError("posted_at is not a time as ISO 8601 writes it, such as 2016-02-24T05:00:00Z") from None
-    if not _FIRST_SECOND <= seconds < _LAST_SECOND:
+    if not is_time(seconds):
         raise _BadRowError("posted_at is outside the years 1 to 9999")
     if not has_zone and not assume_utc:
         raise _BadRowError("posted_at has no zone; add one, such as Z, or give --assume-utc")

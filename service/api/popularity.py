@@ -55,12 +55,12 @@ class Popularity:
         repository: Repository,
         *,
         model_name: str,
-        limits: popularity_pb2.Limits,
+        max_message_bytes: int,
         stream_age: float,
         gate: DrainGate,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`model_name` and `limits` are reported by GetModel, and `clock` gives the time of headlines without one.
+        """`model_name` and `max_message_bytes` are reported by GetModel, and `clock` gives the time of headlines without one.
 
         Every call passes `gate`. A stream ends gracefully after `stream_age` seconds: gRPC's own maximum age of connections
         waits for streams, or cuts them off.
@@ -68,7 +68,11 @@ class Popularity:
         self._predictor = predictor
         self._repository = repository
         self._model_name = model_name
-        self._limits = limits
+        self._limits = popularity_pb2.Limits(
+            max_headlines=predictor.limits.max_headlines,
+            max_text_bytes=predictor.limits.max_text_bytes,
+            max_message_bytes=max_message_bytes,
+        )
         self._stream_age = stream_age
         self._clock = clock
         self._gate = gate
@@ -93,10 +97,9 @@ class Popularity:
         with self._gate:
             request = self._parse(popularity_pb2.PredictRequest, raw)
             deadline = _deadline(context)
-            self._predictor.require_room(len(request.headlines), deadline)
-            answer = await self._predictor.predict(self._headlines(request.headlines), deadline=deadline)
             response = popularity_pb2.PredictResponse()
-            _fill(response, answer)
+            with self._predictor.admit(len(request.headlines), deadline) as admission:
+                _fill(response, await self._predictor.predict(self._headlines(request.headlines), admission))
             return response.SerializeToString()
 
     async def _predict_stream(self, requests: AsyncIterator[Received], context: _Context) -> AsyncIterator[bytes]:
@@ -142,8 +145,8 @@ class Popularity:
         try:
             request = self._parse(popularity_pb2.PredictStreamRequest, raw)
             response.id = request.id
-            headlines = self._headlines(request.headlines)
-            _fill(response.response, await self._predictor.predict(headlines, deadline=deadline, bulk=True))
+            with await self._predictor.admit_bulk(len(request.headlines), deadline) as admission:
+                _fill(response.response, await self._predictor.predict(self._headlines(request.headlines), admission))
         except Exception as error:
             response.error.CopyFrom(status.of(error).to_proto())
         return response.SerializeToString()
@@ -184,7 +187,7 @@ class Popularity:
         return response.SerializeToString()
 
     def _parse(self, message: type[_Request], raw: bytes) -> _Request:
-        most = self._limits.max_headlines
+        most = self._predictor.limits.max_headlines
         if len(raw) > _LARGE and has_more_fields(raw, 4 * most):
             problem = f"holds far more than {most}; send at most {most} in a request"
             raise InvalidRequest("too many headlines", [FieldViolation("headlines", problem)])
@@ -192,11 +195,7 @@ class Popularity:
 
     def _headlines(self, headlines: Any) -> list[Headline]:  # noqa: ANN401
         now = self._clock()
-        return [
-            Headline(it.text, _seconds(it.posted_at) if it.HasField("posted_at") else now, it.outlet)
-            # One more than may be shows that there are too many.
-            for it in headlines[: self._limits.max_headlines + 1]
-        ]
+        return [Headline(it.text, _seconds(it.posted_at) if it.HasField("posted_at") else now, it.outlet) for it in headlines]
 
 
 def _deadline(context: _Context) -> float | None:
@@ -208,10 +207,10 @@ def _deadline(context: _Context) -> float | None:
 
 
 def _seconds(timestamp: Timestamp) -> float:
-    """Seconds since 1970; NaN, which the predictor refuses with the field's name, where the timestamp is no valid one."""
-    if -62_135_596_800 <= timestamp.seconds < 253_402_300_800 and 0 <= timestamp.nanos < 1_000_000_000:  # years 1 to 9999
-        return timestamp.seconds + timestamp.nanos / 1e9
-    return math.nan
+    """Seconds since 1970; NaN, which the predictor refuses by the field's name, if the nanoseconds are not a part of one."""
+    if not 0 <= timestamp.nanos < 1_000_000_000:
+        return math.nan
+    return min(timestamp.seconds + timestamp.nanos / 1e9, math.nextafter(timestamp.seconds + 1, 0))  # never the next second
 
 
 def _fill(response: popularity_pb2.PredictResponse, answer: Answer) -> None:

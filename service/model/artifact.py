@@ -40,6 +40,7 @@ from service.model.preprocessing import (
     SEQUENCE_LENGTH,
     VOCABULARY_HEAD,
     Headline,
+    is_time,
 )
 
 FORMAT = 1
@@ -437,5 +438,6 @@ def _each(fields: Any, key: str, *kinds: type[_Kind]) -> list[_Kind]:  # noqa: A
 
 def _seconds(text: str) -> float:
     seconds = datetime.fromisoformat(text).timestamp()
-    datetime.fromtimestamp(seconds, UTC)  # refuses what is outside the years 1 to 9999 there
+    if not is_time(seconds):
+        raise ValueError(f"{text!r} is outside the years 1 to 9999 in UTC")
     return seconds

@@ -308,19 +308,30 @@ def test_a_full_queue_refuses_at_once_and_says_when_to_come_back(run, record):
     assert record.queue == 0
 
 
-def test_whether_there_is_room_can_be_asked_before_anything_is_made(run, record):
+def test_room_is_reserved_before_anything_is_decoded(run, record):
     async def main():
         batcher = make(record, capacity=4)
         waiting = asyncio.ensure_future(batcher.submit(double, [1, 2, 3]))
         await asyncio.sleep(0)
-        batcher.require_room(1)
-        with pytest.raises(Overloaded):
-            batcher.require_room(2)
+        with batcher.admit(1) as admission:
+            with pytest.raises(Overloaded):
+                batcher.admit(1)
+            assert record.queue == 4
+            assert await admission.compute(double, [4]) == [8]
+        with suppress(ArithmeticError), batcher.admit(4):
+            raise ArithmeticError  # what is decoded is malformed, for one
+        assert record.queue == 0
         assert await waiting == [2, 4, 6]
-        batcher.require_room(4)
+        with batcher.admit(4) as admission:
+            with pytest.raises(ValueError, match="3 items for an admission of 4"):
+                await admission.compute(double, [1, 2, 3])
+            assert await admission.compute(double, [1] * 4) == [2] * 4
+            with pytest.raises(ValueError, match="admission"):
+                await admission.compute(double, [1] * 4)
 
     run(main())
-    assert record.drops == {"overloaded": 2}
+    assert record.drops == {"overloaded": 1}
+    assert record.queue == 0
 
 
 def test_a_request_that_could_not_be_answered_in_time_is_refused_before_it_is_parsed(run, record):
@@ -337,12 +348,14 @@ def test_a_request_that_could_not_be_answered_in_time_is_refused_before_it_is_pa
         waiting = asyncio.ensure_future(batcher.submit(slow, [0] * 20))
         await asyncio.sleep(0)
         with pytest.raises(Overloaded, match="deadline") as error:
-            batcher.require_room(1, loop.now + 1)
+            batcher.admit(1, loop.now + 1)
         assert 1 < error.value.retry_after <= 2
-        batcher.require_room(1, loop.now + 10)
-        batcher.require_room(1)
+        for deadline in (loop.now + 10, None):
+            with batcher.admit(1, deadline):
+                pass
         await waiting
-        batcher.require_room(1, loop.now + 0.01)
+        with batcher.admit(1, loop.now + 0.01):
+            pass
 
     run(main())
     assert record.drops == {"overloaded": 1}

@@ -32,6 +32,7 @@ __all__ = [
     "Rows",
     "expands",
     "is_blank",
+    "is_time",
     "outlet_key",
     "time_features",
 ]
@@ -45,6 +46,7 @@ VOCABULARY_HEAD = ("", "[UNK]")  # lines 0 and 1 of vocabulary.txt
 SEQUENCE_LENGTH = 100
 AUX_FEATURES = ("hour_sin", "hour_cos", "weekday_sin", "weekday_cos", "outlet_level")
 
+_FIRST_SECOND, _END = -62_135_596_800.0, 253_402_300_800.0  # of the years 1 to 9999
 _DAY = 86_400.0
 _WEEK = 7 * _DAY
 _MONDAY = 3 * _DAY  # 1970-01-01, where seconds count from, was a Thursday
@@ -67,6 +69,11 @@ class Rows(NamedTuple):
     word_counts: list[int]  # before the cut at SEQUENCE_LENGTH; 0: the headline has no word
     unknown_word_counts: list[int]  # likewise
     outlets_known: list[bool]
+
+
+def is_time(seconds: float) -> bool:
+    """Whether this many seconds since 1970-01-01 UTC are a time between the years 1 and 9999; NaN is not."""
+    return _FIRST_SECOND <= seconds < _END
 
 
 def is_blank(text: str) -> bool:

@@ -22,12 +22,12 @@ HEADLINES = [
 def publish(models):
     vocabulary = ["", "[UNK]", *WORDS.split()]
     info = artifact.ModelInfo(
-        created_at=1_464_200_000.0,
+        created_at=artifact.Time(1_464_200_000.0),
         synthetic=True,
         vocabulary_size=len(vocabulary),
         outlet_levels=OUTLETS,
         label=artifact.Label("above_median", 12.0, ("retweets", "likes")),
-        parts={"training": artifact.Part(80, 0.5, 1_460_000_000.0, 1_464_000_000.0)},
+        parts={"training": artifact.Part(80, 0.5, artifact.Time(1_460_000_000.0), artifact.Time(1_464_000_000.0))},
         settings={"seed": 8},
         evaluation={"main_auc": 0.75, "rows": 10.0},
         libraries={"keras": keras.__version__},

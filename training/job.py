@@ -196,7 +196,7 @@ def _describe(posts: Dataset, built: Features, settings: Settings, figures: Mapp
 
     parts = {"training": built.training, "validation": built.validation, "evaluation": built.evaluation}
     return artifact.ModelInfo(
-        created_at=time.time(),
+        created_at=artifact.Time(time.time()),
         synthetic=posts.synthetic,
         vocabulary_size=len(built.vocabulary),
         outlet_levels=built.outlet_levels,
@@ -205,8 +205,8 @@ def _describe(posts: Dataset, built: Features, settings: Settings, figures: Mapp
             name: artifact.Part(
                 rows=len(part),
                 positive_share=float(part.labels.mean(dtype=float)),
-                first=float(part.posted_at[0]),
-                last=float(part.posted_at[-1]),
+                first=artifact.Time(part.posted_at[0]),
+                last=artifact.Time(part.posted_at[-1]),
             )
             for name, part in parts.items()
         },

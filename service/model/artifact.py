@@ -18,17 +18,18 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
+import math
 import os
 import re
 import stat
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple, TypeVar
+
+import msgspec
 
 from service.errors import Unreadable, VersionError
 from service.model import throttle
@@ -61,6 +62,10 @@ _CHECKSUM_LINE = re.compile(r"([0-9a-f]{64})  ([^\\\0]+)")
 _Kind = TypeVar("_Kind")
 
 
+class Time(float):
+    """Seconds since 1970-01-01 UTC, between the years 1 and 9999; in a file as ISO 8601 writes it."""
+
+
 @dataclass(frozen=True)
 class Label:
     """What makes a post popular."""
@@ -76,17 +81,21 @@ class Part:
 
     rows: int
     positive_share: float
-    first: float  # seconds since 1970-01-01 UTC; ISO 8601 in the file
-    last: float
+    first: Time
+    last: Time
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ModelInfo:
     """model.json: where a version comes from and what it expects."""
 
-    created_at: float  # seconds since 1970-01-01 UTC; ISO 8601 in the file
+    format: int = FORMAT
+    preprocessing: int = NEWEST_RULES
+    created_at: Time
     synthetic: bool  # trained on made-up data
+    sequence_length: int = SEQUENCE_LENGTH
     vocabulary_size: int  # lines of vocabulary.txt
+    aux_features: tuple[str, ...] = AUX_FEATURES
     outlet_levels: Mapping[str, float]  # outlet keys and standardised levels
     label: Label
     parts: Mapping[str, Part]  # training, validation, evaluation
@@ -94,16 +103,35 @@ class ModelInfo:
     evaluation: Mapping[str, float]  # figures on the latest part; what is undefined is absent
     libraries: Mapping[str, str]  # name and version
     data_checksum: str
-    format: int = FORMAT
-    preprocessing: int = NEWEST_RULES
-    sequence_length: int = SEQUENCE_LENGTH
-    aux_features: tuple[str, ...] = AUX_FEATURES
+
+
+@dataclass(frozen=True)
+class _Compatibility:
+    """What of model.json decides whether the rest can be understood."""
+
+    format: Any
+    preprocessing: Any
+    sequence_length: Any
+    aux_features: Any
 
 
 class Example(NamedTuple):
     """A headline and what the exported model made of it, for the server to reproduce."""
 
     headline: Headline
+    ids: list[int]
+    aux: list[float]
+    main_output: float
+    aux_output: float
+
+
+@dataclass(frozen=True)
+class _ExampleRow:
+    """An Example as examples.json has it."""
+
+    headline: str
+    posted_at: Time
+    outlet: str
     ids: list[int]
     aux: list[float]
     main_output: float
@@ -226,8 +254,9 @@ class Contents:
 def write(directory: Path, contents: Contents) -> None:
     """Complete a version's directory, which already holds the exported model. `read` is the counterpart."""
     _write(directory / VOCABULARY, "".join(word + "\n" for word in contents.vocabulary))
-    _write_json(directory / INFO, _info_fields(contents.info))
-    _write_json(directory / EXAMPLES, [_example_fields(example) for example in contents.examples])
+    rows = [_ExampleRow(it.headline.text, Time(it.headline.posted_at), it.headline.outlet, *it[1:]) for it in contents.examples]
+    _write_json(directory / INFO, contents.info)
+    _write_json(directory / EXAMPLES, rows)
     write_checksums(directory)
 
 
@@ -242,47 +271,11 @@ def write_checksums(directory: Path) -> None:
     _write(directory / CHECKSUMS, "".join(lines))
 
 
-def _info_fields(info: ModelInfo) -> dict[str, Any]:
-    return {
-        "format": info.format,
-        "preprocessing": info.preprocessing,
-        "created_at": _iso(info.created_at),
-        "synthetic": info.synthetic,
-        "sequence_length": info.sequence_length,
-        "vocabulary_size": info.vocabulary_size,
-        "aux_features": info.aux_features,
-        "outlet_levels": dict(info.outlet_levels),
-        "label": {"rule": info.label.rule, "threshold": info.label.threshold, "counts": info.label.counts},
-        "parts": {
-            name: {
-                "rows": part.rows,
-                "positive_share": part.positive_share,
-                "first": _iso(part.first),
-                "last": _iso(part.last),
-            }
-            for name, part in info.parts.items()
-        },
-        "settings": dict(info.settings),
-        "evaluation": dict(info.evaluation),
-        "libraries": dict(info.libraries),
-        "data_checksum": info.data_checksum,
-    }
-
-
-def _example_fields(example: Example) -> dict[str, Any]:
-    return {
-        "headline": example.headline.text,
-        "posted_at": _iso(example.headline.posted_at),
-        "outlet": example.headline.outlet,
-        "ids": example.ids,
-        "aux": example.aux,
-        "main_output": example.main_output,
-        "aux_output": example.aux_output,
-    }
-
-
 def _write_json(path: Path, value: object) -> None:
-    _write(path, json.dumps(value, ensure_ascii=False, allow_nan=False, indent=1) + "\n")
+    """Write a value as JSON. Raises ValueError if it holds what `read` would refuse, such as a number that is not finite."""
+    encoded = msgspec.json.encode(value, enc_hook=_encode)
+    msgspec.json.decode(encoded, type=list[_ExampleRow] if isinstance(value, list) else type(value), dec_hook=_decode)
+    _write(path, msgspec.json.format(encoded, indent=1).decode() + "\n")
 
 
 def _write(path: Path, text: str) -> None:
@@ -290,8 +283,19 @@ def _write(path: Path, text: str) -> None:
     path.write_text(text, "utf-8", newline="\n")
 
 
-def _iso(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat()
+def _encode(value: object) -> str:
+    if isinstance(value, Time):
+        return datetime.fromtimestamp(value, UTC).isoformat()
+    raise NotImplementedError(type(value))
+
+
+def _decode(kind: type, value: object) -> Time:
+    if kind is not Time:
+        raise NotImplementedError(kind)
+    seconds = datetime.fromisoformat(value).timestamp() if isinstance(value, str) else math.nan
+    if not is_time(seconds):
+        raise ValueError("Expected a time between the years 1 and 9999, as ISO 8601 writes it")
+    return Time(seconds)
 
 
 def _read_file(directory: Path, name: str, most: int, too_large: str) -> bytes:
@@ -340,104 +344,39 @@ def _text(data: bytes, name: str) -> str:
         raise VersionError(f"{name}: is not UTF-8") from error
 
 
-def _json(data: bytes, name: str) -> Any:  # noqa: ANN401
+def _parse(data: bytes, name: str, kind: type[_Kind]) -> _Kind:
     try:
-        fields = json.loads(_text(data, name))
-        # NaN, numbers that become infinite, and halves of surrogates, which no answer could tell.
-        json.dumps(fields, ensure_ascii=False, allow_nan=False).encode()
+        return msgspec.json.decode(data, type=kind, dec_hook=_decode)
     except (ValueError, RecursionError) as error:
-        raise VersionError(f"{name}: is not JSON: {error}") from error
-    return fields
-
-
-def _parse_info(data: bytes) -> ModelInfo:
-    fields = _json(data, INFO)
-    with _naming(INFO):
-        for key, known in (
-            ("format", [FORMAT]),
-            ("preprocessing", [*RULES]),
-            ("sequence_length", [SEQUENCE_LENGTH]),
-            ("aux_features", [list(AUX_FEATURES)]),
-        ):
-            if fields[key] not in known:
-                raise ValueError(f"{key!r} is {fields[key]!r}, and this program knows {' and '.join(map(repr, known))} alone")
-        label = fields["label"]
-        levels = {name: _number(fields["outlet_levels"], name) for name in _field(fields, "outlet_levels", dict)}
-        if any(abs(level) > _HIGHEST_LEVEL for level in levels.values()):
-            raise ValueError(f"'outlet_levels' holds one beyond {_HIGHEST_LEVEL:g}, so it is not standardised")
-        return ModelInfo(
-            created_at=_seconds(fields["created_at"]),
-            synthetic=_field(fields, "synthetic", bool),
-            vocabulary_size=_field(fields, "vocabulary_size", int),
-            outlet_levels=levels,
-            label=Label(
-                _field(label, "rule", str),
-                _number(label, "threshold"),
-                tuple(_each(label, "counts", str)),
-            ),
-            parts={
-                name: Part(
-                    _field(part, "rows", int),
-                    _number(part, "positive_share"),
-                    _seconds(part["first"]),
-                    _seconds(part["last"]),
-                )
-                for name, part in fields["parts"].items()
-            },
-            settings=_field(fields, "settings", dict),
-            evaluation={name: _number(fields["evaluation"], name) for name in _field(fields, "evaluation", dict)},
-            libraries={name: _field(fields["libraries"], name, str) for name in _field(fields, "libraries", dict)},
-            data_checksum=_field(fields, "data_checksum", str),
-        )
-
-
-def _parse_examples(data: bytes) -> list[Example]:
-    rows = _json(data, EXAMPLES)
-    with _naming(EXAMPLES):
-        if not rows:
-            raise ValueError("holds no example, so nothing shows that the model loads as it was trained")
-        examples = []
-        for row in rows:
-            headline = Headline(_field(row, "headline", str), _seconds(row["posted_at"]), _field(row, "outlet", str))
-            aux = [float(value) for value in _each(row, "aux", float, int)]
-            if len(aux) != len(AUX_FEATURES):
-                raise ValueError(f"'aux' holds {len(aux)} numbers, and there are {len(AUX_FEATURES)} features")
-            outputs = _number(row, "main_output"), _number(row, "aux_output")
-            examples.append(Example(headline, _each(row, "ids", int), aux, *outputs))
-        return examples
-
-
-@contextmanager
-def _naming(name: str) -> Iterator[None]:
-    """Give what is wrong inside a file the file's name."""
-    try:
-        yield
-    except KeyError as error:
-        raise VersionError(f"{name}: has no {error}") from error
-    except (TypeError, ValueError, AttributeError, OverflowError) as error:
         raise VersionError(f"{name}: {str(error)[:_LONGEST_PROBLEM]}") from error
 
 
-def _field(fields: Any, key: str, kind: type[_Kind]) -> _Kind:  # noqa: ANN401
-    value = fields[key]
-    if type(value) is not kind:  # True is not 1 here
-        raise TypeError(f"{key!r} is of the wrong type; it must be {kind.__name__}")
-    return value
+def _parse_info(data: bytes) -> ModelInfo:
+    found = _parse(data, INFO, _Compatibility)
+    for key, known in (
+        ("format", [FORMAT]),
+        ("preprocessing", [*RULES]),
+        ("sequence_length", [SEQUENCE_LENGTH]),
+        ("aux_features", [[*AUX_FEATURES]]),
+    ):
+        if (value := getattr(found, key)) not in known:
+            problem = f"{key!r} is {value!r}, and this program knows {' and '.join(map(repr, known))} alone"
+            raise VersionError(f"{INFO}: {problem[:_LONGEST_PROBLEM]}")
+    info = _parse(data, INFO, ModelInfo)
+    if any(abs(level) > _HIGHEST_LEVEL for level in info.outlet_levels.values()):
+        raise VersionError(f"{INFO}: 'outlet_levels' holds one beyond {_HIGHEST_LEVEL:g}, so it is not standardised")
+    return info
 
 
-def _number(fields: Any, key: str) -> float:  # noqa: ANN401
-    return float(_field(fields, key, int if type(fields[key]) is int else float))
-
-
-def _each(fields: Any, key: str, *kinds: type[_Kind]) -> list[_Kind]:  # noqa: ANN401
-    values = _field(fields, key, list)
-    if any(type(value) not in kinds for value in values):
-        raise TypeError(f"{key!r} holds a value of the wrong type; all must be {kinds[0].__name__}")
-    return values
-
-
-def _seconds(text: str) -> float:
-    seconds = datetime.fromisoformat(text).timestamp()
-    if not is_time(seconds):
-        raise ValueError(f"{text!r} is outside the years 1 to 9999 in UTC")
-    return seconds
+def _parse_examples(data: bytes) -> list[Example]:
+    rows = _parse(data, EXAMPLES, list[_ExampleRow])
+    if not rows:
+        raise VersionError(f"{EXAMPLES}: holds no example, so nothing shows that the model loads as it was trained")
+    for i, row in enumerate(rows):
+        if len(row.aux) != len(AUX_FEATURES):
+            problem = f"'aux' holds {len(row.aux)} numbers, and there are {len(AUX_FEATURES)} features"
+            raise VersionError(f"{EXAMPLES}: example {i}: {problem}")
+    return [
+        Example(Headline(row.headline, row.posted_at, row.outlet), row.ids, row.aux, row.main_output, row.aux_output)
+        for row in rows
+    ]

@@ -19,12 +19,12 @@ from service.model.preprocessing import Headline
 from training.publish import new_version
 
 INFO = artifact.ModelInfo(
-    created_at=1_464_000_000.25,
+    created_at=artifact.Time(1_464_000_000.25),
     synthetic=True,
     vocabulary_size=3,
     outlet_levels={"gazette": 0.5},
     label=artifact.Label("above_median", 12.5, ("retweets", "likes")),
-    parts={"training": artifact.Part(8, 0.5, 1_456_000_000.0, 1_463_000_000.0)},
+    parts={"training": artifact.Part(8, 0.5, artifact.Time(1_456_000_000.0), artifact.Time(1_463_000_000.0))},
     settings={"epochs": 3},
     evaluation={"main_auc": 0.75},
     libraries={"tensorflow": "2.21.0"},
@@ -254,16 +254,17 @@ def test_an_empty_directory_is_refused(tmp_path):
         ({"sequence_length": 50}, "sequence_length"),
         ({"vocabulary_size": 4}, "vocabulary.txt"),
         ({"label": None}, "model.json"),
-        ({"created_at": 5}, "model.json"),
-        ({"outlet_levels": {"gazette": "high"}}, "'gazette' is of the wrong type"),
-        ({"outlet_levels": {"gazette": "nan"}}, "'gazette' is of the wrong type"),
-        ({"outlet_levels": {"gazette": math.inf}}, "not JSON"),
+        ({"created_at": 5}, r"Expected a time .* - at `\$.created_at`"),
+        ({"created_at": "yesterday"}, r"at `\$.created_at`"),
+        ({"outlet_levels": {"gazette": "high"}}, r"Expected `float`, got `str` - at `\$.outlet_levels"),
+        ({"outlet_levels": {"gazette": "nan"}}, r"Expected `float`, got `str` - at `\$.outlet_levels"),
+        ({"outlet_levels": {"gazette": math.inf}}, "JSON is malformed"),
         ({"outlet_levels": {"gazette": 1e30}}, "not standardised"),
-        ({"outlet_levels": {"\ud800": 1.0}}, "not JSON"),  # GetModel could not tell it
+        ({"outlet_levels": {"\ud800": 1.0}}, "model.json"),  # GetModel could not tell it
         ({"created_at": "0001-01-01T00:00:00+23:59"}, "model.json"),  # nor this
         ({"created_at": "9999-12-31T23:59:59.999999+00:00"}, "model.json"),
-        ({"settings": [["epochs", 3]]}, "'settings' is of the wrong type"),
-        ({"synthetic": 1}, "'synthetic' is of the wrong type"),
+        ({"settings": [["epochs", 3]]}, r"Expected `object`, got `array` - at `\$.settings`"),
+        ({"synthetic": 1}, r"Expected `bool`, got `int` - at `\$.synthetic`"),
         ({"format": "x" * 10_000}, "'format' is 'x{1,500}$"),
     ],
 )

@@ -53,7 +53,7 @@ def publish(models: Path, constant: str = "0.25", *, ids=(2, 1), outlet_level=0.
     headline = Headline("City council", 1_464_000_000.0, "Gazette")
     aux = Preprocessor(VOCABULARY, {"gazette": outlet_level}).encode([headline]).aux[0].tolist()
     info = artifact.ModelInfo(
-        created_at=1_464_000_000.0,
+        created_at=artifact.Time(1_464_000_000.0),
         synthetic=True,
         vocabulary_size=len(VOCABULARY),
         outlet_levels=LEVELS,

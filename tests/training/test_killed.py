@@ -18,7 +18,7 @@ from training.checkpoint import open_checkpoint
 from training.publish import new_version
 
 INFO = artifact.ModelInfo(
-    created_at=0.0,
+    created_at=artifact.Time(0.0),
     synthetic=True,
     vocabulary_size=2,
     outlet_levels={},

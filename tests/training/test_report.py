@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
-from service.model.artifact import Label, ModelInfo, Part
+from service.model.artifact import Label, ModelInfo, Part, Time
 from training import dataset, features, report
 from training.evaluate import Estimate, Scores, evaluate
 from training.fit import Epoch, Losses
@@ -76,13 +76,13 @@ def evaluation(parts, posts):
 @pytest.fixture(scope="module")
 def info(made, parts, evaluation):
     return ModelInfo(
-        created_at=1_720_000_000.0,
+        created_at=Time(1_720_000_000.0),
         synthetic=True,
         vocabulary_size=len(made.vocabulary),
         outlet_levels=made.outlet_levels,
         label=Label("above_median", made.threshold, ("retweets", "likes")),
         parts={
-            name: Part(len(part), float(part.labels.mean()), part.posted_at[0], part.posted_at[-1])
+            name: Part(len(part), float(part.labels.mean()), Time(part.posted_at[0]), Time(part.posted_at[-1]))
             for name, part in parts.items()
         },
         settings={"epochs": 50, "merge": "concatenate"},

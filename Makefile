@@ -3,6 +3,7 @@
 #   make serve     serve what is in models/; where that is nothing, train on made-up data first. ARGS="--port 6000" adds flags
 #   make test      all tests but interop
 #   make lint      formatting, types and the walls between packages
+#   make resilience  what must hold on a bad day, for hours; `make test` tries it in short
 #   make interop   stock gRPC and Prometheus tools against the server
 #   make protos    generate the code of protos/ anew
 #   make lock      pin the requirements anew; ARGS=--upgrade takes the newest
@@ -21,7 +22,7 @@ TOOLS = \
 
 # Recipes share one environment and one models/.
 .NOTPARALLEL:
-.PHONY: serve test lint interop protos lock
+.PHONY: serve test lint resilience interop protos lock
 .DELETE_ON_ERROR:
 
 # A model that is there needs no TensorFlow to be served.
@@ -44,6 +45,12 @@ lint: .venv/.dev
 	.venv/bin/ruff format --check
 	.venv/bin/mypy
 	.venv/bin/lint-imports
+
+# Each ends with 1 if a promise is broken, and needs the real posts and a model of them in models/.
+resilience: .venv/.dev
+	@for name in stopping starting swaps volumes overload crowds texts bulk cancels soak killed_training fuzz; do \
+		echo "$$name" && .venv/bin/python -m tests.resilience.$$name || failed="$$failed $$name"; \
+	done; test -z "$$failed" || { echo "broken:$$failed"; exit 1; }
 
 interop: .venv/.dev .tools/.installed
 	.venv/bin/python -m pytest -m interop $(ARGS)

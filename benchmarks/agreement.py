@@ -8,13 +8,14 @@ for the same, one by one and in batches of 64, with either engine.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.process import real_headlines, serving
+from harness import report
+from harness.process import serving
+from harness.requests import Question, real_headlines
 from headlines.client import AsyncClient, Headline
 from service.model import artifact
 from service.model import preprocessing as service_preprocessing
@@ -24,7 +25,7 @@ TOLERANCE = 1e-5
 AT_ONCE = 16  # calls under way
 
 
-def predict_with_keras(models: Path, questions: list[tuple]) -> np.ndarray:
+def predict_with_keras(models: Path, questions: list[Question]) -> np.ndarray:
     """Main and aux output of each headline, [rows, 2]."""
     from training import export  # loads TensorFlow, which flags need not wait for
 
@@ -38,7 +39,7 @@ def predict_with_keras(models: Path, questions: list[tuple]) -> np.ndarray:
     return np.hstack([outputs["main_output"], outputs["aux_output"]])
 
 
-async def predict_with_server(target: str, questions: list[tuple], size: int) -> np.ndarray:
+async def predict_with_server(target: str, questions: list[Question], size: int) -> np.ndarray:
     """The same over gRPC, `size` headlines a call."""
     headlines = [Headline(*question) for question in questions]
     gate = asyncio.Semaphore(AT_ONCE)
@@ -55,8 +56,7 @@ async def predict_with_server(target: str, questions: list[tuple], size: int) ->
 
 def main() -> None:
     """Compare and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", type=Path, default=Path("models"))
+    parser = report.models_parser(__doc__)
     parser.add_argument("--rows", type=int, default=10_000)
     args = parser.parse_args()
     questions = real_headlines(args.rows)

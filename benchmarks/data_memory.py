@@ -16,7 +16,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.process import REAL_DATA
+from harness.requests import REAL_DATA
 
 _MEASURE = """
 import json, resource, sys, time

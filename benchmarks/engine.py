@@ -14,15 +14,17 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any, cast
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import numpy as np
 
-from benchmarks.process import real_headlines
+from harness.requests import real_headlines
 from service.model.artifact import Artifact
-from service.model.engines import choose
+from service.model.engines import Model, choose
 from service.model.preprocessing import SEQUENCE_LENGTH
 from service.model.preprocessing.rules_1 import words
 
@@ -65,6 +67,11 @@ def cases(random: np.random.Generator) -> Iterator[tuple[str, int, list[Batch]]]
     yield "10 words, one of 100", 64, [Batch(np.array([10] * 63 + [100]), random)]
 
 
+def compute(model: Model, batch: Any) -> object:  # noqa: ANN401
+    """A batch by an engine."""
+    return model.predict(batch.ids, batch.lengths, batch.aux)
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.engine")
@@ -79,12 +86,12 @@ def main() -> None:
         export.export(directory, build())
         files = {path.relative_to(directory).as_posix(): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
         serving_default = export.serve(directory)
-    version = Artifact(directory, 1, "", files, info=None, vocabulary=["word"] * WORDS, examples=())
-    engines = {"serving_default": lambda batch: serving_default(batch.padded, batch.aux)}
+    version = Artifact(directory, 1, "", files, info=cast(Any, None), vocabulary=["word"] * WORDS, examples=())
+    engines: dict[str, Callable[[Any], object]] = {"serving_default": lambda batch: serving_default(batch.padded, batch.aux)}
     for name in ("litert", "tensorflow"):
         model = choose(name).load(version)
         model.warm()
-        engines[name] = lambda batch, model=model: model.predict(batch.ids, batch.lengths, batch.aux)
+        engines[name] = partial(compute, model)
 
     print(f"{'lengths':22}{'batch':>6}" + "".join(f"{f'{name}, ms':>22}{'headlines/s':>13}{'ratio':>7}" for name in engines))
     for lengths, rows, batches in measured:

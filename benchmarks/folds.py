@@ -11,7 +11,6 @@ defaults less one regularisation at a time; each figure is the mean over folds a
 
 from __future__ import annotations
 
-import argparse
 import logging
 import sys
 import time
@@ -22,7 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.process import REAL_DATA
+from harness import report
+from harness.requests import REAL_DATA
 from service.errors import HeadlinesError, UsageError
 from training.settings import Settings
 
@@ -35,14 +35,14 @@ COLUMNS = [f"{output}_{metric}" for output in ("main", "aux") for metric in METR
 
 def main() -> int:
     """Run the command; its exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = report.parser(__doc__)
     parser.add_argument("--data", type=Path, nargs="+", action="extend", metavar="FILE", help="the real data by default")
     parser.add_argument("--seeds", type=int, default=3, help="fits of each variant on each fold")
     parser.add_argument("--variant", action="append", metavar="NAME=VALUE,...", help="settings to compare; repeatable")
     args = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
     try:
-        variants = {text: parse(text) for text in args.variant or ()} or {
+        variants: dict[str, Mapping[str, Any]] = {text: parse(text) for text in args.variant or ()} or {
             "the guide's": GUIDE,
             "defaults": {},
             **{f"{name}={value}": {name: value} for name, value in GUIDE.items()},
@@ -62,7 +62,7 @@ def main() -> int:
 
 def parse(text: str) -> dict[str, Any]:
     """NAME=VALUE,... as settings."""
-    kinds = {field.name: type(field.default) for field in fields(Settings)}
+    kinds: dict[str, Any] = {field.name: type(field.default) for field in fields(Settings)}
     chosen = dict(pair.partition("=")[::2] for pair in text.split(","))
     if unknown := chosen.keys() - kinds.keys():
         raise UsageError(f"there is no setting {', '.join(sorted(unknown))}; there are {', '.join(kinds)}")

@@ -13,22 +13,21 @@ PATH there is a row with that client, which is written in C.
 
 from __future__ import annotations
 
-import argparse
 import re
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
-import urllib.request
 from collections import defaultdict
+from collections.abc import Sequence
 from contextlib import ExitStack
-from pathlib import Path
 
 from benchmarks import noop
-from benchmarks.load import closed_loop, open_loop
-from benchmarks.process import ServerProcess, environment, real_headlines, serving, started
-from headlines.v1.popularity_pb2 import PredictRequest
+from harness import report
+from harness.load import closed_loop, open_loop
+from harness.process import ROOT, ServerProcess, serving, started
+from harness.requests import make_requests
 
 CLOSED = ((1, 1), (8, 1), (64, 1), (4, 64))  # clients, headlines a request
 OPEN = (0.3, 0.6, 0.8)  # shares of the rate that 64 clients reached
@@ -43,16 +42,17 @@ TARGETS = {
 }
 
 
-def make_requests(headlines: int, count: int = 1000) -> list[bytes]:
-    """So many requests with real headlines."""
-    rows = real_headlines(count + headlines)
-    requests = []
-    for start in range(count):
-        request = PredictRequest()
-        for text, posted_at, outlet in rows[start : start + headlines]:
-            request.headlines.add(text=text, outlet=outlet).posted_at.FromDatetime(posted_at)
-        requests.append(request.SerializeToString())
-    return requests
+def environment(name: str, requirements: Sequence[str]) -> str:
+    """The Python of a virtual environment with these packages, which is made if it is not there yet."""
+    directory = ROOT / ".benchmarks" / name
+    python = str(directory / "bin" / "python")
+    installed = directory / "requirements.txt"
+    wanted = "\n".join(requirements)
+    if not installed.exists() or installed.read_text() != wanted:
+        subprocess.run([sys.executable, "-m", "venv", "--clear", directory], check=True)
+        subprocess.run([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *requirements], check=True)
+        installed.write_text(wanted)
+    return python
 
 
 def measure_closed(
@@ -84,19 +84,9 @@ def measure_h2load(server: ServerProcess, request: bytes, seconds: float) -> flo
     return float(found[1])
 
 
-def read_metric(server: ServerProcess, name: str) -> float:
-    """One value of /metrics."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{server.http_port}/metrics") as answer:
-        found = re.search(rf"^{name} (\S+)$", answer.read().decode(), re.MULTILINE)
-    if not found:
-        raise SystemExit(f"no metric {name}")
-    return float(found[1])
-
-
 def main() -> None:
     """Measure and print tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", type=Path, default=Path("models"))
+    parser = report.models_parser(__doc__)
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=4.0)
     args = parser.parse_args()
@@ -115,10 +105,10 @@ def main() -> None:
                 for name, server in servers.items():
                     if name == "plain" and (clients, headlines) not in PLAIN:
                         continue
-                    before = [read_metric(product, f"headlines_batch_size_{part}") for part in ("sum", "count")]
+                    before = [product.metric(f"headlines_batch_size_{part}") for part in ("sum", "count")]
                     figures = measure_closed(server, clients, headlines, requests[headlines], args.seconds)
                     if name == "headlines":
-                        after = [read_metric(product, f"headlines_batch_size_{part}") for part in ("sum", "count")]
+                        after = [product.metric(f"headlines_batch_size_{part}") for part in ("sum", "count")]
                         figures["batch"] = (after[0] - before[0]) / (after[1] - before[1])
                     runs[name, (clients, headlines)].append(figures)
             if shutil.which("h2load"):
@@ -131,10 +121,10 @@ def main() -> None:
                 quantiles = {f"p{q:g}": load.quantile(q / 100) * 1e3 for q in (50, 90, 99, 99.9)}
                 runs["headlines", share].append({"rate": load.rate, "late": load.late * 1e3, **quantiles})
     medians = {key: {name: statistics.median(run[name] for run in some) for name in some[0]} for key, some in runs.items()}
-    report(medians)
+    show(medians)
 
 
-def report(medians: dict[tuple[str, object], dict[str, float]]) -> None:
+def show(medians: dict[tuple[str, object], dict[str, float]]) -> None:
     """Print the tables and the ratios that matter."""
     columns = ("rate", "headlines", "p50", "p90", "p99", "p99.9", "cpu", "batch")
     heads = ("requests/s", "headlines/s", "p50 ms", "p90 ms", "p99 ms", "p99.9 ms", "CPU us/req", "mean batch")

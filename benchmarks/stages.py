@@ -8,17 +8,17 @@ with all of its stages, the queue, the event loop's turns and the metrics around
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
-from pathlib import Path
 from types import SimpleNamespace
+from typing import Any, cast
 
 import uvloop
 
-from benchmarks.serving import make_requests
+from harness import report
+from harness.requests import make_requests
 from headlines.v1 import popularity_pb2
 from service.api import middleware, popularity
 from service.batcher import Batcher
@@ -28,7 +28,7 @@ from service.metrics import Metrics
 from service.model import artifact, engines
 from service.model.preprocessing import Headline
 from service.model.preprocessing.rules_1 import words
-from service.model.version import Predictions, Version
+from service.model.version import Prediction, Predictions, Version
 from service.predictor import Answer, Predictor
 
 PASSES = 7
@@ -38,8 +38,7 @@ SIZES = (1, 64)  # headlines a request
 
 def main() -> None:
     """Measure and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", type=Path, default=Path("models"))
+    parser = report.models_parser(__doc__)
     args = parser.parse_args()
     version = Version.load(artifact.read(args.models / str(artifact.versions(args.models)[0])), engines.choose("litert"))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -53,19 +52,21 @@ async def measure(version: Version, size: int) -> dict[str, float]:
     """Microseconds a request, by stage."""
     metrics = Metrics(4096)
     metrics.went_live(version.number, version.digest, "litert", 0.0)
-    batcher = Batcher(capacity=4096, largest_batch=256, executor=None, observer=metrics)
+    batcher: Batcher[Headline, Prediction] = Batcher(capacity=4096, largest_batch=256, executor=None, observer=metrics)
 
     def observe(number: int, headlines: Sequence[Headline], columns: Predictions) -> None:
         words, unknown_words = sum(columns.word_count), sum(columns.unknown_word_count)
         metrics.predicted(number, columns.main_output, columns.aux_output, words, unknown_words)
         metrics.outlets(len(headlines), sum(columns.outlet_known), [outlet for _, _, outlet in headlines].count(""))
 
-    repository = SimpleNamespace(live=version)
+    repository: Any = SimpleNamespace(live=version)
     predictor = Predictor(repository, batcher, observer=observe)
-    limits = popularity_pb2.Limits(max_headlines=1024)
-    service = popularity.Popularity(predictor, repository, model_name="", limits=limits, stream_age=1.0, gate=DrainGate())
+    service = popularity.Popularity(
+        predictor, repository, model_name="", max_message_bytes=4 << 20, stream_age=1.0, gate=DrainGate()
+    )
     handlers = middleware.Middleware(metrics, {popularity.SERVICE: service.handlers()}, Budget(64 << 20, 4 << 20))
-    predict = handlers.service(SimpleNamespace(method=f"/{popularity.SERVICE.full_name}/Predict")).stream_unary
+    details: Any = SimpleNamespace(method=f"/{popularity.SERVICE.full_name}/Predict")
+    predict: Any = cast(Any, handlers.service(details)).stream_unary
 
     raw = make_requests(size)[:REQUESTS]
     requests = [popularity_pb2.PredictRequest.FromString(it) for it in raw]
@@ -74,7 +75,7 @@ async def measure(version: Version, size: int) -> dict[str, float]:
     columns = [version.predict(it) for it in headlines]
     answers = [it.rows() for it in columns]
 
-    def encode(predictions: list) -> bytes:
+    def encode(predictions: list[Prediction]) -> bytes:
         response = popularity_pb2.PredictResponse()
         popularity._fill(response, Answer(predictions, 1))
         return response.SerializeToString()
@@ -107,14 +108,14 @@ async def measure(version: Version, size: int) -> dict[str, float]:
     return {**stages, "of it queue, turns, tasks, counting calls": rest}
 
 
-def drive(steps: Coroutine) -> None:
+def drive(steps: Coroutine[Any, Any, Any]) -> None:
     """Run a coroutine that waits for nothing but turns of the loop."""
     with suppress(StopIteration):
         while True:
             steps.send(None)
 
 
-def time_stage(stage: Callable, inputs: list) -> float:
+def time_stage(stage: Callable[[Any], object], inputs: Sequence[Any]) -> float:
     """Microseconds a call."""
     passes = []
     for _ in range(PASSES):

@@ -7,20 +7,19 @@ Medians, beside the time that `import tensorflow` takes in the same run.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-from benchmarks.process import serving
+from harness import report
+from harness.process import serving
 
 
 def main() -> None:
     """Measure and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", type=Path, default=Path("models"))
+    parser = report.models_parser(__doc__)
     parser.add_argument("--runs", type=int, default=5)
     args = parser.parse_args()
     seconds: dict[str, list[float]] = {"import tensorflow": [], "litert": [], "tensorflow": []}

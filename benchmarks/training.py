@@ -10,7 +10,6 @@ step's ratio in a minute; the fit is then mostly tracing, and its losses mean no
 
 from __future__ import annotations
 
-import argparse
 import os
 import statistics
 import time
@@ -24,7 +23,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import numpy as np
 
-from benchmarks.process import REAL_DATA
+from harness import report
+from harness.requests import REAL_DATA
 from service.model.preprocessing import SEQUENCE_LENGTH
 from training import dataset, features
 from training.batches import batches
@@ -51,7 +51,7 @@ class Figures(NamedTuple):
 
 def main() -> None:
     """Measure and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = report.parser(__doc__)
     parser.add_argument("--runs", type=int, default=1)
     parser.add_argument("--quick", action="store_true")
     args = parser.parse_args()

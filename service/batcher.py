@@ -46,8 +46,8 @@ LONG = 0.001  # seconds of computing on the event loop after which the next batc
 # gRPC needs several turns to accept a call, read its message and send the answer. Without yielding, an overload of 5 times the
 # capacity (requests of 1,024 items) stayed in gRPC's core until the deadlines passed: no request was answered, and a health
 # check took a second. With 8 or 32 turns 90 % of the peak goodput is kept, and a health check takes 14 ms
-# (benchmarks/overload.py). Beside 50 bulk streams a lone headline's p99 was 276 ms with 0 turns, 51 ms with 8 and 8.5 ms with
-# 32, which is what it is beside one stream (benchmarks/bulk.py).
+# (tests/resilience/overload.py). Beside 50 bulk streams a lone headline's p99 was 276 ms with 0 turns, 51 ms with 8 and 8.5 ms
+# with 32, which is what it is beside one stream (tests/resilience/bulk.py).
 YIELD_TURNS = 32
 
 Item = TypeVar("Item")

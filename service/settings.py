@@ -135,7 +135,8 @@ class Settings:
     # machine nearly every caller of a connection counts twice: of 96 callers' calls 2 to 21 % were refused with 112, 0.2 to 1 %
     # with 128, up to 0.05 % with 160, 0.01 % with 200, on a machine with six times the load that it can carry.
     # With that protection off (grpc.http.overload_protection) nobody is refused, and 60,000 rapid resets take 800 MB. The more
-    # calls wait in gRPC's core, the longer: first come, first served, health included (benchmarks/overload.py, crowds.py).
+    # calls wait in gRPC's core, the longer: first come, first served, health included (overload.py and crowds.py in
+    # tests/resilience).
     max_streams: int = _option(
         whole(1, _INT32),
         "calls at once on one connection, answered ones included until gRPC has cleared them away: allow two for each caller "

@@ -34,7 +34,7 @@ def finish():
 
 argparse.ArgumentParser.parse_args = parse_and_exit
 sys.argv = sys.argv[1:]
-if not sys.argv[0].startswith("benchmarks."):
+if sys.argv[0] == "headlines":
     from headlines.commands import flags
 
     read, flags.read = flags.read, read_and_exit

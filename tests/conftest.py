@@ -7,7 +7,9 @@ import sys
 from contextlib import contextmanager
 
 import pytest
-from server_process import ROOT, ServerProcess, environment
+
+from harness import process
+from harness.process import ROOT, ServerProcess, environment
 
 # Tests compute on the CPU, also on a machine with a GPU: cuDNN with TF32 differs by 1e-4 from what they expect.
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
@@ -48,7 +50,7 @@ def serve():
 
     @contextmanager
     def start(directory, *flags, **variables):
-        with ServerProcess("--models", directory, "--port", 0, "--http-port", 0, *flags, **variables) as server:
+        with ServerProcess(process.serve(directory, *flags), **variables) as server:
             listening = server.wait_for("listening")
             server.port, server.http_port = listening["port"], listening["http_port"]
             yield server

@@ -10,7 +10,8 @@ import zipfile
 
 import pytest
 from packaging.requirements import Requirement
-from server_process import ROOT, environment
+
+from harness.process import ROOT, environment
 
 ROOT_PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 CLIENT_PROJECT = tomllib.loads((ROOT / "protos" / "pyproject.toml").read_text())["project"]

@@ -6,7 +6,8 @@ import subprocess
 import sys
 
 import pytest
-from server_process import ROOT
+
+from harness.process import ROOT
 
 pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="no make here")
 

@@ -7,8 +7,8 @@ import sys
 import tomllib
 
 import pytest
-from server_process import ROOT, environment
 
+from harness.process import ROOT, environment
 from headlines.v1 import popularity_pb2
 
 README = (ROOT / "README.md").read_text("utf-8")
@@ -34,7 +34,12 @@ def commands():
 
 
 COMMANDS = sorted(set(commands()))
-BENCHMARKS = {path.stem for path in (ROOT / "benchmarks").glob("[a-z]*.py") if "__main__" in path.read_text("utf-8")}
+PROGRAMS = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    for directory in ("benchmarks", "tests/resilience")
+    for path in (ROOT / directory).glob("[a-z]*.py")
+    if '"__main__"' in path.read_text("utf-8")
+}
 
 
 def modules():
@@ -53,7 +58,7 @@ def modules():
 def test_there_are_commands_of_each_kind():
     assert len(COMMANDS) > 25
     assert {command.split()[0] for command in COMMANDS} >= {"make", "pip", "docker", "grpcurl", "headlines", ".venv/bin/python"}
-    named = set(re.findall(r"-m benchmarks\.(\w+)", " ".join(COMMANDS)))
+    named = set(re.findall(r"-m (?:benchmarks|tests\.resilience)\.(\w+)", " ".join(COMMANDS)))
     assert named >= {"serving", "engine", "overload", "stopping", "folds", "data_memory"}
     assert not re.search(r"`(python|benchmarks\.)[^`]*`", FENCED.sub("", README))
 
@@ -71,10 +76,10 @@ def test_a_program_exists_and_takes_these_arguments(arguments):
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("benchmark", sorted(BENCHMARKS - {"noop", "full_disk"}))
-def test_a_benchmark_needs_no_argument_and_reads_flags_before_it_loads_tensorflow(benchmark):
+@pytest.mark.parametrize("program", sorted(PROGRAMS - {"benchmarks.noop", "tests.resilience.full_disk"}))
+def test_a_program_needs_no_argument_and_reads_flags_before_it_loads_tensorflow(program):
     """But for the two that README does not name: `noop` has no flags, `full_disk` needs a small disk."""
-    test_a_program_exists_and_takes_these_arguments([f"benchmarks.{benchmark}"])
+    test_a_program_exists_and_takes_these_arguments([program])
 
 
 @pytest.mark.parametrize("command", [command for command in COMMANDS if command.startswith("make ")])

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-from server_process import PATIENCE, ROOT, environment
+from harness.process import PATIENCE, ROOT, environment
 
 PREFIX = [sys.executable, "-m", "headlines"]
 

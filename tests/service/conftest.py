@@ -5,8 +5,8 @@ import threading
 
 import pytest
 from in_process import connect, serving
-from server_process import ServerProcess
 
+from harness.process import ServerProcess, serve
 from headlines.v1 import popularity_pb2_grpc
 from service.model import engines
 from service.server import Server
@@ -45,7 +45,7 @@ def stub(channel):
 @pytest.fixture(scope="session")
 def served(models):
     """A server that serves version 1, as a process, for all tests that do not change it."""
-    with ServerProcess("--models", models, "--port", 0, "--http-port", 0, "--engine", "litert") as server:
+    with ServerProcess(serve(models, "--engine", "litert")) as server:
         listening = server.wait_for("listening")
         server.port, server.http_port = listening["port"], listening["http_port"]
         server.wait_for("serving version")

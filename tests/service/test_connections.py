@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from server_process import ROOT, environment
 
+from harness.process import ROOT, environment
 from service.connections import count_open, listeners
 
 

@@ -12,10 +12,10 @@ from datetime import timedelta
 
 import grpc
 import pytest
-from certificates import NAME, Authority
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption
 
+from harness.certificates import NAME, Authority
 from service import credentials, x509
 from service.credentials import Certificate, Tokens, watch
 from service.errors import UsageError

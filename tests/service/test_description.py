@@ -5,9 +5,9 @@ from datetime import UTC, datetime
 
 import pytest
 from command import run, sentence
-from server_process import ServerProcess
 from test_get_model import with_outlets
 
+from harness.process import ServerProcess, serve
 from headlines.commands import description
 from headlines.v1 import popularity_pb2 as pb
 
@@ -48,7 +48,7 @@ def test_outlets_are_names_alone_on_standard_output(target):
 
 def test_of_more_than_a_thousand_outlets_it_says_how_many_there_are(models, tmp_path):
     directory = with_outlets(models, tmp_path / "models", [f"z{i:05}" for i in range(2000)])
-    with ServerProcess("--models", directory, "--port", 0, "--http-port", 0, "--engine", "litert") as server:
+    with ServerProcess(serve(directory, "--engine", "litert")) as server:
         server.port = server.wait_for("listening")["port"]
         server.wait_for("serving version")
         done = run("outlets", "--target", server.target)
@@ -60,7 +60,7 @@ def test_of_more_than_a_thousand_outlets_it_says_how_many_there_are(models, tmp_
 
 def test_without_a_live_version_model_shows_the_others_and_fails(tmp_path):
     (tmp_path / "7").mkdir()
-    with ServerProcess("--models", tmp_path, "--port", 0, "--http-port", 0, "--engine", "litert") as server:
+    with ServerProcess(serve(tmp_path, "--engine", "litert")) as server:
         server.port = server.wait_for("listening")["port"]
         server.wait_for("cannot go live")
         done = run("model", "--target", server.target)

@@ -10,10 +10,10 @@ from contextlib import contextmanager
 
 import grpc
 import pytest
-from certificates import NAME, Authority
 from in_process import HeldEngine, connect, running
-from server_process import ServerProcess
 
+from harness.certificates import NAME, Authority
+from harness.process import ServerProcess, serve
 from headlines.__main__ import main
 from headlines.v1 import popularity_pb2 as pb
 from service.model import artifact
@@ -109,7 +109,7 @@ def guarded(models, files):
 
 @contextmanager
 def _server(models, *flags):
-    with ServerProcess("--models", models, "--port", 0, "--http-port", 0, "--engine", "litert", *flags) as server:
+    with ServerProcess(serve(models, "--engine", "litert", *flags)) as server:
         server.port = server.wait_for("listening")["port"]
         server.wait_for("serving version")
         yield server.target
@@ -313,7 +313,7 @@ def test_no_model(say, models, tmp_path):
     (tmp_path / "broken" / "1" / artifact.CPU_MODEL).write_bytes(b"broken")
     (tmp_path / "none").mkdir()
     for name, words in (("none", "it found no version; is its --models right?"), ("broken", "version 1 cannot be served: ")):
-        with ServerProcess("--models", tmp_path / name, "--port", 0, "--http-port", 0, "--engine", "litert") as server:
+        with ServerProcess(serve(tmp_path / name, "--engine", "litert")) as server:
             server.port = server.wait_for("listening")["port"]
             if name == "broken":
                 server.wait_for("cannot go live")

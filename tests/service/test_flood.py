@@ -10,9 +10,9 @@ from threading import Event
 
 import grpc
 import pytest
-from certificates import NAME, Authority
 from prometheus_client.parser import text_string_to_metric_families
 
+from harness.certificates import NAME, Authority
 from headlines.v1 import popularity_pb2 as pb
 from headlines.v1 import popularity_pb2_grpc
 

@@ -5,7 +5,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from server_process import PATIENCE, environment
+
+from harness.process import PATIENCE, environment
 
 PROXIES = {
     name: "http://127.0.0.1:1" for lower in ("http_proxy", "https_proxy", "all_proxy") for name in (lower, lower.upper())

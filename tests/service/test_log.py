@@ -10,9 +10,9 @@ from urllib.request import urlopen
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from server_process import PATIENCE, environment
 
-from benchmarks.starting import wait_until_blocked
+from harness.process import PATIENCE, environment
+from tests.resilience.starting import wait_until_blocked
 
 SECRET = "Xyzzy-secret"
 SET_UP = "import logging, os, sys, threading\nfrom service import log\n"

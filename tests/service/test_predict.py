@@ -10,8 +10,8 @@ import threading
 
 import pytest
 from command import command_environment, popen, run, sentence, shell
-from server_process import PATIENCE, ROOT
 
+from harness.process import PATIENCE, ROOT
 from headlines.commands import console, description
 
 

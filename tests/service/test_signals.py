@@ -8,11 +8,11 @@ import time
 from pathlib import Path
 
 import pytest
-from server_process import PATIENCE, environment
 
-from benchmarks import starting
-from benchmarks.process import serve
-from benchmarks.starting import AS_PID_1, BLOCKED, started
+from harness import process
+from harness.process import PATIENCE, environment
+from tests.resilience import starting
+from tests.resilience.starting import AS_PID_1, BLOCKED, Start
 
 TERM, INT, HUP = signal.SIGTERM, signal.SIGINT, signal.SIGHUP
 LITERT = ("--engine", "litert")
@@ -20,6 +20,10 @@ LITERT = ("--engine", "litert")
 pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux' /proc")
 needs_pid_1 = pytest.mark.skipif(not starting.works(AS_PID_1), reason="needs unshare and the right to use it")
 needs_env = pytest.mark.skipif(not starting.works(BLOCKED), reason="needs env of GNU coreutils 8.31 or later")
+
+
+def serve(models, *flags):
+    return process.serve(models, "--drain-seconds", "0", *flags)
 
 
 def changed(models, program):
@@ -45,7 +49,7 @@ def start_seconds(models):
     ids=["child-once", "PID 1-once", *[f"PID 1, blocked-{name}" for name in starting.SIGNALS]],
 )
 def test_a_signal_at_any_moment_of_the_start_stops_it_in_order(models, start_seconds, wrapper, signals):
-    """benchmarks/starting.py does it at 30 moments of each."""
+    """tests/resilience/starting.py does it at 30 moments of each."""
     command = [*wrapper, *serve(models, *LITERT)]
     for share in (0, 0.3, 0.8):
         assert starting.stop(command, share * start_seconds, starting.SIGNALS[signals]) == "in order"
@@ -64,7 +68,7 @@ class Finder:
             lock.acquire(timeout=600)
 sys.meta_path.insert(0, Finder())
 """
-    with started(changed(models, program)) as server:
+    with Start(changed(models, program)) as server:
         server.read_until("importing")
         server.send(TERM)
         code, messages = server.end()
@@ -74,7 +78,7 @@ sys.meta_path.insert(0, Finder())
 
 @pytest.mark.parametrize("second", [TERM, INT, HUP])
 def test_a_second_signal_within_a_second_is_the_same_wish(models, second):
-    with started(serve(models, *LITERT, "--drain-seconds", "1")) as server:
+    with Start(serve(models, *LITERT, "--drain-seconds", "1")) as server:
         server.read_until("serving version 1")
         server.send(TERM)
         server.read_until("SIGTERM: stopping")
@@ -88,7 +92,7 @@ def test_a_second_signal_within_a_second_is_the_same_wish(models, second):
 @pytest.mark.parametrize("second", [TERM, INT, HUP])
 @pytest.mark.parametrize("wrapper", [(), pytest.param(AS_PID_1, marks=needs_pid_1)], ids=["child", "PID 1"])
 def test_a_later_signal_ends_it_at_once(models, second, wrapper):
-    with started([*wrapper, *serve(models, *LITERT, "--drain-seconds", "600")]) as server:
+    with Start([*wrapper, *serve(models, *LITERT, "--drain-seconds", "600")]) as server:
         server.read_until("serving version 1")
         server.send(TERM)
         server.read_until("SIGTERM: stopping")
@@ -109,7 +113,7 @@ def hang(*_, **__):
     threading.Event().wait(600)
 server.Server.start = hang
 """
-    with started(changed(models, program)) as server:
+    with Start(changed(models, program)) as server:
         server.read_until("hanging")
         server.send(TERM)
         server.read_until("SIGTERM: stopping")
@@ -125,7 +129,7 @@ def test_threads_that_are_older_than_the_program_do_not_matter(models, again):
     command = serve(models, *LITERT, "--drain-seconds", "600" if again else "0")
     tracer = "import sys, threading\nthreading.Thread(target=threading.Event().wait, daemon=True).start()\n"
     command[1:3] = ["-c", f"{tracer}from service import __main__\nsys.exit(__main__.main())"]
-    with started(command) as server:
+    with Start(command) as server:
         server.read_until("serving version 1")
         server.send(TERM)
         server.read_until("SIGTERM: stopping")
@@ -136,12 +140,12 @@ def test_threads_that_are_older_than_the_program_do_not_matter(models, again):
 
 
 def test_sighup_is_a_stop_but_not_under_nohup(models):
-    with started(serve(models, *LITERT)) as server:
+    with Start(serve(models, *LITERT)) as server:
         server.read_until("serving version 1")
         server.send(HUP)
         code, messages = server.end()
         assert (code, messages[0]) == (0, "SIGHUP: stopping")
-    with started(["nohup", *serve(models, *LITERT)]) as server:
+    with Start(["nohup", *serve(models, *LITERT)]) as server:
         server.read_until("serving version 1")
         server.send(HUP, TERM)
         code, messages = server.end()
@@ -179,7 +183,7 @@ async def slow(self, drain_seconds=0.0):
     await stop(self, drain_seconds)
 server.Server.stop = slow
 """
-    with started(changed(models, program)) as server:
+    with Start(changed(models, program)) as server:
         server.read_until("the repository died")
         server.send(TERM, INT)
         code, messages = server.end()
@@ -202,7 +206,7 @@ sys.exit(__main__.main(["predict", "-"]))
 
 def test_ctrl_c_ends_predict_without_a_traceback_also_where_the_image_blocks_signals():
     block = "import signal\nsignal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGHUP})\n"
-    with started([sys.executable, "-c", block + PREDICT]) as predict:
+    with Start([sys.executable, "-c", block + PREDICT]) as predict:
         predict.read_until("asking")
         predict.send(INT)
         assert predict.end() == (130, [])
@@ -211,7 +215,7 @@ def test_ctrl_c_ends_predict_without_a_traceback_also_where_the_image_blocks_sig
 @needs_pid_1
 @needs_env
 def test_as_pid_1_predict_ends_by_sigterm_too():
-    with started([*AS_PID_1, *BLOCKED, sys.executable, "-c", PREDICT]) as predict:
+    with Start([*AS_PID_1, *BLOCKED, sys.executable, "-c", PREDICT]) as predict:
         predict.read_until("asking")
         predict.send(TERM)
         assert predict.end() == (128 + TERM, [])

@@ -17,8 +17,9 @@ import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from in_process import HeldEngine, connect, serving, until
-from server_process import ServerProcess, environment
 
+from harness import process
+from harness.process import ServerProcess, environment
 from headlines.v1 import popularity_pb2 as pb
 from headlines.v1 import popularity_pb2_grpc
 from service.errors import Unavailable
@@ -93,7 +94,7 @@ def test_without_a_models_directory_it_waits_and_is_not_serving(tmp_path, serve)
 def test_a_taken_port_ends_it_with_a_sentence_and_exit_code_1(models, flag):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with ServerProcess("--models", models, "--engine", "litert", "--port", 0, "--http-port", 0, flag, port) as server:
+        with ServerProcess(process.serve(models, "--engine", "litert", flag, port)) as server:
             assert server.wait() == 1
     assert f"cannot start: cannot listen on 127.0.0.1:{port}" in server.output
     assert f"is {flag} already in use" in server.output

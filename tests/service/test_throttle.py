@@ -10,8 +10,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from server_process import environment
 
+from harness.process import environment
 from service.model import throttle
 
 

@@ -9,13 +9,13 @@ from urllib.request import urlopen
 
 import grpc
 import pytest
-from certificates import NAME, Authority
 from cryptography import x509
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2
 from in_process import running
-from server_process import environment
 
+from harness.certificates import NAME, Authority
+from harness.process import environment
 from headlines.client import AsyncClient, Client, Unauthenticated, Unavailable
 from headlines.v1 import popularity_pb2 as pb
 from headlines.v1 import popularity_pb2_grpc

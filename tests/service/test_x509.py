@@ -4,11 +4,11 @@ from base64 import b64encode
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from certificates import Authority
 from cryptography import x509 as reference
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from harness.certificates import Authority
 from service import x509
 
 KEYS = {

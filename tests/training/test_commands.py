@@ -10,8 +10,8 @@ import sys
 from itertools import islice
 
 import pytest
-from server_process import ROOT
 
+from harness.process import ROOT
 from headlines.__main__ import main
 from service.model import artifact, engines
 from service.model.version import Version

@@ -5,8 +5,8 @@ import subprocess
 import sys
 
 import pytest
-from server_process import environment
 
+from harness.process import environment
 from headlines.__main__ import main
 
 HEADER = "headline,posted_at,likes\n"

@@ -1,7 +1,7 @@
 """A job killed before any one of its file operations: nothing half-written is visible, and the same job then ends as usual.
 
 Each life is a process of its own that kills itself from an audit hook. The job writes what `training fit` writes, in the same
-order and by the same code, but small files; benchmarks/killed_training.py kills the real one.
+order and by the same code, but small files; tests/resilience/killed_training.py kills the real one.
 """
 
 import os

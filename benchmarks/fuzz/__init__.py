@@ -1,1 +1,0 @@
-"""Hostile inputs for everything that reads some; `python -m benchmarks.fuzz`."""

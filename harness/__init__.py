@@ -1,0 +1,1 @@
+"""What tests, benchmarks and the resilience programs share: processes, load, requests, reports."""

@@ -1,0 +1,1 @@
+"""Hostile inputs for everything that reads some; `python -m tests.resilience.fuzz`."""

@@ -1,0 +1,6 @@
+"""The command `python -m tests.resilience.fuzz`."""
+
+from tests.resilience.fuzz.run import main
+
+if __name__ == "__main__":  # what it starts imports this too
+    main()

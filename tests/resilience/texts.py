@@ -1,0 +1,216 @@
+"""The costliest legal texts beside Cyrillic text of the same bytes, and a lone caller beside the largest request of them.
+
+    python -m tests.resilience.texts [--models models] [--seconds 5]
+
+A search over Unicode: a character of each kind (by category, combining class, decomposition, case folding and bytes), repeated
+and mixed with a space, a letter and an apostrophe, then the costliest ones in pairs, then mixtures by hypothesis. All of them
+also behind Q with a dot above, a mark that does not combine: with it NFKC reads the whole text twice. What the service refuses
+is left out. The cost is the CPU of checking a text and of turning it into numbers, the least of several passes. Then a server
+gets requests as large as it takes, of Cyrillic and of the costliest text, while one caller asks for one headline at a time and
+/healthz is read. It ends with 1 if a text costs more than five times as much as Cyrillic, or if /healthz was not 200.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import sys
+import threading
+import time
+import unicodedata
+import urllib.request
+from collections.abc import Iterable
+
+from harness import report
+from harness.process import ServerProcess, serving
+
+BYTES = 4080  # of a text; 1,024 of them are 4 MB, the largest message
+HEADLINES = 1024
+MOST = 5.0  # times the cost of Cyrillic
+CYRILLIC = "Правительство объявило о новых мерах поддержки экономики в 2016 году: «Это надолго», — сказал министр. "
+PREFIXES = ("", "Q\u0307")
+SHAPES = ("{}", "{} ", "{}a", "{}a ", "{}é", "{}'a", "{}\u0301", "{}東", "{}が")
+SHOWN = 20
+PAIRED = 20
+
+
+def fill(unit: str, prefix: str = "") -> str:
+    """A text of about BYTES bytes."""
+    return prefix + unit * ((BYTES - len(prefix.encode())) // len(unit.encode()))
+
+
+def kinds() -> list[str]:
+    """The last character of each kind: NFKC takes the longer the higher a character is."""
+    last = {}
+    for character in map(chr, itertools.chain(range(0x80, 0xD800), range(0xE000, 0x110000))):
+        category = unicodedata.category(character)
+        if category in ("Cn", "Co"):
+            continue
+        script = unicodedata.name(character, "?").split()[0] if category == "Lo" else ""
+        kind = (
+            category,
+            unicodedata.combining(character),
+            len(unicodedata.normalize("NFD", character)),
+            len(unicodedata.normalize("NFKD", character)),
+            len(unicodedata.normalize("NFKC", character)),
+            unicodedata.is_normalized("NFKC", character),
+            len(character.casefold()),
+            len(character.encode()),
+            script in ("CJK", "HIRAGANA", "KATAKANA", "HANGUL"),
+        )
+        last[kind] = character
+    return list(last.values())
+
+
+class Search:
+    """Measures texts, and remembers the costliest."""
+
+    def __init__(self) -> None:
+        from service.model.preprocessing import VOCABULARY_HEAD, Headline, Preprocessor, expands
+
+        encode = Preprocessor([*VOCABULARY_HEAD, "the"], {}).encode
+        self.costs: dict[str, float] = {}  # times Cyrillic, by text
+
+        def handle(text: str) -> None:
+            if not expands(text):
+                encode([Headline(text, 0.0)])
+
+        self._handle = handle
+        self._expands = expands
+        self._cyrillic = fill(CYRILLIC)
+
+    def measure(self, text: str, passes: int = 2) -> float:
+        """The cost of a text in Cyrillic texts; 0 if it is refused. Both are measured in turn."""
+        if self._expands(text) or not text or text.isspace():
+            return 0.0
+        times = [(self._time(text), self._time(self._cyrillic)) for _ in range(passes)]
+        cost, base = (
+            min(some) / len(it.encode()) for some, it in zip(zip(*times, strict=True), (text, self._cyrillic), strict=True)
+        )
+        if cost / base > 0.9 * MOST and passes < 20:  # was it a moment's?
+            return self.measure(text, 20)
+        ratio: float = cost / base
+        self.costs[text] = ratio
+        return ratio
+
+    def costliest(self, number: int) -> list[str]:
+        """So many texts, the costliest first."""
+        return heapq.nlargest(number, self.costs, key=lambda text: self.costs[text])
+
+    def _time(self, text: str) -> float:
+        began = time.thread_time()
+        self._handle(text)
+        return time.thread_time() - began
+
+
+def search(mixtures: int) -> Search:
+    """Try kinds of characters, pairs of the costliest, and mixtures of all."""
+    found = Search()
+    units = [shape.format(character) for character in kinds() for shape in SHAPES]
+    print(f"{len(units) * len(PREFIXES):,} texts of one kind of character", file=sys.stderr)
+    measure_all(found, units)
+    characters = list(dict.fromkeys(text[len(text) // 2] for text in found.costliest(40 * PAIRED)))[:PAIRED]
+    measure_all(found, ("".join(pair) for pair in itertools.permutations(characters, 2)))
+    mix(found, list(dict.fromkeys([*characters, *kinds(), *"a é'東が"])), mixtures)
+    return found
+
+
+def measure_all(found: Search, units: Iterable[str]) -> None:
+    """Measure texts of these units, with each prefix."""
+    for unit in units:
+        for prefix in PREFIXES:
+            found.measure(fill(unit, prefix))
+
+
+def mix(found: Search, characters: list[str], examples: int) -> None:
+    """Let hypothesis look for mixtures that cost most."""
+    from hypothesis import HealthCheck, Phase, given, settings, target
+    from hypothesis import strategies as st
+
+    @settings(
+        max_examples=examples,
+        deadline=None,
+        database=None,
+        phases=[Phase.generate, Phase.target],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(st.text(st.sampled_from(characters), min_size=1, max_size=8), st.sampled_from(PREFIXES))
+    def costly(unit: str, prefix: str) -> None:
+        target(found.measure(fill(unit, prefix)))
+
+    costly()
+
+
+def beside(server: ServerProcess, name: str, text: str, seconds: float) -> tuple[list[float], int, list[str]]:
+    """Latencies of a lone caller in seconds, how many large requests were answered, and what was wrong with /healthz."""
+    import grpc
+
+    from headlines.v1.popularity_pb2 import Headline, PredictRequest
+
+    cheap = PredictRequest(headlines=[Headline(text="City votes on new park")]).SerializeToString()
+    large = PredictRequest(headlines=[Headline(text=text)] * HEADLINES).SerializeToString()
+    latencies: list[float] = []
+    problems: list[str] = []
+    answered = 0
+    until = time.perf_counter() + seconds
+
+    def ask(channel: grpc.Channel, request: bytes) -> float:
+        began = time.perf_counter()
+        channel.unary_unary("/headlines.v1.PopularityService/Predict", None, None)(request, timeout=60)
+        return time.perf_counter() - began
+
+    def ask_large() -> None:
+        nonlocal answered
+        with grpc.insecure_channel(server.target) as channel:
+            while time.perf_counter() < until:
+                ask(channel, large)
+                answered += 1
+
+    def read_health() -> None:
+        while time.perf_counter() < until:
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{server.http_port}/healthz", timeout=10).close()
+            except OSError as error:
+                problems.append(f"/healthz beside {name}: {error}")
+            time.sleep(0.05)
+
+    threads = [threading.Thread(target=ask_large), threading.Thread(target=read_health)]
+    with grpc.insecure_channel(server.target) as channel:
+        ask(channel, cheap)
+        for thread in threads:
+            thread.start()
+        while time.perf_counter() < until:
+            latencies.append(ask(channel, cheap))
+        for thread in threads:
+            thread.join()
+    return latencies, answered, problems
+
+
+def main() -> None:
+    """Search, measure and print."""
+    parser = report.models_parser(__doc__)
+    parser.add_argument("--mixtures", type=int, default=3000, help="texts that hypothesis tries")
+    parser.add_argument("--seconds", type=float, default=5.0, help="of a lone caller beside large requests, for each text")
+    args = parser.parse_args()
+
+    import numpy as np
+
+    found = search(args.mixtures)
+    table = sorted(((found.measure(text, 40), text) for text in found.costliest(SHOWN)), reverse=True)
+    print(f"{len(found.costs):,} texts of {BYTES:,} bytes; the costliest, in Cyrillic texts (at most {MOST:g}):")
+    for ratio, text in table:
+        print(f"{ratio:6.2f}  {text[:12]!a}")
+    problems = [f"a text costs {ratio:.2f} Cyrillic ones: {text[:12]!a}" for ratio, text in table if ratio > MOST]
+    print(f"{'a lone caller beside requests of 1,024':40}{'p50 ms':>8}{'p99 ms':>8}{'calls':>8}{'large ones':>12}")
+    texts = {"Cyrillic": fill(CYRILLIC), "the costliest": table[0][1]}
+    with serving(args.models, "--engine", "litert") as server:
+        for name, text in texts.items():
+            latencies, answered, broken = beside(server, name, text, args.seconds)
+            p50, p99 = np.quantile(latencies, [0.5, 0.99]) * 1e3
+            print(f"{name:40}{p50:8.1f}{p99:8.1f}{len(latencies):8}{answered:12}")
+            problems += broken
+    report.end(problems)
+
+
+if __name__ == "__main__":
+    main()

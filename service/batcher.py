@@ -5,22 +5,26 @@ call: slices of one or more entries. A *turn* is one iteration of the event loop
 
 Dispatch rule: when the engine is idle, dispatch a batch as soon as the queue holds the target number of requests, and at the
 latest MAX_WAIT after the oldest one was enqueued. The target is the largest number of requests in any recent batch, plus one
-for each request that arrives so soon after a batch that its caller cannot be one that was just answered. A batch of a single
-request resets the target to one, so a lone caller never waits: its request is dispatched in the next turn. Under load batches
-grow by themselves. That pays because the cost of a small request is waking up the event loop, not the arithmetic.
+for each request that arrives before any caller that was just answered could have sent again: it comes from another caller. A
+batch of a single request resets the target to one, so a lone caller never waits: its request is dispatched in the next turn.
+Under load batches grow by themselves. That pays because the cost of a small request is waking up the event loop, not the
+arithmetic.
 
 Invariants, all on the event loop's thread:
-* Enqueued items, including those of admitted bulk requests, never exceed `capacity`. Bulk items that are enqueued or being
-  computed never exceed half of it.
+* Enqueued items, including those that are admitted and not enqueued yet, never exceed `capacity`. Bulk items that are admitted
+  and not answered never exceed half of it, except for a single larger request.
 * At most one batch is being computed. All of its items go through the same `run`.
 * A batch holds at most `largest_batch` items whose costs add up to at most `largest_cost`, except for a single item that costs
-  more. This bounds the time for which a batch blocks the event loop by the work in it, not only by the number of items.
-* An entry contributes at most one slice to a batch (SLICE items, or a quarter of `largest_cost`), then goes to the back of the
-  queue. So a request of one item waits at most for one slice of each request before it and for the batch being computed.
+  more. So the time for which a batch blocks the event loop is bounded by cost, not just by the number of items.
+* Each time an entry reaches the front of its queue it contributes one slice (SLICE items, or a quarter of `largest_cost`) and
+  goes to the back. So a request of one item waits at most for one slice of each request before it and for the batch being
+  computed.
 * Bulk requests have a queue of their own. A batch takes interactive requests first, then at most BULK items, or half of
-  `largest_cost`, of bulk. So others wait for short batches only, and bulk still gets at least a slice of each batch.
-* Between two long batches on the event loop there are YIELD_TURNS turns in which new calls are accepted or refused.
-* Every admitted entry's future is resolved: with results, with the error of its own run, or by its caller's cancellation.
+  `largest_cost`, of bulk, for which it keeps a slice free. After a batch without any bulk although some waited, as happens when
+  a new version goes live, the next batch takes bulk first.
+* After a long batch on the event loop there are YIELD_TURNS turns before the next, in which new calls are accepted or refused.
+* Every enqueued entry's future is resolved: with results, with the error of its own run, with DeadlineExceeded, with the
+  batcher's own error, or by its caller's cancellation.
 """
 
 from __future__ import annotations
@@ -40,14 +44,12 @@ MAX_WAIT = 0.001  # seconds that an idle engine waits for a batch to grow, at mo
 # Batches that set the target: by the last one alone, one that happened to be small would keep the next ones small.
 RECENT = 4
 SLICE = 64  # items; with more a large request delays the others, with fewer its own overhead shows
-SLICES = 4  # fill a batch by cost
+SLICES_PER_BATCH = 4  # by cost
 BULK = 2 * SLICE  # items of bulk in a batch; more delay the others, fewer make more batches, each followed by YIELD_TURNS turns
-LONG = 0.001  # seconds of computing on the event loop after which the next batch yields first
-# gRPC needs several turns to accept a call, read its message and send the answer. Without yielding, an overload of 5 times the
-# capacity (requests of 1,024 items) stayed in gRPC's core until the deadlines passed: no request was answered, and a health
-# check took a second. With 8 or 32 turns 90 % of the peak goodput is kept, and a health check takes 14 ms
-# (tests/resilience/overload.py). Beside 50 bulk streams a lone headline's p99 was 276 ms with 0 turns, 51 ms with 8 and 8.5 ms
-# with 32, which is what it is beside one stream (tests/resilience/bulk.py).
+LONG_BATCH = 0.001  # seconds of computing on the event loop after which the next batch yields first
+# gRPC needs several turns to accept a call, read its message and send the answer. Without them an overload stays in gRPC's core
+# until its deadlines have passed, and nothing is answered (tests/resilience/overload.py). Beside 50 bulk streams a lone
+# headline's p99 is 276 ms with 0 turns, 51 ms with 8 and 8.5 ms with 32 (tests/resilience/bulk.py).
 YIELD_TURNS = 32
 
 Item = TypeVar("Item")
@@ -72,14 +74,14 @@ class Observer(Protocol):
 
 
 class Admission(Generic[Item, Result]):
-    """Room in the queue for one request, from before its items are known until it is answered: hold it by `with`."""
+    """Room in the queue for one request, from before its items are known until it is answered. Use it as a context manager."""
 
     __slots__ = ("_batcher", "bulk", "deadline", "enqueued", "items")
 
     def __init__(self, batcher: Batcher[Item, Result], items: int, deadline: float | None, *, bulk: bool) -> None:
         self._batcher = batcher
         self.items = items
-        self.deadline = deadline  # in the clock's time
+        self.deadline = deadline  # on the batcher's clock
         self.bulk = bulk
         self.enqueued = False
 
@@ -160,7 +162,7 @@ class Batcher(Generic[Item, Result]):
         self._capacity = capacity
         self._largest_batch = largest_batch
         self._largest_cost = largest_cost
-        self._slice_cost = largest_cost // SLICES
+        self._slice_cost = largest_cost // SLICES_PER_BATCH
         self._cost = cost
         self._executor = executor
         self._observer = observer
@@ -168,7 +170,7 @@ class Batcher(Generic[Item, Result]):
         self._clock = clock
         self._queue: deque[_Entry[Item, Result]] = deque()
         self._bulk_queue: deque[_Entry[Item, Result]] = deque()
-        self._bulk_first = False  # the batch before took no bulk
+        self._bulk_first = False  # bulk was waiting, but the last batch took none
         self._queued = 0  # items
         self._bulk_in_flight = 0  # items of admitted bulk requests
         self._bulk_waiters: deque[tuple[int, asyncio.Future[None]]] = deque()
@@ -200,9 +202,9 @@ class Batcher(Generic[Item, Result]):
             return await admission.compute(run, items)
 
     def admit(self, items: int, deadline: float | None = None) -> Admission[Item, Result]:
-        """Reserve room for a request of this many items. `deadline` is in the clock's time.
+        """Reserve room for a request of this many items. `deadline` is on the batcher's clock.
 
-        Raises Overloaded if there is no room, or if the items before them take until the deadline.
+        Raises Overloaded if there is no room, or if the queue ahead is not expected to clear before the deadline.
         """
         seconds = self._queued * self._seconds_per_item
         if self._queued + items > self._capacity:
@@ -309,27 +311,27 @@ class Batcher(Generic[Item, Result]):
     def _next_batch(self) -> tuple[list[tuple[_Entry[Item, Result], int]], list[Item]]:
         """Take the next batch from the queues: entries, how many of their items are in it, and those items."""
         batch: _Batch[Item, Result] = _Batch()
-        most, most_cost = self._largest_batch, self._largest_cost
-        kept = kept_cost = 0
+        max_items, max_cost = self._largest_batch, self._largest_cost
+        reserved = reserved_cost = 0
         if self._bulk_queue:
-            kept, kept_cost = min(SLICE, most // 2), self._slice_cost
-        parts = [(self._queue, most - kept, most_cost - kept_cost), (self._bulk_queue, BULK, most_cost // 2)]
+            reserved, reserved_cost = min(SLICE, max_items // 2), self._slice_cost
+        parts = [(self._queue, max_items - reserved, max_cost - reserved_cost), (self._bulk_queue, BULK, max_cost // 2)]
         if self._bulk_first:
             parts.reverse()
         self._bulk_first = bool(self._bulk_queue)
         for queue, share, share_cost in parts:
             before = len(batch.items)
-            self._fill(batch, queue, min(most, before + share), min(most_cost, batch.cost + share_cost))
+            self._fill(batch, queue, min(max_items, before + share), min(max_cost, batch.cost + share_cost))
             if queue is self._bulk_queue and len(batch.items) > before:
                 self._bulk_first = False
         self._add_queued(-len(batch.items))
         return batch.parts, batch.items
 
-    def _fill(self, batch: _Batch[Item, Result], queue: deque[_Entry[Item, Result]], most: int, most_cost: int) -> None:
-        """Fill a batch up to `most` items or `most_cost` from one queue."""
+    def _fill(self, batch: _Batch[Item, Result], queue: deque[_Entry[Item, Result]], max_items: int, max_cost: int) -> None:
+        """Fill a batch up to `max_items` or `max_cost` from one queue."""
         waits: list[float] = []
         now = self._clock()
-        while queue and len(batch.items) < most:
+        while queue and len(batch.items) < max_items:
             entry = queue[0]
             if entry.future.done():  # cancelled by its caller
                 queue.popleft()
@@ -341,7 +343,7 @@ class Batcher(Generic[Item, Result]):
                 continue
             if batch.parts and entry.run is not batch.parts[0][0].run:
                 break
-            part, cost = self._next_part(batch, entry, most, most_cost)
+            part, cost = self._next_part(batch, entry, max_items, max_cost)
             if not part:
                 break
             queue.popleft()
@@ -356,14 +358,14 @@ class Batcher(Generic[Item, Result]):
         self._observer.waited(waits)
 
     def _next_part(
-        self, batch: _Batch[Item, Result], entry: _Entry[Item, Result], most: int, most_cost: int
+        self, batch: _Batch[Item, Result], entry: _Entry[Item, Result], max_items: int, max_cost: int
     ) -> tuple[Sequence[Item], int]:
         """Return the next slice of an entry that fits into a batch, and its cost; empty if nothing fits.
 
         A single item may cost more than a slice and, in an empty batch, more than a batch.
         """
-        part = entry.items[entry.taken : entry.taken + min(SLICE, most - len(batch.items))]
-        room = most_cost - batch.cost
+        part = entry.items[entry.taken : entry.taken + min(SLICE, max_items - len(batch.items))]
+        room = max_cost - batch.cost
         limit = min(room, self._slice_cost)
         total = sum(map(self._cost, part))
         if total <= limit:
@@ -396,7 +398,7 @@ class Batcher(Generic[Item, Result]):
         size = sum(n for _, n in batch)
         self._seconds_per_item += 0.1 * (seconds / size - self._seconds_per_item)
         self._observer.computed(size, seconds)
-        self._yield_turns = YIELD_TURNS if self._executor is None and seconds > LONG else 0
+        self._yield_turns = YIELD_TURNS if self._executor is None and seconds > LONG_BATCH else 0
         for (entry, _), outcome in zip(batch, outcomes, strict=True):
             if entry.future.done():
                 continue

@@ -38,7 +38,7 @@ from training.optimizer import RowwiseRMSprop
 from training.settings import Settings
 
 CHECKPOINT_VERSION = 2  # raise it if the same settings give other weights than before, so that no older state is used
-_STEPS_TO_ESTIMATE = 20  # before the time left can be estimated
+_ESTIMATE_EVERY = 20  # steps between two estimates of the time left
 _EMA_UPDATES_PER_SPAN = 8  # averaging five million weights takes as long as a few steps
 
 # What tf.summary.scalar writes; that function itself comes with TensorBoard, which only the reader of the curves needs.
@@ -50,7 +50,7 @@ _log = logging.getLogger(__name__)
 
 
 class Losses(NamedTuple):
-    """Binary cross-entropy of each output, in nats a row."""
+    """Binary cross-entropy of each output, in nats per row."""
 
     main: float
     aux: float
@@ -85,10 +85,10 @@ def digest(features: Features, settings: Settings) -> str:
 def fit(
     features: Features, settings: Settings, checkpoint: Checkpoint | None = None, *, tensorboard: Path | None = None
 ) -> Fit:
-    """Train the network on the training part until the validation loss of main_output stops falling.
+    """Train the network on the training split until the validation loss of main_output stops falling.
 
     The weights of the best epoch are restored. Then an intercept for each output, fitted on the validation part, is added to
-    its bias: the share of popular posts drifts, and a score should be a probability today.
+    its bias: the share of popular posts drifts, and scores should be calibrated to the current base rate.
 
     With a checkpoint the state is saved after each epoch, and an interrupted fit resumes; it ends with the same weights, bit
     for bit, as one that was not interrupted. The same seed gives the same weights on the same machine. For this TensorFlow's
@@ -108,17 +108,17 @@ def fit(
     if checkpoint and (state := checkpoint.load()):
         history = trainer.restore(state)
         _log.info("resuming the interrupted fit after epoch %d", len(history))
-    curves = _Curves(settings.epochs, steps, tensorboard)
+    reporter = _Reporter(settings.epochs, steps, tensorboard)
     if not _is_over(history, settings):
         _log.info(
-            "training in epochs of %d steps until %d in a row bring no lower validation loss; the first steps take longest",
+            "training in epochs of %d steps until %d in a row without a lower validation loss; the first steps take longest",
             steps,
             settings.patience,
         )
     while not _is_over(history, settings):
         number = len(history)
         random = np.random.default_rng([settings.seed, number])
-        for batch in curves.progress(batches(training, settings.batch_size, random), number):
+        for batch in reporter.progress(batches(training, settings.batch_size, random), number):
             trainer.step(batch)
         if not trainer.is_finite():
             raise UsageError(f"epoch {number + 1} left weights that are not finite: learning_rate is too high")
@@ -128,7 +128,7 @@ def fit(
                 trainer.save_best()
         if checkpoint:
             checkpoint.save(trainer.state(history))
-        curves.show(history)
+        reporter.show(history)
     trainer.restore_best()
     return Fit(trainer.network.model, tuple(history), _best(history), trainer.calibrate(validation))
 
@@ -137,7 +137,7 @@ class Trainer:
     """A network in training: its steps, the exponential moving average (EMA) of its weights, and the best weights so far."""
 
     def __init__(self, model: keras.Model, settings: Settings, steps: int) -> None:
-        """`model` is of `training.model.build`; its own weights are trained. An epoch has `steps` steps."""
+        """`model` comes from `training.model.build` and is trained in place. An epoch has `steps` steps."""
         self.network = Network(model)
         self._steps_per_ema_update = max(1, round(settings.averaging * steps / _EMA_UPDATES_PER_SPAN))  # steps
         self._settings = settings
@@ -153,7 +153,7 @@ class Trainer:
         self._update_compiled(batch)
 
     def is_finite(self) -> bool:
-        """Whether all weights are finite. The loss cannot tell: ReLU turns NaN into 0."""
+        """Whether all weights are finite. The loss does not show it: TensorFlow's ReLU turns NaN into 0 on CPUs."""
         return all(np.isfinite(weight.numpy()).all() for weight in self.network.weights)
 
     def losses(self, examples: Examples) -> Losses:
@@ -204,7 +204,7 @@ class Trainer:
     def gradients(
         self, words: tf.Tensor, positions: tf.Tensor, aux: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor | None = None
     ) -> tuple[tf.Tensor, list[tf.Tensor]]:
-        """The loss' gradients for a Batch's arrays: of the embeddings of `words`, and of `network.others` in order.
+        """The loss's gradients for a Batch's arrays: of the embeddings of `words`, and of `network.others` in order.
 
         `seed` [2] determines the dropout; without it there is none.
         """
@@ -234,7 +234,7 @@ class Trainer:
             tf.cond(self._optimizer.step % self._steps_per_ema_update == 0, self._update_ema, lambda: None)
 
     def _update_ema(self) -> None:
-        # A plain mean at first, so that the untrained weights are soon forgotten.
+        # A plain mean at first: the first update discards the untrained weights.
         number = self._optimizer.step // self._steps_per_ema_update
         share = tf.maximum(1 - math.exp(-1 / _EMA_UPDATES_PER_SPAN), 1 / tf.cast(number, tf.float32))
         for average, weight in zip(self._ema, self.network.weights, strict=True):
@@ -279,13 +279,13 @@ def _subsample(examples: Examples, rows: int) -> Examples:
 def time_left(moments: Sequence[float], steps: int) -> str:
     """How long an epoch of `steps` steps still takes, in words; `moments`, in seconds, are its beginning and its steps' ends.
 
-    The median ignores the few steps that take a thousand times as long, since TensorFlow compiles for a width first seen.
+    The median ignores the few steps that take a thousand times as long, because TensorFlow compiles for each new width.
     """
     seconds = float(np.median(np.diff(moments))) * (steps - len(moments) + 1)
     return f"about {seconds:.0f} s left" if seconds < 100 else f"about {seconds / 60:.0f} min left"
 
 
-class _Curves:
+class _Reporter:
     """Shows how a fit goes: a bar with the time left on a terminal, a line for each epoch, curves for TensorBoard."""
 
     def __init__(self, epochs: int, steps: int, tensorboard: Path | None) -> None:
@@ -315,12 +315,12 @@ class _Curves:
             for item in items:
                 yield item
                 moments.append(time.monotonic())
-                if len(moments) % _STEPS_TO_ESTIMATE == 0:
+                if len(moments) % _ESTIMATE_EVERY == 0:
                     bar.update(epoch, left=time_left(moments, self._steps))
                 bar.advance(epoch)
 
     def show(self, history: Sequence[Epoch]) -> None:
-        """Tell the last epoch's losses."""
+        """Report the last epoch's losses."""
         number, epoch = len(history), history[-1]
         parts = "; ".join(f"{part} {losses.main:.4f}, {losses.aux:.4f}" for part, losses in epoch._asdict().items())
         took = time.monotonic() - self._began

@@ -1,1 +1,1 @@
-"""The gRPC face: protos to plain values and back, errors to status codes."""
+"""The gRPC layer: protos to plain values and back, errors to status codes."""

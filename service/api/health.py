@@ -1,6 +1,7 @@
-"""grpc.health.v1: whether the server answers, told as it is.
+"""grpc.health.v1: whether the server answers.
 
-An own servicer, because the stock asyncio one starts as SERVING and forgets its other watchers when one leaves.
+A servicer of our own, because the stock asyncio one starts as SERVING and forgets its other watchers when one leaves
+(grpc/grpc#43403).
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ from service.errors import InvalidRequest
 
 SERVICE = health_pb2.DESCRIPTOR.services_by_name["Health"]
 
-_LONGEST_REQUEST = 1024  # bytes; a Watch holds it for as long as it lasts
+_LONGEST_REQUEST = 1024  # bytes; a Watch retains its request for its lifetime
 
 _Response = health_pb2.HealthCheckResponse
 
 
 class Health:
-    """The state of a server and of each of its services; NOT_SERVING until it is told otherwise."""
+    """The state of a server and of each of its services; NOT_SERVING until it is set."""
 
     def __init__(self, services: Iterable[str]) -> None:
         """Answer for these services and for the server as a whole, whose name is empty."""
@@ -38,17 +39,17 @@ class Health:
         return self._serving
 
     def set_serving(self, serving: bool) -> None:
-        """Change the state, and tell who watches."""
+        """Change the state, and notify watchers."""
         self._serving = serving
-        self._tell()
+        self._notify()
 
     def end(self) -> None:
-        """End all watches, after they were told of the present state."""
+        """End all watches, once they have sent the current state."""
         self._ended = True
-        self._tell()
+        self._notify()
 
     def handlers(self) -> dict[str, grpc.RpcMethodHandler[Any, Any]]:
-        """The methods by name; they take and give raw bytes."""
+        """The methods by name; they accept and return raw bytes."""
         return {
             "Check": grpc.unary_unary_rpc_method_handler(self._check),
             "Watch": grpc.unary_stream_rpc_method_handler(self._watch),
@@ -63,12 +64,12 @@ class Health:
 
     async def _watch(self, raw: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[bytes]:  # noqa: ARG002
         service = _service(raw)
-        told = None
+        sent = None
         while True:
             changed = self._changed  # taken before the state, so that no change falls between
             status = self._status(service)
-            if status != told:
-                told = status
+            if status != sent:
+                sent = status
                 yield status
             if self._ended:
                 return
@@ -81,13 +82,13 @@ class Health:
         raw: bytes = _Response(status=status).SerializeToString()
         return raw
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 
 
 def _service(raw: bytes) -> str:
-    """The name of the service that is asked for; raises InvalidRequest for what is none."""
+    """The name of the service that is asked for; raises InvalidRequest if the request is malformed."""
     if len(raw) > _LONGEST_REQUEST:
         raise InvalidRequest(f"a service's name is too long: write at most {_LONGEST_REQUEST} bytes")
     service: str = parse(health_pb2.HealthCheckRequest, raw).service

@@ -18,18 +18,18 @@ _Message = TypeVar("_Message", bound=Message)
 
 
 def parse(message: type[_Message], raw: bytes) -> _Message:
-    """The message that these bytes are; raises InvalidRequest where they are none."""
+    """Parse `raw`; raises InvalidRequest if it is malformed."""
     try:
         return message.FromString(raw)
     except DecodeError:
-        raise InvalidRequest(f"these bytes are no {message.DESCRIPTOR.full_name}") from None
+        raise InvalidRequest(f"not a valid {message.DESCRIPTOR.full_name}") from None
 
 
 def has_more_fields(raw: bytes, most: int) -> bool:
-    """Whether a message has more than `most` fields on its outermost level, whichever they are.
+    """Whether a message has more than `most` fields on its top level, whichever they are.
 
-    A field of two bytes becomes an object of some eighty, so this is asked of large messages before they are parsed. Where
-    the bytes are none of a message the answer is no: parsing them says it better.
+    A field of two bytes becomes an object of some eighty, so this is asked of large messages before they are parsed. For
+    malformed bytes the answer may be either; they are refused in any case.
     """
     at = 0
     for _ in range(most):
@@ -40,13 +40,13 @@ def has_more_fields(raw: bytes, most: int) -> bool:
         elif kind == _BYTES:
             size, at = _varint(raw, at)
             at += size
-        else:  # groups: their bounds count as fields, and what is in them too
+        else:  # the bounds of groups count as fields, and so does what is in them; wire types 6 and 7 are malformed
             at += _FIXED.get(kind, 0)
     return at < len(raw)
 
 
 def _varint(raw: bytes, at: int) -> tuple[int, int]:
-    """A number and where it ends; past all bytes where it does not."""
+    """A number and the offset of its end; (0, len(raw)) if it is truncated or too long."""
     value = shift = 0
     for byte in raw[at : at + 10]:
         value |= (byte & 0x7F) << shift

@@ -35,13 +35,13 @@ class Received(NamedTuple):
     lease: Lease
 
 
-class Middleware(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic in the stubs alone
+class Middleware(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic in the stubs only
     """Wraps the methods of some services in authentication, the memory budget, error mapping and metrics; add it to a server.
 
     In place of grpc.aio's interceptors, which see the same and cost each call two coroutines. Methods that stream answers must
     be asynchronous generators. A method that takes one message gets its bytes; one that takes a stream gets `Received`s.
 
-    To gRPC all of them take a stream. Of other methods it reads the message first, and only then calls the handler.
+    All of them are registered as request-streaming: otherwise gRPC would read the message before it calls the handler.
     """
 
     def __init__(
@@ -52,10 +52,10 @@ class Middleware(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic i
         tokens: Tokens | None = None,
         exempt: Mapping[ServiceDescriptor, Budget] = MappingProxyType({}),
     ) -> None:
-        """Take each service's handlers by method; any other is `unknown`.
+        """Take each service's handlers by method; calls of other methods are counted as `unknown`.
 
-        A message is read once `budget` has room for it. All but the `exempt` services want one of `tokens`. Those have budgets
-        of their own, so that they answer whatever the others do.
+        A message is read once `budget` has room for it. All but the `exempt` services require one of `tokens`. Exempt services
+        have budgets of their own, so that they answer whatever the others do.
         """
         self._tokens = tokens
         self._handlers: dict[str, Handler] = {}
@@ -70,7 +70,7 @@ class Middleware(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic i
                     self._refusals[path] = method.refusal()
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Handler | None:
-        """The handler of a call's method; None where there is no such method, which gRPC answers itself."""
+        """The handler of a call's method; None if there is no such method, which gRPC answers itself."""
         path = handler_call_details.method
         handler = self._handlers.get(path)
         if handler is None:
@@ -88,7 +88,7 @@ class _Method:
         self._calls = calls
         self._budget = budget
 
-    def wrap(self, handler: Any) -> Handler:  # noqa: ANN401  (the stubs know synchronous handlers alone)
+    def wrap(self, handler: Any) -> Handler:  # noqa: ANN401  (the stubs know synchronous handlers only)
         if handler.request_streaming:
             return self._streaming(handler.stream_stream)
         if handler.response_streaming:
@@ -100,7 +100,7 @@ class _Method:
         return self._streaming(_refuse)
 
     async def read(self, context: Context, lease: Lease) -> bytes | None:
-        """The next message, or None at the end. Raises Unavailable if none came and others need the room; Overloaded."""
+        """The next message, or None at the end. Raises Unavailable if none came while others waited for the room."""
         try:
             raw = await context.read()
         except asyncio.CancelledError:
@@ -151,7 +151,8 @@ class _Method:
     def _drop_if_expired(self, context: Context) -> None:
         """End a call whose deadline passed while it waited in gRPC's queue, before anything is spent on it.
 
-        Its caller has its status already. An overload is full of such calls, and each would cost nearly as much as an answer.
+        Its caller has its status already, so nothing is sent: a cancelled handler costs gRPC least. An overload is full of such
+        calls, and each would cost nearly as much as an answer.
         """
         left = context.time_remaining()
         if left is not None and left <= 0:
@@ -181,7 +182,7 @@ class _Method:
         finally:
             self._calls.handled[code] += 1
             self._calls.seconds.observe((perf_counter() - began,))
-        # Out here, lest an error while aborting have the handler's own, and its words, as its context.
+        # Outside the except block, so that a failing abort does not chain the handler's exception and its message.
         await status.abort(context, ending)
 
 
@@ -211,7 +212,7 @@ class _Requests:
 
 
 async def raw_messages(requests: AsyncIterator[Received]) -> AsyncGenerator[bytes, None]:
-    """The bytes of a stream's messages, for a method that has answered each when it asks for the next."""
+    """The bytes of a stream's messages; each lease is released when the next message is requested."""
     async for raw, lease in requests:
         try:
             yield raw

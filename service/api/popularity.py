@@ -29,7 +29,7 @@ SERVICE = popularity_pb2.DESCRIPTOR.services_by_name["PopularityService"]
 # of the queue.
 _MAX_IN_FLIGHT = 2
 
-_LARGE = 256 << 10  # bytes of a message that may hold so many empty headlines that parsing it takes memory that shows
+_LARGE = 256 << 10  # bytes of a message that may hold so many empty headlines that parsing it takes significant memory
 
 # What GetModel says of versions, at the most.
 _LISTED_VERSIONS = 100
@@ -60,7 +60,7 @@ class Popularity:
         gate: DrainGate,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`model_name` and `max_message_bytes` are reported by GetModel, and `clock` gives the time of headlines without one.
+        """GetModel reports `model_name` and `max_message_bytes`; `clock` gives the time of headlines without `posted_at`.
 
         Every call passes `gate`. A stream ends gracefully after `stream_age` seconds: gRPC's own maximum age of connections
         waits for streams, or cuts them off.
@@ -81,7 +81,7 @@ class Popularity:
         self._readers: set[asyncio.Task[None]] = set()
 
     def handlers(self) -> dict[str, grpc.RpcMethodHandler[Any, Any]]:
-        """The methods by name; they take and give raw bytes."""
+        """The methods by name; they accept and return raw bytes."""
         return {
             "Predict": grpc.unary_unary_rpc_method_handler(self._predict),
             "PredictStream": grpc.stream_stream_rpc_method_handler(self._predict_stream),
@@ -121,7 +121,7 @@ class Popularity:
             reader = asyncio.create_task(read())
             reader.add_done_callback(lambda _: answers.put_nowait(None))  # also if it is cancelled before its first step
             self._readers.add(reader)
-            # Scattered as gRPC scatters the ends of connections, so that those who came together do not come back together.
+            # Jittered, as gRPC does for connections, so that streams which began together do not come back together.
             age = self._stream_age * random.uniform(0.9, 1.1)
             expiry = asyncio.get_running_loop().call_later(age, reader.cancel)
             try:
@@ -131,7 +131,7 @@ class Popularity:
                     room.release()
                 if reader.cancelled():
                     why = "the server is stopping" if self._gate.closed else f"the stream has lasted {age:.0f} s"
-                    raise Unavailable(f"{why}; send again, on a new stream, what has no answer")
+                    raise Unavailable(f"{why}; resend unanswered requests on a new stream")
                 await reader
             finally:
                 expiry.cancel()
@@ -188,7 +188,7 @@ class Popularity:
 
     def _parse(self, message: type[_Request], raw: bytes) -> _Request:
         most = self._predictor.limits.max_headlines
-        if len(raw) > _LARGE and has_more_fields(raw, 4 * most):
+        if len(raw) > _LARGE and has_more_fields(raw, 4 * most):  # fields of a later proto may stand beside headlines
             problem = f"holds far more than {most}; send at most {most} in a request"
             raise InvalidRequest("too many headlines", [FieldViolation("headlines", problem)])
         return parse(message, raw)
@@ -207,10 +207,11 @@ def _deadline(context: _Context) -> float | None:
 
 
 def _seconds(timestamp: Timestamp) -> float:
-    """Seconds since 1970; NaN, which the predictor refuses by the field's name, if the nanoseconds are not a part of one."""
+    """Seconds since 1970; NaN, which the predictor refuses by the field's name, if the nanoseconds are out of range."""
     if not 0 <= timestamp.nanos < 1_000_000_000:
         return math.nan
-    return min(timestamp.seconds + timestamp.nanos / 1e9, math.nextafter(timestamp.seconds + 1, 0))  # never the next second
+    next_second = timestamp.seconds + 1  # to which a double may round the last nanoseconds
+    return min(timestamp.seconds + timestamp.nanos / 1e9, math.nextafter(next_second, -math.inf))
 
 
 def _fill(response: popularity_pb2.PredictResponse, answer: Answer) -> None:

@@ -21,7 +21,7 @@ Handlers: TypeAlias = "dict[str, grpc.RpcMethodHandler[Any, Any]]"
 
 
 class _Symbols:
-    """The descriptor pool, in which a file is found by the name of a method as well."""
+    """The descriptor pool, which also resolves the names of methods."""
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401
         return getattr(_POOL, name)
@@ -49,7 +49,7 @@ def _handlers(servicer: Any, service: ServiceDescriptor) -> Handlers:  # noqa: A
         # The servicer knows v1alpha's messages. Those of v1 are the same on the wire.
         async def parsed() -> AsyncIterator[reflection_pb2.ServerReflectionRequest]:
             async for raw in raw_messages(requests):
-                parse(request_class, raw)  # names the caller's own version where the bytes are wrong
+                parse(request_class, raw)  # names the caller's own version if the bytes are malformed
                 yield reflection_pb2.ServerReflectionRequest.FromString(raw)
 
         async for response in servicer.ServerReflectionInfo(parsed(), context):
@@ -59,7 +59,7 @@ def _handlers(servicer: Any, service: ServiceDescriptor) -> Handlers:  # noqa: A
 
 
 def _service_v1() -> ServiceDescriptor:
-    """grpcio-reflection has v1alpha alone; v1 is the same file with another package."""
+    """grpcio-reflection has v1alpha only; v1 is the same file with another package."""
     try:
         file = _POOL.FindFileByName(_V1_FILE)
     except KeyError:

@@ -19,7 +19,7 @@ from service import errors, log
 
 logger = logging.getLogger(__name__)
 
-_CODES: dict[type[object], grpc.StatusCode] = {  # a subclass has its nearest base's
+_CODES: dict[type[object], grpc.StatusCode] = {  # subclasses inherit
     errors.InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
     errors.Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
@@ -39,7 +39,7 @@ class Status:
     pushback: int | None = None  # milliseconds to wait before a retry
 
     def to_proto(self) -> popularity_pb2.Error:
-        """The same as the answer to one request of a stream."""
+        """The status as the answer to one request of a stream."""
         violations = [popularity_pb2.FieldViolation(field=it.field, description=it.description) for it in self.violations]
         return popularity_pb2.Error(code=self.code.value[0], message=self.message, violations=violations)
 
@@ -52,9 +52,9 @@ def of(error: Exception) -> Status:
     """
     code = next((_CODES[kind] for kind in type(error).__mro__ if kind in _CODES), None)
     if code is None:
-        number = secrets.token_hex(8)
-        logger.error("internal error %s", number, extra={"error_id": number, "places": log.redacted_traceback(error)})
-        return Status(grpc.StatusCode.INTERNAL, f"internal error {number}; the server's log says more under this id")
+        error_id = secrets.token_hex(8)
+        logger.error("internal error %s", error_id, extra={"error_id": error_id, "places": log.redacted_traceback(error)})
+        return Status(grpc.StatusCode.INTERNAL, f"internal error {error_id}; see the server's log")
     if isinstance(error, errors.InvalidRequest) and error.violations:
         first = error.violations[0]
         more = f" (and {len(error.violations) - 1} more)" if len(error.violations) > 1 else ""

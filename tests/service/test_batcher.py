@@ -10,7 +10,7 @@ from itertools import pairwise
 
 import pytest
 
-from service.batcher import BULK, LONG, MAX_WAIT, RECENT, SLICE, YIELD_TURNS, Batcher
+from service.batcher import BULK, LONG_BATCH, MAX_WAIT, RECENT, SLICE, YIELD_TURNS, Batcher
 from service.errors import DeadlineExceeded, Overloaded
 
 
@@ -361,7 +361,7 @@ def test_a_request_that_could_not_be_answered_in_time_is_refused_before_it_is_pa
     assert record.drops == {"overloaded": 1}
 
 
-@pytest.mark.parametrize(("seconds", "turns"), [(2 * LONG, YIELD_TURNS), (LONG / 2, 0)])
+@pytest.mark.parametrize(("seconds", "turns"), [(2 * LONG_BATCH, YIELD_TURNS), (LONG_BATCH / 2, 0)])
 def test_after_a_long_batch_others_have_their_turns_first(run, record, seconds, turns):
     async def main():
         loop = asyncio.get_running_loop()

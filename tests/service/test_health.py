@@ -48,7 +48,7 @@ async def test_bytes_that_are_no_request_are_refused(channel):
     for method in (channel.unary_unary("/grpc.health.v1.Health/Check"), channel.unary_stream("/grpc.health.v1.Health/Watch")):
         call = method(b"\xff\xff")
         assert await call.code() is grpc.StatusCode.INVALID_ARGUMENT
-        assert await call.details() == "these bytes are no grpc.health.v1.HealthCheckRequest"
+        assert await call.details() == "not a valid grpc.health.v1.HealthCheckRequest"
 
 
 async def test_it_follows_the_versions_on_disk(make_settings, models, tmp_path):

@@ -88,7 +88,7 @@ async def test_bytes_that_are_no_request_are_the_callers_error(channel, name):
     with pytest.raises(grpc.aio.AioRpcError) as error:
         await anext(aiter(call))
     assert error.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-    assert error.value.details() == f"these bytes are no {name}Request"
+    assert error.value.details() == f"not a valid {name}Request"
 
 
 async def test_its_calls_are_counted(server, ask, name):

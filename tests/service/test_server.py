@@ -164,7 +164,7 @@ async def test_a_thousand_wrong_fields_still_fit_into_the_metadata(stub):
 async def test_bytes_that_are_no_request_are_refused(channel, method, raw):
     code, message, _ = await failure(channel.unary_unary(f"/{SERVICE}/{method}")(raw))
     assert code is grpc.StatusCode.INVALID_ARGUMENT
-    assert message.startswith("these bytes are no headlines.v1.")
+    assert message.startswith("not a valid headlines.v1.")
 
 
 async def test_what_grpc_itself_refuses(channel, server):

@@ -323,7 +323,7 @@ async def test_a_stream_that_ends_by_its_age_has_answered_what_it_read_and_the_c
 
         idle = stub.PredictStream()
         assert await idle.code() is grpc.StatusCode.UNAVAILABLE
-        assert await idle.details() == "the stream has lasted 1 s; send again, on a new stream, what has no answer"
+        assert await idle.details() == "the stream has lasted 1 s; resend unanswered requests on a new stream"
 
         sent = 0
 

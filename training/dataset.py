@@ -96,10 +96,9 @@ def read(
     `collected_at` is by default the time of the newest post that is not in the future. A post that claims to be later is left
     out too and counted apart: either its time or `collected_at` is wrong. Of posts with the same outlet and words the earliest
     stays; of one post that was read twice, the larger engagement, as counts only grow. `assume_utc` takes times without a zone
-    as UTC. `rules` is the number of the preprocessing rules that say what a word is. The order of `files` changes nothing.
-
-    Raises DataError, naming the file, if one cannot be read, lacks a column or has other engagement columns than the rest, and
-    if more than `max_bad_share` of all rows are bad.
+    as UTC. `rules` is the number of the preprocessing rules. The order of `files` changes nothing. Raises DataError, naming the
+    file, if one cannot be read, lacks a column or has other engagement columns than the rest, and if more than `max_bad_share`
+    of all rows are bad.
     """
     counts = check_columns(files)
     columns = _Columns(assume_utc, rules)

@@ -7,7 +7,7 @@ import pytest
 
 from harness.load import OK, open_loop
 from headlines.v1 import popularity_pb2 as pb
-from tests.resilience import bulk, cancels, overload
+from tests.resilience import bulk, cancels, crowds, overload
 
 
 def request(headlines):
@@ -46,6 +46,12 @@ def test_callers_that_give_up_leave_nothing_in_the_queue(serving):
         assert cancels.wait_until_empty(server)
     assert statuses.total() == 3000
     assert set(statuses) == {"OK", "CANCELLED"}
+
+
+@pytest.mark.parametrize("callers", [crowds.aio_callers, crowds.sync_callers])
+def test_none_of_96_callers_that_share_a_connection_is_refused(serving, callers):
+    with serving() as server:
+        assert set(callers(server.target, 1.0)) == {"OK"}
 
 
 def test_bulk_streams_refuse_no_interactive_call(serving):

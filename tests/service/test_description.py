@@ -54,7 +54,9 @@ def test_of_more_than_a_thousand_outlets_it_says_how_many_there_are(models, tmp_
         done = run("outlets", "--target", server.target)
         assert len(done.stdout.splitlines()) == 1000
         assert done.stderr == b"Version 1 of the model knows 2,002 outlets, of which the server lists 1,000.\n"
-        notes = run("predict", "--target", server.target, "--outlet", "z1999", "City votes").stdout.decode()
+        done = run("predict", "--target", server.target, "--outlet", "z1999", "City votes")
+        notes = done.stdout.decode()
+        assert (done.returncode, done.stderr) == (0, b"")
         assert "It knows 2,002 outlets, of which the server lists 1,000: `headlines outlets`." in notes
 
 

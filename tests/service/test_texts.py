@@ -19,11 +19,17 @@ TEXTS = {
 }
 
 
-@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
-async def test_a_lone_caller_goes_before_the_largest_request_of_dear_texts(serve, models, text):
-    with serve(models, "--engine", "litert") as server:
+@pytest.mark.parametrize(
+    ("text", "headlines", "flags"),
+    [
+        *(pytest.param(text, 500, (), id=name) for name, text in TEXTS.items()),
+        pytest.param("".join(MARKS) * 400, 40, ("--max-text-bytes", "100000"), id="longer than by default"),
+    ],
+)
+async def test_a_lone_caller_goes_before_the_largest_request_of_dear_texts(serve, models, text, headlines, flags):
+    with serve(models, "--engine", "litert", *flags) as server:
         server.wait_for("serving version")
-        dear = pb.PredictRequest(headlines=[pb.Headline(text=text)] * 500)
+        dear = pb.PredictRequest(headlines=[pb.Headline(text=text)] * headlines)
         async with grpc.aio.insecure_channel(server.target) as one, grpc.aio.insecure_channel(server.target) as other:
             stubs = [popularity_pb2_grpc.PopularityServiceStub(channel) for channel in (one, other)]
             cheap = pb.PredictRequest(headlines=[pb.Headline(text="City votes")])
@@ -34,7 +40,7 @@ async def test_a_lone_caller_goes_before_the_largest_request_of_dear_texts(serve
             while not large.done():
                 await stubs[1].Predict(cheap, timeout=60)
                 answered += not large.done()
-            assert len((await large).predictions) == 500
+            assert len((await large).predictions) == headlines
             assert await health
             assert answered > 4  # without a bound on bytes, 500 headlines are two batches
 

@@ -134,6 +134,12 @@ async def test_entries_that_cannot_be_read_fail_by_name_and_hide_no_other(models
     assert "SHA256SUMS: is missing" in errors(repository)[8]
     assert "vocabulary.txt: cannot be read: Too many levels" in errors(repository)[4]
     assert [sum(f"version {number} " in it for it in problems(caplog)) for number in (9, 8, 7, 6, 4)] == [1] * 5
+    shutil.copytree(models / "1", models / "10")
+    await repository.scan()
+    assert repository.live.number == 10
+    shutil.rmtree(models / "10")
+    await repository.scan()
+    assert repository.live.number == 1
 
 
 async def test_a_report_is_no_part_of_a_version(models, repository, attempts):

@@ -1,12 +1,12 @@
 # Every target does its own set-up: Python 3.11 to 3.13 and make are enough, and Go for `make interop`. The Python is the first
 # of python3, python3.13, python3.12 and python3.11 that will do, or the one that `make PYTHON=...` names.
-#   make serve     serve what is in models/; where that is nothing, train on made-up data first. ARGS="--port 6000" adds flags
+#   make serve     serve what is in models/; if that is empty, train on made-up data first. ARGS="--port 6000" adds flags
 #   make test      all tests but interop
 #   make lint      formatting, types and the walls between packages
 #   make resilience  what must hold on a bad day, for hours; `make test` tries it in short
 #   make interop   stock gRPC and Prometheus tools against the server
-#   make protos    generate the code of protos/ anew
-#   make lock      pin the requirements anew; ARGS=--upgrade takes the newest
+#   make protos    regenerate the code of protos/
+#   make lock      pin the requirements again; ARGS=--upgrade takes the newest
 
 PYTHON ?=
 ARGS ?=

@@ -68,7 +68,7 @@ def closed_loop(
 ) -> Load:
     """Clients of which each sends its next request as soon as it has the answer; `headlines` are in every request.
 
-    They share `connections`, on which the server may refuse what is beyond its limit; each has its own where that is none. A
+    They share `connections`, on which the server may refuse what is beyond its limit; each has its own if that is None. A
     call that ends otherwise than answered or UNAVAILABLE ends the program.
     """
     messages = cycle([framed(request) for request in requests])
@@ -389,7 +389,7 @@ class Connection:
 
 
 def wait(connections: Collection[Connection], seconds: float, *, required: bool = True) -> list[Connection]:
-    """The connections that can go on, after at most so many seconds; where one is `required`, none ends the program."""
+    """The connections that can go on, after at most so many seconds; if one is `required`, none ends the program."""
     # select alone waits to the microsecond; epoll and event loops round up to a millisecond.
     writers = [connection for connection in connections if connection.writes]
     readable, writable, _ = select.select(connections, writers, (), max(0.0, seconds))

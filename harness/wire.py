@@ -104,10 +104,10 @@ class Connection:
         self.windows = {0: 65_535}  # bytes that may be sent: on the connection and on streams
         self.first_window = 65_535
         self._received = b""
-        self._replies = b""  # not sent yet, lest they stand in the middle of something
+        self._replies = b""  # not sent yet, so that they do not stand in the middle of something
 
     def send(self, data: bytes) -> None:
-        """Send; read only where the server takes nothing more for want of a reader."""
+        """Send; read only if the server takes nothing more until somebody reads."""
         self.socket.setblocking(False)
         left = memoryview(data)
         while left and not self.ended:

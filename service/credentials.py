@@ -103,7 +103,7 @@ class Credentials(ABC):
             if contents != self._contents:
                 self._take(contents)
                 self._contents = contents
-                logger.info("%s: taken up anew", self.flags)
+                logger.info("%s: reloaded", self.flags)
             self._failed, self._problem = False, ""
         except UsageError as error:
             # Of files that belong together one is written after the other: they have until the next look.
@@ -219,7 +219,7 @@ class Tokens(Credentials):
         super().__init__({"--tokens": tokens}, _MAX_TOKENS_BYTES)
 
     def admit(self, metadata: Sequence[tuple[str, str | bytes]] | None) -> bool:
-        """Whether a call with this metadata bears one of them, as `authorization: Bearer TOKEN`."""
+        """Whether a call with this metadata has one of them, as `authorization: Bearer TOKEN`."""
         for key, value in metadata or ():
             if key == "authorization" and isinstance(value, str):
                 scheme, _, token = value.partition(" ")
@@ -252,12 +252,12 @@ async def watch(credentials: Sequence[Credentials], poll_seconds: float) -> None
             try:
                 await asyncio.to_thread(it.refresh)
             except Exception as error:
-                logger.error("%s: the look for changes failed", it.flags, extra={"places": log.redacted_traceback(error)})
+                logger.error("%s: the look for changes failed", it.flags, extra={"traceback": log.redacted_traceback(error)})
 
 
 @contextmanager
 def _as_path(contents: bytes) -> Iterator[str]:
-    """A private file with these contents, for OpenSSL, which reads by path alone."""
+    """A private file with these contents, for OpenSSL, which reads by path only."""
     if hasattr(os, "memfd_create"):  # needs no writable directory, and leaves no key on a disk
         descriptor = os.memfd_create("pem")
         with os.fdopen(descriptor, "wb") as file:

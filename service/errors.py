@@ -62,7 +62,7 @@ class Unavailable(RequestError):
 
 
 class Unauthenticated(RequestError):
-    """The call bears no valid token."""
+    """The call has no valid token."""
 
 
 class VersionError(HeadlinesError):

@@ -82,7 +82,7 @@ def dropped() -> int:
 
 
 def redacted_traceback(error: BaseException) -> str:
-    """An error as a traceback without its words, which may hold a headline: types and places alone."""
+    """An error as a traceback without its words, which may hold a headline: types and places only."""
     lines: list[str] = []
     cause: BaseException | None = error
     seen: set[int] = set()
@@ -104,9 +104,9 @@ class _Writer(logging.Handler):
         self._encoding = encoding
         # Not queue.Queue, which hangs when it is used while it is used, as by a destructor that logs.
         self._queue: SimpleQueue[bytes | threading.Event] = SimpleQueue()
-        self._enqueued = 0  # bytes; changed under the handler's lock alone, as is _refused
+        self._enqueued = 0  # bytes; changed under the handler's lock only, as is _refused
         self._refused = 0  # lines
-        self._taken = 0  # bytes; changed by the thread alone, as is _failed
+        self._taken = 0  # bytes; changed by the thread only, as is _failed
         self._failed = 0  # lines
         self._writing = threading.Lock()  # never taken by who logs
         threading.Thread(target=self._run, name="log", daemon=True).start()
@@ -229,15 +229,15 @@ def _log_uncaught() -> None:
     """Let exceptions that nobody catches be one record each, without their words."""
 
     def in_main_thread(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:  # noqa: ARG001
-        logger.critical("uncaught exception", extra={"places": redacted_traceback(error)})
+        logger.critical("uncaught exception", extra={"traceback": redacted_traceback(error)})
 
     def in_thread(arguments: threading.ExceptHookArgs) -> None:
         name = arguments.thread.name if arguments.thread else "a thread"
-        extra = {"places": redacted_traceback(arguments.exc_value)} if arguments.exc_value else None
+        extra = {"traceback": redacted_traceback(arguments.exc_value)} if arguments.exc_value else None
         logger.error("uncaught exception in %s", name, extra=extra)
 
     def in_destructor(arguments: sys.UnraisableHookArgs) -> None:
-        extra = {"places": redacted_traceback(arguments.exc_value)} if arguments.exc_value else None
+        extra = {"traceback": redacted_traceback(arguments.exc_value)} if arguments.exc_value else None
         logger.warning("exception ignored", extra=extra)
 
     sys.excepthook = in_main_thread
@@ -246,13 +246,13 @@ def _log_uncaught() -> None:
 
 
 class _Text(logging.Formatter):
-    """Lines such as `12:00:01 INFO    service.server: stopped`; what is given as extra is in the message, except places."""
+    """Lines such as `12:00:01 INFO    service.server: stopped`; the message says what is extra, except a traceback."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)-7s %(name)s: %(message)s", "%H:%M:%S")
 
     def format(self, record: logging.LogRecord) -> str:
-        return _cut("\n".join(filter(None, [super().format(record), getattr(record, "places", None)])), _MAX_LINE)
+        return _cut("\n".join(filter(None, [super().format(record), getattr(record, "traceback", None)])), _MAX_LINE)
 
 
 class _Json(logging.Formatter):

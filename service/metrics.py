@@ -37,7 +37,7 @@ class Metrics:
     """The metrics of one server, with what happens as methods.
 
     `queued`, `waited`, `computed` and `dropped` make it the batcher's observer, `predicted` the predictor's and `loaded` the
-    repository's. Everything but `predicted` and `outlets` is called on the event loop alone.
+    repository's. Everything but `predicted` and `outlets` is called on the event loop only.
     """
 
     def __init__(self, queue_capacity: int = 0) -> None:
@@ -255,7 +255,7 @@ class Distribution:
 
 @dataclass(slots=True)
 class Calls:
-    """How often a gRPC method was called and how that ended. To be changed on the event loop alone."""
+    """How often a gRPC method was called and how that ended. To be changed on the event loop only."""
 
     labels: tuple[str, str, str]  # grpc_type, grpc_service, grpc_method
     started: int = 0

@@ -91,7 +91,7 @@ async def _live(settings: Settings, engine: Engine, began: float, stop_signals: 
 
 def _log_fault(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:  # noqa: ARG001
     error = context.get("exception")
-    logger.error("%s", context["message"], extra={"places": log.redacted_traceback(error)} if error else None)
+    logger.error("%s", context["message"], extra={"traceback": log.redacted_traceback(error)} if error else None)
 
 
 class Server:
@@ -258,7 +258,7 @@ class Server:
         dead = [task for task in self._tasks if task in done]
         for task in dead:
             error = task.exception() or RuntimeError("it ended")
-            logger.critical("the %s died; the server ends", task.get_name(), extra={"places": log.redacted_traceback(error)})
+            logger.critical("the %s died; the server ends", task.get_name(), extra={"traceback": log.redacted_traceback(error)})
         return bool(dead)
 
     async def stop(self, drain_seconds: float = 0.0) -> None:

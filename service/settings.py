@@ -36,7 +36,7 @@ def _is_ipv6(given: str) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """One server's settings. Raises UsageError where two of them contradict each other."""
+    """One server's settings. Raises UsageError if two of them contradict each other."""
 
     models: Path = _option(  # noqa: RUF009  (a Path is immutable)
         path, "the directory of model versions, as `headlines fit` writes it; it may still be empty", metavar="DIR"
@@ -64,7 +64,7 @@ class Settings:
     )
     engine: Literal["auto", "litert", "tensorflow"] = _option(
         one_of("auto", "litert", "tensorflow"),
-        "what computes: litert for CPUs, tensorflow for GPUs; auto takes tensorflow where there is a GPU and TensorFlow",
+        "what computes: litert for CPUs, tensorflow for GPUs; auto takes tensorflow if there are a GPU and TensorFlow",
         default="auto",
     )
     host: str = _option(
@@ -123,7 +123,7 @@ class Settings:
     )
     max_metadata_bytes: int = _option(
         whole(1024, _INT32),
-        "bytes of a call's metadata; raise it where a proxy or a tracer adds much",
+        "bytes of a call's metadata; raise it if a proxy or a tracer adds much",
         default=16 << 10,
     )
     queue_headlines: int = _option(

@@ -1,6 +1,6 @@
-"""One timer, exact to some microseconds where the system has such: event loops count whole milliseconds.
+"""One timer, exact to some microseconds if the system has one: event loops count whole milliseconds.
 
-uvloop's timers are short by up to one and asyncio's late by as much, which is too far off where a batch waits for one in all.
+uvloop's timers are short by up to one and asyncio's late by as much, which is too far off if a batch waits for one in all.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class KernelTimer:
     """Linux' timerfd. The standard library has it from Python 3.13 on, so it is called through ctypes."""
 
     def __init__(self, callback: Callable[[], None]) -> None:
-        """Raises OSError or AttributeError where the system has none."""
+        """Raises OSError or AttributeError if the system has none."""
         libc = ctypes.CDLL(None, use_errno=True)
         self._settime = libc.timerfd_settime
         self._callback = callback
@@ -69,7 +69,7 @@ class KernelTimer:
     def _ring(self) -> None:
         try:
             os.read(self._file, 8)
-        except BlockingIOError:  # set anew in the meantime
+        except BlockingIOError:  # set again in the meantime
             return
         self._callback()
 

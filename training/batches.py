@@ -13,7 +13,7 @@ import numpy.typing as npt
 from service.model.preprocessing import SEQUENCE_LENGTH
 from training.features import Examples
 
-# In words. A width costs a second of tracing where the data has it, and each step a fifth of a millisecond for every word of
+# In words. A width costs a second of tracing if the data has it, and each step a fifth of a millisecond for every word of
 # padding. Of 82,618 real headlines 26 % have at most 8 words, 81 % at most 12 and 98.7 % at most 16: within five epochs 10
 # pays for itself, and a width between those from 12 on does not.
 WIDTHS = (8, 10, 12, 16, 24, 48, SEQUENCE_LENGTH)

@@ -13,7 +13,7 @@ Floats = npt.NDArray[np.float64]
 def intercept(logits: Floats, share: float) -> float:
     """What to add to all logits so that the mean score is `share`: the intercept of least log loss.
 
-    0 where `share` is 0 or 1, which no finite one reaches.
+    0 if `share` is 0 or 1, which no finite one reaches.
     """
     if not 0 < share < 1:
         return 0.0

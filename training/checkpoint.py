@@ -38,7 +38,7 @@ class Checkpoint:
         self._path = directory / "state.npz"
 
     def load(self) -> State | None:
-        """The state last saved; None where there is none, or where it is damaged, which is logged."""
+        """The state last saved; None if there is none, or if it is damaged, which is logged."""
         if not self.is_saved():
             return None
         data = self._path.read_bytes()
@@ -54,7 +54,7 @@ class Checkpoint:
         return self._path.exists()
 
     def save(self, state: State) -> None:
-        """Replace the state by this one: it is written whole or, where that fails, not at all."""
+        """Replace the state by this one: it is written whole or, if that fails, not at all."""
         unfinished = self._path.with_suffix(".new")
         try:
             with unfinished.open("w+b") as file:
@@ -81,7 +81,7 @@ def open_checkpoint(models: Path, digest: str) -> Iterator[Checkpoint]:
     So the block holds the fit and the export of its model: what fails before the export is complete can go on from here.
     A process that is killed between the two ends exports the same model again.
 
-    Raises DataError where the same job runs already.
+    Raises DataError if the same job runs already.
     """
     models.mkdir(parents=True, exist_ok=True)
     directory = models / (_PREFIX + digest)

@@ -172,7 +172,7 @@ class _Columns:
         self.engagement = array("d")
         self.outlet = array("i")  # into outlets; -1: none
         self.outlets: dict[str, int] = {}
-        # Python's own hash is keyed anew in each process, so nobody can prepare collisions; it decides nothing but equality.
+        # Python's own hash has another key in each process, so nobody can prepare collisions; it decides nothing but equality.
         self.hashes = array("q")  # of the outlet and the words
         self.prefixes = array("Q")  # the headline's first 8 bytes, which order nearly all posts of one outlet and moment
         self.records = array("q")

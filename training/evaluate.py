@@ -54,7 +54,7 @@ _COLUMNS = {"outlet": [OUTLET_LEVEL], "hour": [0, 1], "day": [2, 3]}  # of aux
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure and its 95 % interval; None where the data are too few to resample."""
+    """A figure and its 95 % interval; None if the data are too few to resample."""
 
     value: float
     low: float | None
@@ -89,7 +89,7 @@ class Scores:
     less_baseline: Mapping[str, Estimate]  # the same less the baseline's, resampled in pairs
     roc: Sequence[tuple[float, float]]  # false positive rate, true positive rate; empty with one class alone
     calibration: Sequence[CalibrationBin]
-    before: Sequence[CalibrationBin]  # without the intercept; empty where that is not known
+    before: Sequence[CalibrationBin]  # without the intercept; empty if that is not known
     calibration_error_before: float | None
 
 
@@ -286,7 +286,7 @@ class _Sample:
         self.outlets = [rows for outlet, rows in _groups(examples.outlet) if outlet >= 0 and _enough_of_each(self.labels[rows])]
 
     def metrics(self, scores: Floats) -> dict[str, Floats]:
-        """Each of METRICS for every row of the weights; NaN where it is undefined."""
+        """Each of METRICS for every row of the weights; NaN if it is undefined."""
         labels, inside = self.labels, _inside(scores)
         losses = -(labels * np.log(inside) + (1 - labels) * np.log1p(-inside))
         tenth = _tenths(scores)

@@ -28,7 +28,7 @@ Ids = npt.NDArray[np.int32]
 
 # Lengths of cpu.tflite's signatures, in words. Of 82,618 real headlines 26 % have at most 8 words, 81 % at most 12, 98.7 % at
 # most 16, all but three at most 24, and the longest has 43. On one core a call costs 0.7 us a word, 0.19 us more for each word
-# of each row, and 2 us a word where the rows are not as many as the time before. By these figures a lone headline takes 11 us
+# of each row, and 2 us a word if the rows are not as many as the time before. By these figures a lone headline takes 11 us
 # with these lengths and 13 us with two fewer; moving any of them by two words changes that by less than 5 %.
 LENGTHS = (8, 12, 16, 24, 48, SEQUENCE_LENGTH)
 
@@ -47,8 +47,8 @@ def export(directory: Path, model: keras.Model) -> None:
     serving_default  the plain Keras graph; main_input [rows, 100] with padding after the words
     trimmed          the folded table; main_input [rows, any length] with padding before the words
 
-    cpu.tflite has the second for each of LENGTHS, as words_<length>. Raises DataError where a weight is not a finite number,
-    and OSError where a file cannot be written.
+    cpu.tflite has the second for each of LENGTHS, as words_<length>. Raises DataError if a weight is not a finite number,
+    and OSError if a file cannot be written.
     """
     for variable in model.weights:
         if not np.isfinite(variable.numpy()).all():

@@ -273,7 +273,7 @@ def _lines(file: IO[str], path: Path) -> Iterator[str]:
 
 class _Format(NamedTuple):
     read: Callable[[Path, Hash], _Rows]
-    hint: str = ""  # what may be wrong where a column is missing
+    hint: str = ""  # what may be wrong if a column is missing
 
 
 _CSV = _Format(_read_csv, "; its first line must name the columns, separated by commas, in UTF-8")

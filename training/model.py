@@ -33,7 +33,7 @@ _MERGE_LAYERS = {
 
 
 def build(merge: Merge = "concatenate", *, seed: int = 0) -> keras.Model:
-    """The network with fresh weights, which `seed` determines; 5,200,610 parameters where `merge` is concatenate.
+    """The network with fresh weights, which `seed` determines; 5,200,610 parameters if `merge` is concatenate.
 
     Its inputs are main_input int32 [B, 100] and aux_input float32 [B, 5]; its outputs, by name, main_output and aux_output
     float32 [B, 1]. Every `merge` but concatenate needs two vectors of one length: aux_input is then projected to 32 units.

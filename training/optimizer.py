@@ -28,7 +28,7 @@ class RowwiseRMSprop:
     def __init__(self, reference: keras.optimizers.RMSprop, table: tf.Variable, others: Sequence[tf.Variable]) -> None:
         """Optimise `table` [rows, units] row by row and `others` whole, with the settings of `reference`.
 
-        Raises ValueError where `reference` does more than RMSprop with a constant learning rate.
+        Raises ValueError if `reference` does more than RMSprop with a constant learning rate.
         """
         config = reference.get_config()
         unsupported = {

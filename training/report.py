@@ -76,10 +76,10 @@ _STYLE: dict[Any, Any] = {
 def write(directory: Path, evaluation: Evaluation, info: ModelInfo, dataset: Dataset, history: Sequence[Epoch] = ()) -> None:
     """Write the report of a version into `directory`/report.
 
-    `dataset` is the one that was evaluated, whose files hold the headlines to show. `history` is the fit's, where this is
+    `dataset` is the one that was evaluated, whose files hold the headlines to show. `history` is the fit's, if this is
     its report.
 
-    Raises OSError where the directory cannot be written, and DataError where a file of the data is no longer what it was.
+    Raises OSError if the directory cannot be written, and DataError if a file of the data is no longer what it was.
     """
     folder = directory / REPORT
     folder.mkdir(parents=True, exist_ok=True)

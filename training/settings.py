@@ -18,7 +18,7 @@ MERGES: tuple[str, ...] = get_args(Merge)
 class Settings:
     """Each with its unit and the reason to change it, which is also its flag's help.
 
-    Raises UsageError where a value makes no sense.
+    Raises UsageError if a value makes no sense.
     """
 
     merge: Merge = field(
@@ -34,16 +34,16 @@ class Settings:
         default=32, metadata={"help": "headlines a step; larger ones take fewer steps and learn less from each headline"}
     )
     learning_rate: float = field(
-        default=1e-3, metadata={"help": "RMSprop's; lower where the validation loss is best after the first epoch"}
+        default=1e-3, metadata={"help": "RMSprop's; lower it if the validation loss is best after the first epoch"}
     )
     aux_loss_weight: float = field(
         default=0.2, metadata={"help": "aux_output's loss beside main_output's: trains the words without leading the fit"}
     )
     embedding_dropout: float = field(
-        default=0.5, metadata={"help": "share of each word's embedding hidden a step; more where words are learned by heart"}
+        default=0.5, metadata={"help": "share of each word's embedding hidden a step; more if words are learned by heart"}
     )
     state_dropout: float = field(
-        default=0.3, metadata={"help": "share of the LSTM's state hidden a step; more where words are learned by heart"}
+        default=0.3, metadata={"help": "share of the LSTM's state hidden a step; more if words are learned by heart"}
     )
     embedding_decay: float = field(
         default=5e-3, metadata={"help": "L2 penalty on the embeddings of a batch's words; more keeps rare words neutral"}

@@ -48,7 +48,7 @@ _log = logging.getLogger(__name__)
 
 
 def synthesize(out: Path, posts: int = POSTS, seed: int = 0) -> float:
-    """Write a made-up data set as CSV, gzipped where the name ends so, whole or not at all.
+    """Write a made-up data set as CSV, gzipped if its name ends in .gz, whole or not at all.
 
     Returns the AUC that the true probabilities reach on the latest tenth, the rows on which a fit is evaluated.
     Raises UsageError if the file cannot be written or the number of posts is too small.

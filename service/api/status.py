@@ -53,7 +53,7 @@ def of(error: Exception) -> Status:
     code = next((_CODES[kind] for kind in type(error).__mro__ if kind in _CODES), None)
     if code is None:
         error_id = secrets.token_hex(8)
-        logger.error("internal error %s", error_id, extra={"error_id": error_id, "places": log.redacted_traceback(error)})
+        logger.error("internal error %s", error_id, extra={"error_id": error_id, "traceback": log.redacted_traceback(error)})
         return Status(grpc.StatusCode.INTERNAL, f"internal error {error_id}; see the server's log")
     if isinstance(error, errors.InvalidRequest) and error.violations:
         first = error.violations[0]

@@ -152,7 +152,7 @@ class Artifact:
 
 
 def versions(models: Path) -> list[int]:
-    """The numbers of the versions in `models`, highest first; none where there is no such directory."""
+    """The numbers of the versions in `models`, highest first; none if there is no such directory."""
     try:
         with os.scandir(models) as entries:
             return sorted(filter(None, map(version_number, entries)), reverse=True)
@@ -191,8 +191,8 @@ def checksums(directory: Path) -> tuple[bytes, dict[str, str]]:
 def read(directory: Path, most_bytes: int = sys.maxsize) -> Artifact:
     """Read a version's directory whole.
 
-    Raises VersionError, naming the file, where anything is missing, damaged, or of a format that this program does not know,
-    and before anything is read where the files have more than `most_bytes` together. Raises Unreadable, which is one, where
+    Raises VersionError, naming the file, if anything is missing, damaged, or of a format that this program does not know,
+    and before anything is read if the files have more than `most_bytes` together. Raises Unreadable, a VersionError, if
     another try may succeed.
     """
     content, sums = checksums(directory)

@@ -68,7 +68,7 @@ class Version:
     def load(cls, artifact: Artifact, engine: Engine) -> Version:
         """Load a version, make it ready, and let it reproduce what training wrote down.
 
-        Raises VersionError where it cannot be loaded or answers its own examples otherwise than the exported model did.
+        Raises VersionError if it cannot be loaded or answers its own examples otherwise than the exported model did.
         """
         try:
             preprocessor = Preprocessor(artifact.vocabulary, artifact.info.outlet_levels, artifact.info.preprocessing)

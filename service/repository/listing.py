@@ -35,8 +35,8 @@ class Listing:
     dangling: frozenset[int]  # versions that are links to what does not exist
     withdrawn: frozenset[int]  # by a file such as 7.withdrawn
     passed_over: tuple[str, ...]  # names that are no versions, without those that begin with a dot; not all
-    parent: str  # the directory that MODELS is in, where MODELS itself looks like a version; or empty
-    nested: str  # the name of a directory that holds versions, where MODELS holds none; or empty
+    parent: str  # the directory that MODELS is in, if MODELS itself looks like a version; or empty
+    nested: str  # the name of a directory that holds versions, if MODELS holds none; or empty
 
     def holds(self, number: int) -> bool:
         """Whether the version is there, readable or not."""

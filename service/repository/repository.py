@@ -48,7 +48,7 @@ class VersionState:
 
     number: int
     state: State
-    digest: str = ""  # empty where it was not read whole
+    digest: str = ""  # empty if it was not read whole
     error: str = ""  # why it is not live; of the live one: why it could not be loaded again
 
 
@@ -282,7 +282,7 @@ class Repository:
         return await answer
 
     def _aside(self, function: Callable[..., Result], *args: object) -> asyncio.Future[Result]:
-        """Call a function in another thread, which gives way to callers where there are any."""
+        """Call a function in another thread, which yields to callers if there are any."""
         return asyncio.get_running_loop().run_in_executor(self._loader if self.live else None, function, *args)
 
     def _set_live(self, version: Version | None, size: int) -> None:

@@ -234,7 +234,7 @@ class HttpServer:
         except OSError:  # the client has gone, or has taken its answer
             self._drop(connection)
         except Exception as error:  # else one client would end the port for all
-            logger.error("a connection to the HTTP port failed", extra={"places": log.redacted_traceback(error)})
+            logger.error("a connection to the HTTP port failed", extra={"traceback": log.redacted_traceback(error)})
             self._drop(connection)
         else:
             if request and request.path == _SCRAPE:
@@ -246,7 +246,7 @@ class HttpServer:
         try:
             response = self._app(request)
         except Exception as error:
-            logger.error("a request to the HTTP port failed", extra={"places": log.redacted_traceback(error)})
+            logger.error("a request to the HTTP port failed", extra={"traceback": log.redacted_traceback(error)})
             response = _text(HTTPStatus.INTERNAL_SERVER_ERROR, "this failed; the server's log says where")
         self._respond(connection, response, with_body=request.method != "HEAD")
 

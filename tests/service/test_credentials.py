@@ -139,7 +139,7 @@ def test_a_half_renewed_certificate_is_told_once_and_the_whole_one_taken(write, 
         certificate.refresh()
     assert len(told(caplog)) == 2
     assert [it.getMessage() for it in caplog.records if it.levelno == logging.INFO] == [
-        "--tls-certificate, --tls-key: taken up anew"
+        "--tls-certificate, --tls-key: reloaded"
     ]
 
 
@@ -280,7 +280,7 @@ async def test_what_fails_unforeseen_is_logged_and_the_watch_goes_on(write, capl
             await asyncio.sleep(0.01)
     task.cancel()
     assert told(caplog)[0] == "--tokens: the look for changes failed"
-    assert "MemoryError" in caplog.records[0].places
+    assert "MemoryError" in caplog.records[0].traceback
     assert SECRET not in str([vars(it) for it in caplog.records])
 
 
@@ -392,7 +392,7 @@ def test_a_key_that_grpc_does_not_support_is_refused_at_the_start_and_later(writ
     for _ in range(3):
         certificate.refresh()
     assert len(told(caplog)) == 1
-    assert "taken up anew" not in caplog.text
+    assert "reloaded" not in caplog.text
     assert in_use(certificate, good)
 
 

@@ -186,7 +186,7 @@ thread.join()
 for _ in range(20):
     os.write(2, b"x" * 10_000)
     threading.Event().wait(0.02)  # a smaller pipe has room again
-logging.info("y" * 200_000, extra={"places": "z" * 200_000})
+logging.info("y" * 200_000, extra={"traceback": "z" * 200_000})
 os.write(2, b"no end of line")
 """
     ended = run(program)
@@ -198,7 +198,7 @@ os.write(2, b"no end of line")
     assert {record["level"] for record in found if record["logger"] == "stderr"} == {"info"}
     others = {record["logger"]: record for record in found if record["logger"] != "stderr"}
     assert "by a warning" in others["py.warnings"]["message"]
-    assert others["service.log"]["places"].endswith("builtins.ZeroDivisionError")
+    assert others["service.log"]["traceback"].endswith("builtins.ZeroDivisionError")
     assert max(map(len, ended.stderr.splitlines())) <= 70_000
     assert others["root"]["message"].startswith("yyy")
 
@@ -214,7 +214,7 @@ def test_what_others_write_is_there_whatever_the_level():
 def test_what_nobody_catches_is_one_record_without_its_words(where):
     ended = run(f"secret = {SECRET!r}\n{where}\n")
     (record,) = records(ended.stderr)
-    assert record["places"].endswith("builtins.ArithmeticError")
+    assert record["traceback"].endswith("builtins.ArithmeticError")
     assert SECRET not in ended.stderr
 
 

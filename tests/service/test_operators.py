@@ -193,7 +193,7 @@ def test_what_fails_is_logged_without_its_words_and_answered_in_a_sentence(capfd
     assert capfd.readouterr().err == ""
     assert [it.levelno for it in caplog.records] == [logging.ERROR] * 2
     for record in caplog.records:
-        assert "RuntimeError" in record.places
+        assert "RuntimeError" in record.traceback
         assert SECRET not in str(vars(record))
 
 

@@ -341,8 +341,8 @@ async def test_a_fault_of_ours_is_internal_with_an_id_that_the_log_bears(make_se
     assert [record.error_id in text for record, text in zip(records, [message, answers[0].error.message], strict=True)] == [
         True
     ] * 2
-    assert "ArithmeticError" in records[0].places
-    assert "in predict" in records[0].places
+    assert "ArithmeticError" in records[0].traceback
+    assert "in predict" in records[0].traceback
     assert SECRET not in message + answers[0].error.message + "".join(str(vars(record)) for record in records)
 
 

@@ -292,7 +292,7 @@ async def test_a_part_that_dies_is_seen_at_once(make_settings, caplog, part, mon
         assert await server.wait(asyncio.Event())
     await server.stop()
     assert f"the {part} died" in caplog.text
-    assert "ArithmeticError" in caplog.records[-1].places
+    assert "ArithmeticError" in caplog.records[-1].traceback
     assert SECRET not in str([vars(record) for record in caplog.records])
 
 
@@ -325,5 +325,5 @@ async def test_the_death_of_the_http_thread_is_seen_at_once(make_settings, caplo
         assert await server.wait(asyncio.Event())
     await server.stop()
     assert "the HTTP port died" in caplog.text
-    assert "ArithmeticError" in caplog.records[-1].places
+    assert "ArithmeticError" in caplog.records[-1].traceback
     assert SECRET not in str([vars(record) for record in caplog.records])

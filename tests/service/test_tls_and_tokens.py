@@ -130,7 +130,7 @@ def test_a_renewed_certificate_is_taken_without_a_restart_and_a_half_renewed_one
         with secure(server, authority) as stub:
             assert answers(stub)
         files.key.write_bytes(renewed.key)
-        server.wait_for("taken up anew")
+        server.wait_for("reloaded")
         with secure(server, stranger) as stub:
             assert answers(stub)
         with secure(server, authority) as stub:
@@ -143,7 +143,7 @@ def test_a_renewed_certificate_is_taken_without_a_restart_and_a_half_renewed_one
             assert answers(stub)
         valid = authority.issue()
         files.write(valid)
-        server.wait_for("taken up anew")
+        server.wait_for("reloaded")
         metrics = urlopen(f"http://127.0.0.1:{server.http_port}/metrics").read().decode()
         (expiry,) = re.findall("^headlines_tls_certificate_expiry_timestamp_seconds (.*)$", metrics, re.MULTILINE)
         assert float(expiry) == x509.load_pem_x509_certificate(valid.certificate).not_valid_after_utc.timestamp()
@@ -162,7 +162,7 @@ def test_with_client_authorities_only_their_callers_get_in(start, files, authori
             with secure(server, authority, pair) as stub:
                 assert refusal(stub)[0] is grpc.StatusCode.UNAVAILABLE
         files.client_ca.write_bytes(authority.certificate)
-        server.wait_for("taken up anew")
+        server.wait_for("reloaded")
         with secure(server, authority, authority.issue()) as stub:
             assert answers(stub)
         with secure(server, authority, caller) as stub:
@@ -220,7 +220,7 @@ def test_every_call_but_health_needs_one_of_the_tokens(start, files):
             server.wait_for("what was read before stays in use")
             assert admitted(old)
         files.tokens.write_text(new)
-        server.wait_for("taken up anew")
+        server.wait_for("reloaded")
         assert refused(old)
         assert admitted(new)
 

@@ -38,7 +38,7 @@ class AsyncClient(Caller):
         async with AsyncClient("news.example:443", tls=True, token="...") as client:
             [prediction] = await client.predict(["Storm closes every school"])
 
-    It may be made where no event loop runs, as when a module is imported, and used in several loops, one after another or at
+    It may be made while no event loop runs, as when a module is imported, and used in several loops, one after another or at
     once (gRPC then logs a harmless BlockingIOError now and then); each has a connection of its own. `close` ends them all. gRPC
     for asyncio does not survive a fork: a child of a process that has used an AsyncClient gets a ClientError.
     """

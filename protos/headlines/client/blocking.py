@@ -48,7 +48,7 @@ class Client(Caller):
     before 2 s: there a wrong address is likelier than a restart.
 
     `tls` is true for the usual authorities, or `grpc.ssl_channel_credentials(...)` for others and for a certificate of the
-    caller's own; `tls_server_name` is the name in the server's certificate, where that is not the target's host. `token`
+    caller's own; `tls_server_name` is the name in the server's certificate, if that is not the target's host. `token`
     goes with every call as `authorization: Bearer`; without TLS, whoever is on the way can read it.
 
     Raises InvalidSetting, which is a ValueError, for a malformed parameter, and TypeError for one of a wrong type.
@@ -88,7 +88,7 @@ class Client(Caller):
         A malformed headline is answered by an InvalidRequest and harms no other. When the connection ends, what has no
         answer is sent again over a new one. `timeout` is for everything together; None: no limit.
 
-        Raises ClientError where no further answer is to be had; TypeError for what is no headline.
+        Raises ClientError if no further answer is to be had; TypeError for what is no headline.
         """
         self._connection()  # raises if the client is closed
         deadline = self._stream_deadline(timeout)
@@ -125,7 +125,7 @@ class Client(Caller):
                 stream.cancel()
 
     def model(self, *, timeout: float | None = None) -> GetModelResponse:
-        """What is served, as popularity.proto describes it; `version` is 0 where no model is. Raises ClientError."""
+        """What is served, as popularity.proto describes it; `version` is 0 if no model is. Raises ClientError."""
         deadline = self._deadline(timeout)
         retries = self._retries(deadline)
         while True:
@@ -139,7 +139,7 @@ class Client(Caller):
                 return response
 
     def health(self, *, timeout: float | None = None) -> bool:
-        """Whether the server says that it can answer. Raises Unavailable where none is reached, and other ClientErrors."""
+        """Whether the server says that it can answer. Raises Unavailable if no server is reached, and other ClientErrors."""
         connection = self._connection()
         try:
             serving: bool = self._ask(connection, connection.check, StringValue(), self._deadline(timeout)).value == 1

@@ -21,12 +21,12 @@ class Prediction(NamedTuple):
     aux_output: float  # judged by the words alone
     word_count: int
     unknown_word_count: int  # of these, how many the model does not know
-    outlet_known: bool  # false also where none was named
+    outlet_known: bool  # false also if none was named
     model_version: int
 
     @property
     def best(self) -> float:
-        """The better number: `main_output`, or `aux_output` where the model does not know the outlet."""
+        """The better number: `main_output`, or `aux_output` if the model does not know the outlet."""
         return self.main_output if self.outlet_known else self.aux_output
 
 

@@ -59,9 +59,9 @@ class PopularityServiceServicer(object):
     def Predict(self, request, context):
         """Predicts for up to Limits.max_headlines headlines at once (128 at least, on every server).
 
-        Errors: INVALID_ARGUMENT, with google.rpc.BadRequest; RESOURCE_EXHAUSTED where the queue is full, with the time to wait
-        in grpc-retry-pushback-ms, or the message too large; DEADLINE_EXCEEDED; UNAVAILABLE where no model is loaded or the
-        server stops; UNAUTHENTICATED; INTERNAL, with an id that the server's log also bears.
+        Errors: INVALID_ARGUMENT, with google.rpc.BadRequest; RESOURCE_EXHAUSTED if the queue is full, with the time to wait
+        in grpc-retry-pushback-ms, or the message too large; DEADLINE_EXCEEDED; UNAVAILABLE if no model is loaded or the
+        server stops; UNAUTHENTICATED; INTERNAL, with an id that the server's log has too.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -50,10 +50,10 @@ class Engine(Protocol):
     inline: bool  # a call is short and needs no thread beside the event loop's
 
     def gpu_memory(self) -> int | None:
-        """Bytes in use on the GPUs; None where the engine uses none. From any thread."""
+        """Bytes in use on the GPUs; None if the engine uses none. From any thread."""
 
     def load(self, artifact: Artifact) -> Model:
-        """Raises VersionError where this engine cannot run the version, or it answers some word with no finite number.
+        """Raises VersionError if this engine cannot run the version, or it answers some word with no finite number.
 
         OSError and MemoryError say nothing about the version: another try may succeed.
         """
@@ -64,8 +64,8 @@ def choose(
 ) -> Engine:
     """The engine to run for the whole life of the process.
 
-    "auto" is TensorFlow where there is both a GPU's device node and TensorFlow, else LiteRT. `list_devices` gives the paths
-    that match a pattern. Raises UsageError where the engine is not installed, and says which extra installs it.
+    "auto" is TensorFlow if there are both a GPU's device node and TensorFlow, else LiteRT. `list_devices` gives the paths
+    that match a pattern. Raises UsageError if the engine is not installed, and says which extra installs it.
     """
     if name == "auto":
         devices = [path for pattern in GPU_DEVICES for path in list_devices(pattern)]
@@ -86,7 +86,7 @@ def choose(
 
 
 def probe(model: Model, vocabulary_size: int) -> None:
-    """Ask a model for each word of its vocabulary once; raises ValueError where an answer is not a probability.
+    """Ask a model for each word of its vocabulary once; raises ValueError if an answer is not a probability.
 
     That the table has a row for every word and that its numbers are finite shows here, not in a caller's request.
     """

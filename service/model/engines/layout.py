@@ -33,7 +33,7 @@ class Cost:
         """The calls that together compute a batch of one row or more.
 
         `ids` int32 [sum of lengths], `lengths` int32 [n]; `widths` int32 [n] are the lengths to which the engine can compute
-        each row, `aux` float32 [n, 5]. Long rows get a call of their own where the words that the others are spared
+        each row, `aux` float32 [n, 5]. Long rows get a call of their own if the words that the others are spared
         are worth more than a call.
         """
         if len(lengths) == 1:
@@ -61,5 +61,5 @@ class Cost:
             end = start
 
     def _spares(self, rows: Any, longest: Any, width: Any) -> Any:  # noqa: ANN401  (numbers, or arrays of them)
-        """How many words are spared where a call of their own computes `rows` to `width` instead of `longest`."""
+        """How many words are spared if a call of their own computes `rows` to `width` instead of `longest`."""
         return rows * (longest - width) - (self.call + self.call_per_word * width)

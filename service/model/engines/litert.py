@@ -15,7 +15,7 @@ from service.model.engines.layout import Cost, Floats, Ids
 from service.model.preprocessing import AUX_FEATURES, SEQUENCE_LENGTH
 
 # One more call costs as much as 20 rows of its width: picking the rows out, the first row's share of each step, and LiteRT's
-# laying out its memory anew where the rows are not as many as the time before.
+# laying out its memory again if the rows are not as many as the time before.
 _COST = Cost(call=0, call_per_word=20, largest_call=128)
 
 
@@ -29,7 +29,7 @@ class Engine:
         """None: it runs on the CPU."""
 
     def load(self, artifact: Artifact) -> Model:
-        """Open the version's cpu.tflite; raises VersionError where LiteRT cannot run it."""
+        """Open the version's cpu.tflite; raises VersionError if LiteRT cannot run it."""
         try:
             model = Model(artifact.files[CPU_MODEL])
             throttle.pause()
@@ -43,7 +43,7 @@ class Model:
     """One interpreter, with a runner for each length that the file has."""
 
     def __init__(self, content: bytes) -> None:
-        # Given a path, LiteRT would map the file into memory and die with it where it is truncated.
+        # Given a path, LiteRT would map the file into memory and die with it if it is truncated.
         interpreter = Interpreter(model_content=content, num_threads=1)
         names = [re.fullmatch("words_([1-9][0-9]*)", name) for name in interpreter.get_signature_list()]
         widths = sorted(int(name[1]) for name in names if name)

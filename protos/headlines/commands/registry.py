@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib import import_module
 
 from headlines.commands import Command, UsageError, flags
@@ -47,7 +48,11 @@ def not_installed(what: str, extra: str) -> str:
 
 def installed() -> dict[str, Command]:
     """All commands that are installed, by name."""
-    return {name: find(name) for name in _OWN} | _installed()
+    own = {}
+    for name in _OWN:
+        with suppress(ModuleNotFoundError):  # in a checkout alone, whose requirements are not installed
+            own[name] = find(name)
+    return own | _installed()
 
 
 def unknown_variables(environment: Mapping[str, str]) -> list[str]:

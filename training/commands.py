@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
-from headlines.commands import Command, CommandError, Flag, Given, UsageError, registry
+from headlines.commands import Command, CommandError, Flag, Given, UsageError, console, registry
 from headlines.commands.flags import Parse, moment, number, one_of, path, whole, yes_or_no
 from service import errors
 from training.job import Reading
@@ -43,6 +43,9 @@ def _command(help_: str, flags: Sequence[Flag], do: Callable[[Given], None]) -> 
         except OSError as error:  # a full disk names no file
             file = error.filename or given.get("models") or given["out"]
             raise CommandError(f"{file}: {error.strerror or error}") from error
+        except KeyboardInterrupt:
+            console.note("interrupted")
+            raise
         return 0
 
     return Command(help=help_, flags=flags, run=run)

@@ -8,6 +8,7 @@ import pytest
 
 from harness.process import environment
 from headlines.__main__ import main
+from training import synthesize
 
 HEADER = "headline,posted_at,likes\n"
 
@@ -170,3 +171,12 @@ def test_help_names_the_default_and_the_variable(command, capsys):
     assert exit_.value.code == 0
     shown = " ".join(capsys.readouterr().out.split())
     assert "HEADLINES_SEED" in shown or "(default the highest; HEADLINES_VERSION)" in shown
+
+
+def test_ctrl_c_is_said_and_ends_it_with_130(monkeypatch, capsys, tmp_path):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(synthesize, "synthesize", interrupt)
+    assert main(["synthesize", "--out", str(tmp_path / "x.csv")]) == 130
+    assert capsys.readouterr().err.splitlines()[-1] == "interrupted"

@@ -70,10 +70,11 @@ class Health:
             status = self._status(service)
             if status != sent:
                 sent = status
-                yield status
-            if self._ended:
+                yield status  # the state may change until the message is written
+            elif self._ended:
                 return
-            await changed.wait()
+            else:
+                await changed.wait()
 
     def _status(self, service: str) -> bytes:
         status = _Response.SERVING if self._serving else _Response.NOT_SERVING

@@ -9,6 +9,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from in_process import connect, generous, serving
 
 from headlines.v1 import popularity_pb2_grpc
+from service.api.health import Health
 from service.model import engines
 from service.server import Server
 
@@ -100,3 +101,14 @@ async def test_it_is_not_serving_from_the_first_moment_of_a_stop_on(make_setting
         assert (await watch.read()).status == NOT_SERVING
         assert (await health.Check(request())).status == NOT_SERVING  # the port is still open
         await stopping
+
+
+async def test_a_watcher_is_told_of_a_stop_that_comes_while_a_message_is_written():
+    health = Health([])
+    health.set_serving(True)
+    messages = health.handlers()["Watch"].unary_stream(b"", None)
+    assert (await anext(messages)) == health_pb2.HealthCheckResponse(status=SERVING).SerializeToString()
+    health.set_serving(False)
+    health.end()
+    assert (await anext(messages)) == health_pb2.HealthCheckResponse(status=NOT_SERVING).SerializeToString()
+    assert [message async for message in messages] == []

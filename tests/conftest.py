@@ -14,7 +14,7 @@ from harness.process import ROOT, ServerProcess, environment
 # Tests compute on the CPU, also on a machine with a GPU: cuDNN with TF32 differs by 1e-4 from what they expect.
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
-# A shell ignores Ctrl-C for what it runs in the background, and nohup ignores SIGHUP; so would every program that a test starts.
+# A shell ignores Ctrl-C for what it runs in the background, and nohup ignores SIGHUP. Every program of a test would do so too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 

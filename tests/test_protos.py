@@ -37,6 +37,7 @@ NUMBERS = {
         "evaluation": 14,
         "limits": 15,
         "versions": 16,
+        "frozen_features": 18,
         "outlet_count": 19,
     },
     "Limits": {"max_headlines": 1, "max_text_bytes": 2, "max_message_bytes": 3},

@@ -1,4 +1,4 @@
-"""The commands that make model versions: `fit`, `evaluate` and `synthesize`."""
+"""The commands that make model versions: `fit`, `inspect`, `evaluate` and `synthesize`."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 
 from headlines.commands import Command, CommandError, Flag, Given, UsageError, console, registry
-from headlines.commands.flags import Parse, moment, number, one_of, path, whole, yes_or_no
+from headlines.commands.flags import Parse, day_or_moment, moment, number, one_of, path, text, whole, yes_or_no
 from service import errors
-from training.job import Reading
+from training import columns
 from training.progress import busy
-from training.settings import MAX_BAD_SHARE, MERGES, MIN_AGE, Settings
+from training.settings import MAX_BAD_SHARE, MERGES, MIN_AGE, Reading, Settings
 
 logger = logging.getLogger("training")
 
@@ -41,7 +41,7 @@ def _command(help_: str, flags: Sequence[Flag], do: Callable[[Given], None]) -> 
         except ModuleNotFoundError as error:
             raise UsageError(registry.not_installed(str(error.name), "training")) from error
         except OSError as error:  # a full disk names no file
-            file = error.filename or given.get("models") or given["out"]
+            file = error.filename or given.get("models") or given.get("out") or "standard output"
             raise CommandError(f"{file}: {error.strerror or error}") from error
         except KeyboardInterrupt:
             console.note("interrupted")
@@ -111,13 +111,68 @@ def _check_figures(figures: Mapping[str, float], least: Sequence[tuple[str, floa
         raise errors.DataError("; ".join(failed))
 
 
+def _inspect(given: Given) -> None:
+    with busy("reading posts"):
+        from training import dataset, inspect
+
+        posts = dataset.read(given["data"], _reading(given), checked=False)
+        found = inspect.inspect(posts, models=given.get("models"))
+    if given.get("json"):
+        print(json.dumps(found.facts, allow_nan=False, indent=1))
+    else:
+        print("\n".join(inspect.describe(found)))
+        if given.get("show"):
+            print("\n".join(("", *inspect.show(posts))))
+    if found.problems:
+        raise errors.DataError(found.problems[0])
+
+
 def _reading(given: Given) -> Reading:
+    if given.get("assume_utc") and given.get("time_zone", "UTC") != "UTC":
+        raise UsageError(f"--assume-utc and --time-zone {given['time_zone']} cannot both be right; give one of them")
+    named: dict[str, str] = {}
+    for need, name in given.get("column", ()):
+        if named.setdefault(need, name) != name:
+            raise UsageError(f"--column names two columns for {need}, {named[need]!r} and {name!r}; give one of them")
     return Reading(
-        given.get("min_age", MIN_AGE / _DAY) * _DAY,
-        given["collected_at"].timestamp() if "collected_at" in given else None,
-        given.get("assume_utc", False),
-        given.get("max_bad_share", MAX_BAD_SHARE),
+        columns=named,
+        engagement=given.get("engagement", ()),
+        time_zone="UTC" if given.get("assume_utc") else given.get("time_zone", ""),
+        time_format=given.get("time_format", ""),
+        encoding=given.get("encoding", ""),
+        empty_counts=given.get("empty_counts", "bad"),
+        bad_counts=given.get("bad_counts", "end"),
+        keep_retweets=given.get("keep_retweets", False),
+        keep_replies=given.get("keep_replies", False),
+        since=given["since"].timestamp() if "since" in given else None,
+        min_age=given.get("min_age", MIN_AGE / _DAY) * _DAY,
+        collected_at=given["collected_at"].timestamp() if "collected_at" in given else None,
+        max_bad_share=given.get("max_bad_share", MAX_BAD_SHARE),
     )
+
+
+def _encoding(given: str) -> str:
+    """The name of an encoding of text."""
+    try:
+        b"".decode(given)  # unlike codecs.lookup, refuses what does not decode to text
+    except (LookupError, ValueError):
+        raise ValueError("must be an encoding's name, such as utf-8, windows-1252 or utf-16-le") from None
+    return given
+
+
+def _zone(given: str) -> str:
+    """A time zone's name."""
+    from training import times  # which takes numpy
+
+    times.zone(given)
+    return given
+
+
+def _time_format(given: str) -> str:
+    """A format of strptime."""
+    from training import times
+
+    return times.check_format(given)
 
 
 def _at_least(given: str) -> tuple[str, float]:
@@ -138,16 +193,64 @@ def _setting(field: dataclasses.Field[object]) -> Flag:
 
 
 _POSTS = 20_000
-_DATA = (
+_POSTS_FILES = Flag(
+    name="data",
+    parse=text,
+    help="past posts: CSV, JSON, Parquet or Excel files, directories, patterns, s3://, or - for standard input; may be given"
+    " more than once",
+    metavar="FILE",
+    required=True,
+    several=True,
+)
+_MODELS = Flag(name="models", parse=path, help="the directory of model versions", metavar="DIR", required=True)
+_READING = (
     Flag(
-        name="data",
-        parse=path,
-        help="past posts: .csv, .jsonl (.gz), .parquet; may be given more than once",
-        metavar="FILE",
-        required=True,
+        name="column",
+        parse=columns.parse_column,
+        help="which column holds what, such as headline='Tweet text'; may be given more than once, for "
+        + ", ".join(columns.NEEDS),
+        metavar="NEED=NAME",
+        default="as the exporter names them",
         several=True,
     ),
-    Flag(name="models", parse=path, help="the directory of model versions", metavar="DIR", required=True),
+    Flag(
+        name="engagement",
+        parse=columns.parse_counts,
+        help="the counts that are added, such as likes,retweets,replies",
+        default="retweets and likes",
+        metavar="COUNTS",
+    ),
+    Flag(
+        name="time_zone",
+        parse=_zone,
+        help="of times without a zone, such as America/New_York; an abbreviation such as EST must be right for its date in it",
+        metavar="ZONE",
+    ),
+    Flag(name="assume_utc", parse=yes_or_no, help="the same as --time-zone UTC", default=False),
+    Flag(
+        name="time_format",
+        parse=_time_format,
+        help="how times are written, in strptime's terms, such as '%d/%m/%Y %H:%M'",
+        default="found by the first time of a file",
+    ),
+    Flag(name="encoding", parse=_encoding, help="of text files without a byte-order mark", default="utf-8"),
+    Flag(
+        name="empty_counts",
+        parse=one_of("bad", "zero"),
+        help="what an empty count is: zero, or bad, so that the row is left out",
+        default="bad",
+        metavar="bad|zero",
+    ),
+    Flag(
+        name="bad_counts",
+        parse=one_of("end", "skip"),
+        help="what a count that cannot be read does: end the job, or skip the row",
+        default="end",
+        metavar="end|skip",
+    ),
+    Flag(name="keep_retweets", parse=yes_or_no, help="learn also from retweets of others' posts", default=False),
+    Flag(name="keep_replies", parse=yes_or_no, help="learn also from replies to others", default=False),
+    Flag(name="since", parse=day_or_moment, help="earlier posts are left out", metavar="DATE"),
     Flag(
         name="min_age",
         parse=number("a number of days, 0 or greater", 0, 36_500),
@@ -156,7 +259,6 @@ _DATA = (
         metavar="DAYS",
     ),
     Flag(name="collected_at", parse=moment, help="when the counts were read", default="the newest post's time", metavar="ISO"),
-    Flag(name="assume_utc", parse=yes_or_no, help="take times without a zone as UTC", default=False),
     Flag(
         name="max_bad_share",
         parse=number("a share between 0 and 1, such as 0.01 for 1 %", 0, 1),
@@ -165,6 +267,7 @@ _DATA = (
         metavar="SHARE",
     ),
 )
+_DATA = (_POSTS_FILES, _MODELS, *_READING)
 
 COMMANDS = {
     "fit": _command(
@@ -175,6 +278,17 @@ COMMANDS = {
             Flag(name="tensorboard", parse=path, help="write learning curves for TensorBoard here", metavar="DIR"),
         ),
         _fit,
+    ),
+    "inspect": _command(
+        "say what would be trained on, and what of it may mislead; exit code 1 if fit would end",
+        (
+            _POSTS_FILES,
+            dataclasses.replace(_MODELS, required=False, help="compare with the newest version in this directory"),
+            *_READING,
+            Flag(name="json", parse=yes_or_no, help="print one JSON object", default=False),
+            Flag(name="show", parse=yes_or_no, help="print three posts as they were understood", default=False),
+        ),
+        _inspect,
     ),
     "evaluate": _command(
         "score a version on later posts",
@@ -203,4 +317,4 @@ COMMANDS = {
         _synthesize,
     ),
 }
-FIT, EVALUATE, SYNTHESIZE = (COMMANDS[name] for name in ("fit", "evaluate", "synthesize"))
+FIT, INSPECT, EVALUATE, SYNTHESIZE = (COMMANDS[name] for name in ("fit", "inspect", "evaluate", "synthesize"))

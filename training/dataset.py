@@ -1,15 +1,14 @@
 """Past posts on disk to rows in memory: read, checked, in order of time, each only once.
 
-    >>> posts = read([Path("posts.csv.gz")])
+    >>> posts = read(["posts.csv.gz"])
     >>> len(posts), posts.counts, posts.dropped
-    (82618, ('retweets', 'likes'), {'after_collection': 0, 'too_young': 1384, 'duplicate': 512})
+    (82618, ('retweets', 'likes'), {'too_young': 1384, 'duplicate': 512})
 
 Each file is read once, a row at a time, and hashed as it is read. Memory holds numbers, the distinct words, and the headlines
-as one buffer of UTF-8.
+as one buffer of UTF-8. `training.files` says which formats are read, `training.columns` which columns, `training.times` and
+`training.counts` how cells are written.
 
-A file is CSV (.csv, comma separated, with a header), JSON Lines (.jsonl or .ndjson), both also gzipped (.gz), or Parquet
-(.parquet). Its columns are `headline`, `posted_at`, `retweets` or `likes` or both, and optionally `outlet`. A file that
-`training synthesize` made has the column `synthetic` as well, which is true in every row: a column outlives being sorted,
+A file that `headlines synthesize` made has the column `synthetic`, which is true in every row: a column outlives being sorted,
 joined with other files or converted to another format, and the model's metadata then says that the data were made up.
 
 No message holds what stands in a cell, since in a damaged file any cell may be a headline.
@@ -19,31 +18,61 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import re
 import time
 from array import array
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from service.errors import DataError
-from service.model.preprocessing import NEWEST_RULES, RULES, is_blank, is_time, outlet_key
-from training.files import COUNTS, Cells, Moment, check_columns, read_rows
-from training.settings import MAX_BAD_SHARE, MIN_AGE
+from service.model.preprocessing import NEWEST_RULES, RULES
+from training import columns, times
+from training.columns import Plan
+from training.files import NamesChangedError, open_table
+from training.rows import BAD_COUNT, BadRowError, LeftOutError, Post, RowReader
+from training.settings import AS_GIVEN, Reading
+from training.sources import Source, expand
 
-_WHOLE_NUMBER = re.compile(r"([0-9]{1,15})(?:\.0*)?")
-_MOST = 10**15  # a count's bound: far above any real one, and sums stay exact in a float64
-_NAMED = 20  # bad rows that are named one by one
+_SHAPES = 5  # kinds of counts that cannot be read, in a message
+_REASONS = 10  # kinds of bad rows that are told
+BEFORE_2004, BEFORE_SINCE, AFTER_COLLECTION, TOO_YOUNG, DUPLICATE = (
+    "before_2004",
+    "before_since",
+    "after_collection",
+    "too_young",
+    "duplicate",
+)
 
 _log = logging.getLogger(__name__)
 
 
-class _BadRowError(Exception):
-    """What is wrong with a row, and what would be right."""
+@dataclass(frozen=True)
+class File:
+    """A file, and how it was read."""
+
+    name: str
+    format: str  # for people, such as "CSV with semicolons, UTF-16, gzip"
+    plan: Plan
+    rows: int
+    times: times.Times  # its spelling, and what was found of zones
+
+
+@dataclass(frozen=True)
+class BadRows:
+    """Rows with the same problem."""
+
+    problem: str
+    rows: int
+    first: str  # FILE:LINE
+
+    def __str__(self) -> str:
+        return f"{self.first}: {self.problem}" + (f" ({self.rows} rows alike)" if self.rows > 1 else "")
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,19 +81,24 @@ class Dataset:
 
     posted_at: npt.NDArray[np.float64]  # [rows], seconds since 1970-01-01 UTC
     outlet: npt.NDArray[np.int32]  # [rows], index into outlets; -1: none
-    engagement: npt.NDArray[np.float64]  # [rows], sum of the columns `counts`
+    engagement: npt.NDArray[np.float64]  # [rows], sum of the counts
+    impressions: npt.NDArray[np.float64]  # [rows]; NaN: not known
     ids: npt.NDArray[np.int32] = field(repr=False)  # index into words, all words of all rows, not cut at any length
     offsets: npt.NDArray[np.int64] = field(repr=False)  # [rows + 1]
     words: Sequence[str] = field(repr=False)  # all distinct words, sorted
     outlets: Sequence[str]  # outlet keys, sorted
-    counts: tuple[str, ...]  # those of COUNTS that the files have; the others count nothing
+    counts: tuple[str, ...]  # those that make the engagement
+    hours: bool  # the times have hours; else they are days, and midnight stands for each
     synthetic: bool  # a row says that it is made up
     checksum: str  # hex SHA-256 of the files' sorted SHA-256s: the same in whatever order the files are named
     collected_at: float  # seconds since 1970-01-01 UTC
+    files: tuple[File, ...]
     read: int  # rows in the files
     bad: int  # rows that could not be used
-    bad_rows: tuple[str, ...]  # the first of them, as "file:line: what is wrong"
-    dropped: Mapping[str, int]  # good rows left out, by reason: after_collection, too_young, duplicate
+    bad_rows: tuple[BadRows, ...]  # the commonest first
+    imprecise: int  # rows with a count such as 1.2K
+    dropped: Mapping[str, int]  # good rows left out, by reason
+    problems: tuple[str, ...]  # why nothing can be trained on these data; `read` raises the first unless told not to
     records: npt.NDArray[np.int64] = field(repr=False)  # [rows], index of the row when all rows of all files are counted from 0
     text: bytes | bytearray = field(repr=False)  # UTF-8; row i's headline is text[text_starts[i]:text_ends[i]]
     text_starts: npt.NDArray[np.int64] = field(repr=False)  # [rows]
@@ -81,95 +115,96 @@ class Dataset:
 
 
 def read(
-    files: Sequence[Path],
+    files: Sequence[Path | str],
+    reading: Reading = AS_GIVEN,
     *,
-    min_age: float = MIN_AGE,
-    collected_at: float | None = None,
-    assume_utc: bool = False,
-    max_bad_share: float = MAX_BAD_SHARE,
     rules: int = NEWEST_RULES,
+    checked: bool = True,
     clock: Callable[[], float] = time.time,
 ) -> Dataset:
-    """Read the files of a job.
+    """Read the files of a job; see training.sources for what names one.
 
-    Posts younger than `min_age` seconds at `collected_at` have not yet earned what they will earn and are left out.
-    `collected_at` is by default the time of the newest post that is not in the future. A post that claims to be later is left
-    out too and counted apart: either its time or `collected_at` is wrong. Of posts with the same outlet and words the earliest
-    stays; of one post that was read twice, the larger engagement, as counts only grow. `assume_utc` takes times without a zone
-    as UTC. `rules` is the number of the preprocessing rules. The order of `files` changes nothing. Raises DataError, naming the
-    file, if one cannot be read, lacks a column or has other engagement columns than the rest, and if more than `max_bad_share`
-    of all rows are bad.
+    Posts younger than `reading.min_age` at `reading.collected_at` have not yet earned what they will earn and are left out. The
+    latter is by default the time of the newest post that is not in the future. A post that claims to be later is left out too
+    and counted apart: either its time or `collected_at` is wrong. Of posts with the same outlet and words the earliest stays;
+    of one post that was read twice, the larger engagement, as counts only grow. `rules` is the number of the preprocessing
+    rules. The order of `files` changes nothing.
+
+    Raises DataError, naming the file, if one cannot be read, lacks a column or has other counts than the rest. If too many rows
+    are bad or a count cannot be read, raises DataError too, unless `checked` is false; see Dataset.problems.
     """
-    counts = check_columns(files)
-    columns = _Columns(assume_utc, rules)
-    digests = [columns.read(path) for path in files]
-    columns.check(max_bad_share)
-
-    posted_at, engagement = np.frombuffer(columns.posted_at, np.float64), np.frombuffer(columns.engagement, np.float64)
-    outlets, outlet = columns.sort_outlets()
-    if collected_at is None:
-        collected_at = float(posted_at[posted_at <= clock()].max(initial=-np.inf))
-    late = posted_at > collected_at
-    young = ~late & (posted_at > collected_at - min_age)
-    rows = columns.sort(np.flatnonzero(~late & ~young), posted_at, outlet, engagement)
-    _, earliest = np.unique(np.frombuffer(columns.hashes, np.int64)[rows], return_index=True)
-    dropped = {"after_collection": int(late.sum()), "too_young": int(young.sum()), "duplicate": len(rows) - len(earliest)}
-    rows = rows[np.sort(earliest)]
-
-    vocabulary, ids, offsets = columns.words_of(rows)
-    dataset = Dataset(
-        posted_at=posted_at[rows],
-        outlet=outlet[rows],
-        engagement=engagement[rows],
-        ids=ids,
-        offsets=offsets,
-        words=vocabulary,
-        outlets=outlets,
-        counts=counts,
-        synthetic=columns.synthetic,
+    sources = expand(files)
+    choose = partial(columns.choose, named=reading.columns, engagement=reading.engagement)
+    _check_counts(sources, choose, reading)
+    rows = _Rows(reading, rules, choose)
+    digests = [rows.read(source) for source in sources]
+    problems = rows.problems()
+    if problems and checked:
+        raise DataError(problems[0])
+    dataset = replace(
+        rows.dataset(clock()),
         checksum=hashlib.sha256("\n".join(sorted(digests)).encode()).hexdigest(),
-        collected_at=collected_at,
-        read=columns.rows,
-        bad=columns.bad,
-        bad_rows=tuple(columns.bad_rows),
-        dropped=dropped,
-        records=np.frombuffer(columns.records, np.int64)[rows],
-        text=columns.text,
-        text_starts=np.frombuffer(columns.text_ends, np.int64)[rows],
-        text_ends=np.frombuffer(columns.text_ends, np.int64)[rows + 1],
+        problems=tuple(problems),
     )
     _report(dataset)
     return dataset
 
 
+def _check_counts(sources: Sequence[Source], choose: Callable[[Sequence[str]], Plan], reading: Reading) -> None:
+    """Look at all files before the first is read whole. Raises DataError if one cannot be read or counts something else."""
+    first: Plan | None = None
+    for source in sources:
+        with open_table(source, hashlib.sha256(), reading.encoding) as table:
+            plan = _choose(source, choose, table.names)
+        first = first or plan
+        if [*plan.counts] != [*first.counts]:
+            raise DataError(
+                f"{source.name}: counts {' and '.join(plan.counts)}, but {sources[0].name} counts {' and '.join(first.counts)};"
+                " the files of a job must count the same; --engagement names what to count"
+            )
+
+
+def _choose(source: Source, choose: Callable[[Sequence[str]], Plan], names: Sequence[str]) -> Plan:
+    try:
+        return choose(names)
+    except DataError as error:
+        raise DataError(f"{source.name}: {error}") from None
+
+
 def _report(dataset: Dataset) -> None:
-    for name in dataset.bad_rows:
-        _log.warning("bad row skipped: %s", name)
-    if dataset.bad > len(dataset.bad_rows):
-        _log.warning("bad rows skipped: %d more", dataset.bad - len(dataset.bad_rows))
-    if dataset.dropped["after_collection"]:
-        _log.warning("%d posts claim to be later than the collection and are left out", dataset.dropped["after_collection"])
-    missing = [name for name in COUNTS if name not in dataset.counts]
+    for file in dataset.files:
+        exporter = f", as {file.plan.exporter} writes it" if file.plan.exporter not in ("", columns.OWN.name) else ""
+        taken = ", ".join(f"{need} = {column}" for need, column in file.plan.describe().items() if need != column)
+        _log.info(
+            "%s: %s%s%s; times: %s", file.name, file.format, exporter, f"; {taken}" if taken else "", file.times.describe()
+        )
+    left_out = ", ".join(f"{number:,} {reason.replace('_', ' ')}" for reason, number in dataset.dropped.items())
     _log.info(
-        "%d rows read, %d used; left out: %d bad, %s; engagement = %s%s%s",
+        "%d rows read, %d used%s; left out: %d bad%s; engagement = %s%s",
         dataset.read,
         len(dataset),
+        f", from {_day(dataset.posted_at[0])} to {_day(dataset.posted_at[-1])}" if len(dataset) else "",
         dataset.bad,
-        ", ".join(f"{number} {reason.replace('_', ' ')}" for reason, number in dataset.dropped.items()),
+        f", {left_out}" if left_out else "",
         " + ".join(dataset.counts),
-        f" (no {missing[0]} in these data)" if missing else "",
         "; these data are made-up" if dataset.synthetic else "",
     )
 
 
-class _Columns:
-    """All good rows in the order in which they were read, column by column."""
+def _day(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d", time.gmtime(seconds))
 
-    def __init__(self, assume_utc: bool, rules: int) -> None:
-        self._assume_utc = assume_utc
-        self._find_words = RULES[rules]
+
+class _Rows:
+    """All posts in the order in which they were read, column by column."""
+
+    def __init__(self, reading: Reading, rules: int, choose: Callable[[Sequence[str]], Plan]) -> None:
+        self._reading = reading
+        self._rules = RULES[rules]
+        self._choose = choose
         self.posted_at = array("d")
         self.engagement = array("d")
+        self.impressions = array("d")
         self.outlet = array("i")  # into outlets; -1: none
         self.outlets: dict[str, int] = {}
         # Python's own hash has another key in each process, so nobody can prepare collisions; it decides nothing but equality.
@@ -181,46 +216,140 @@ class _Columns:
         self.words: dict[str, int] = {}  # numbered as they were first seen
         self.word_ids = array("i")  # of all rows' words
         self.word_ends = array("q", [0])
+        self.files: list[File] = []
         self.rows = 0
-        self.bad = 0
-        self.bad_rows: list[str] = []
+        self.dropped: Counter[str] = Counter()
+        self.bad: dict[str, BadRows] = {}
+        self.shapes: Counter[str] = Counter()  # of counts that cannot be read
+        self.first_shape = ""  # FILE:LINE of the first
+        self.imprecise = 0
         self.synthetic = False
 
-    def read(self, path: Path) -> str:
+    def read(self, source: Source) -> str:
         """Read a file, and return its SHA-256 in hex."""
-        digest = hashlib.sha256()
-        for line, cells in read_rows(path, digest):
+        names: Sequence[str] | None = None
+        while True:
+            before = self._state()
             try:
-                if isinstance(cells, str):
-                    raise _BadRowError(cells)
-                self._add(cells)
-            except _BadRowError as error:
-                self.bad += 1
-                if len(self.bad_rows) < _NAMED:
-                    self.bad_rows.append(f"{path}:{line}: {error}")
-            self.rows += 1
+                return self._read(source, names)
+            except NamesChangedError as error:
+                names = error.names
+                self._restore(before)
+
+    def _read(self, source: Source, names: Sequence[str] | None) -> str:
+        """Read a file as its columns ask for, or as these do."""
+        digest = hashlib.sha256()
+        with open_table(source, digest, self._reading.encoding) as table:
+            plan = _choose(source, self._choose, names or table.names)
+            reader = RowReader(plan, times.Times(self._reading.time_zone, self._reading.time_format), self._reading)
+            before = self.rows
+            for line, cells in table.rows(plan.columns, lambda later: _choose(source, self._choose, later) != plan):
+                try:
+                    if isinstance(cells, str):
+                        raise BadRowError(cells)
+                    self._add(reader.read(cells))
+                except BadRowError as error:
+                    self._add_bad(str(error), f"{source.name}:{line}")
+                except LeftOutError as error:
+                    self.dropped[error.reason] += 1
+                    if error.reason == BAD_COUNT and not self.first_shape:
+                        self.first_shape = f"{source.name}:{line}"
+                except times.ZoneNeededError as error:
+                    if not reader.times.spelling:
+                        raise DataError(f"{source.name}:{line}: {error}") from None
+                    self._add_bad(
+                        f"posted_at is written otherwise than the file's first time ({reader.times.spelling})",
+                        f"{source.name}:{line}",
+                    )
+                self.rows += 1
+        self.shapes += reader.shapes
+        self.imprecise += reader.imprecise
+        self.files.append(File(source.name, table.format, plan, self.rows - before, reader.times))
         return digest.hexdigest()
 
-    def check(self, max_bad_share: float) -> None:
-        """Raise DataError if too many rows are bad, or if there is none at all."""
-        if self.bad > max_bad_share * self.rows:
-            raise DataError(
-                f"{self.bad} of {self.rows} rows are bad, more than the share of {max_bad_share:g} that may be skipped:\n"
-                + "\n".join(self.bad_rows)
-                + ("\n..." if self.bad > len(self.bad_rows) else "")
+    def problems(self) -> list[str]:
+        """Why nothing can be trained on what was read."""
+        found = []
+        bad = sum(rows.rows for rows in self.bad.values())
+        if self.shapes and self._reading.bad_counts == "end":
+            shapes = ", ".join(f"{shape} ({rows} times)" for shape, rows in self.shapes.most_common(_SHAPES))
+            more = f" and {len(self.shapes) - _SHAPES} more kinds" if len(self.shapes) > _SHAPES else ""
+            found.append(
+                f"{self.first_shape}: has a count that cannot be read; such counts are {shapes}{more}, where 9 is a digit and X"
+                " a letter. They are often the most popular posts': --bad-counts skip leaves them out"
+            )
+        if bad > self._reading.max_bad_share * self.rows:
+            found.append(
+                f"{bad} of {self.rows} rows are bad, more than the share of {self._reading.max_bad_share:g} that may be skipped"
+                " (--max-bad-share):\n" + "\n".join(map(str, self._bad_rows()[:_REASONS]))
             )
         if not self.rows:
-            raise DataError("the files hold no rows")
+            found.append("the files hold no rows")
+        return found
 
-    def sort_outlets(self) -> tuple[list[str], npt.NDArray[np.int32]]:
-        """The outlets' names, sorted, and each row's index into them; -1: none."""
-        by_index = sorted(self.outlets, key=self.outlets.__getitem__)
-        names = sorted(by_index)
-        ranks = {name: i for i, name in enumerate(names)}
-        rank = np.array([*(ranks[name] for name in by_index), -1], np.int32)  # its last entry is for index -1: no outlet
-        return names, rank[np.frombuffer(self.outlet, np.int32)]
+    def _bad_rows(self) -> list[BadRows]:
+        return sorted(self.bad.values(), key=lambda it: -it.rows)
 
-    def sort(
+    def dataset(self, now: float) -> Dataset:
+        """The posts that can be used, sorted; `checksum` and `problems` are left to the caller."""
+        reading = self._reading
+        posted_at, engagement = np.frombuffer(self.posted_at, np.float64), np.frombuffer(self.engagement, np.float64)
+        collected_at = reading.collected_at
+        if collected_at is None:
+            collected_at = float(posted_at[posted_at <= now].max(initial=-np.inf))
+        good = np.ones(len(posted_at), bool)
+        for reason, out in (
+            (BEFORE_2004, posted_at < times.EARLIEST),
+            (AFTER_COLLECTION, posted_at > collected_at),
+            (BEFORE_SINCE, posted_at < (-np.inf if reading.since is None else reading.since)),
+            (TOO_YOUNG, posted_at > collected_at - reading.min_age),
+        ):
+            self.dropped[reason] += int((good & out).sum())
+            good &= ~out
+        outlets, outlet = self._sort_outlets(good)
+        rows = self._sort(np.flatnonzero(good), posted_at, outlet, engagement)
+        _, earliest = np.unique(np.frombuffer(self.hashes, np.int64)[rows], return_index=True)
+        self.dropped[DUPLICATE] += len(rows) - len(earliest)
+        rows = rows[np.sort(earliest)]
+        vocabulary, ids, offsets = self._words_of(rows)
+        return Dataset(
+            posted_at=posted_at[rows],
+            outlet=outlet[rows],
+            engagement=engagement[rows],
+            impressions=np.frombuffer(self.impressions, np.float64)[rows],
+            ids=ids,
+            offsets=offsets,
+            words=vocabulary,
+            outlets=outlets,
+            counts=tuple(self.files[0].plan.counts),
+            hours=all(file.times.hours for file in self.files if file.rows),
+            synthetic=self.synthetic,
+            checksum="",
+            collected_at=collected_at,
+            files=tuple(self.files),
+            read=self.rows,
+            bad=sum(bad.rows for bad in self.bad.values()),
+            bad_rows=tuple(self._bad_rows()),
+            imprecise=self.imprecise,
+            dropped={reason: number for reason, number in self.dropped.items() if number},
+            problems=(),
+            records=np.frombuffer(self.records, np.int64)[rows],
+            text=self.text,
+            text_starts=np.frombuffer(self.text_ends, np.int64)[rows],
+            text_ends=np.frombuffer(self.text_ends, np.int64)[rows + 1],
+        )
+
+    def _sort_outlets(self, good: npt.NDArray[np.bool_]) -> tuple[list[str], npt.NDArray[np.int32]]:
+        """The names of the good rows' outlets, sorted, and each row's index into them; -1: none."""
+        index = np.frombuffer(self.outlet, np.int32)
+        used = np.unique(index[good & (index >= 0)]).tolist()
+        by_index = list(self.outlets)
+        names = sorted(by_index[i] for i in used)
+        rank = np.full(len(by_index) + 1, -1, np.int32)  # its last entry is for index -1: no outlet
+        rank[[self.outlets[name] for name in names]] = np.arange(len(names), dtype=np.int32)
+        return names, rank[index]
+
+    def _sort(
         self,
         rows: npt.NDArray[np.int64],
         posted_at: npt.NDArray[np.float64],
@@ -245,7 +374,7 @@ class _Columns:
             rows[places] = members[order]
         return rows
 
-    def words_of(self, rows: npt.NDArray[np.int64]) -> tuple[list[str], npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+    def _words_of(self, rows: npt.NDArray[np.int64]) -> tuple[list[str], npt.NDArray[np.int32], npt.NDArray[np.int64]]:
         """The distinct words of these rows, sorted, and the rows' words as indices into them with each row's offsets."""
         ends = np.frombuffer(self.word_ends, np.int64)
         lengths = np.diff(ends)[rows]
@@ -258,66 +387,42 @@ class _Columns:
         rank[[self.words[word] for word in vocabulary]] = np.arange(len(vocabulary), dtype=np.int32)
         return vocabulary, rank[seen], offsets
 
-    def _add(self, cells: Cells) -> None:
-        text, posted_at, outlet, retweets, likes, synthetic = cells
-        headline = _text("headline", text)
-        if is_blank(headline):
-            raise _BadRowError("headline is blank")
-        seconds = _seconds(posted_at, self._assume_utc)
-        name = outlet_key(_text("outlet", outlet))
-        engagement = _number("retweets", retweets) + _number("likes", likes)
-        try:
-            data = headline.encode()
-            name.encode()
-        except UnicodeEncodeError:
-            raise _BadRowError("headline or outlet is not UTF-8") from None
-        self.posted_at.append(seconds)
-        self.engagement.append(engagement)
-        self.outlet.append(self.outlets.setdefault(name, len(self.outlets)) if name else -1)
-        found = self._find_words(headline)
-        self.hashes.append(hash(" ".join(found) + "\n" + name))
+    def _add(self, post: Post) -> None:
+        data = post.headline.encode()
+        self.posted_at.append(post.posted_at)
+        self.engagement.append(post.engagement)
+        self.impressions.append(post.impressions)
+        self.outlet.append(self.outlets.setdefault(post.outlet, len(self.outlets)) if post.outlet else -1)
+        found = self._rules.words(post.headline)
+        same = " ".join(found) or "\n" + self._rules.clean(post.headline).strip()  # without a word, the text itself decides
+        self.hashes.append(hash(same + "\n" + post.outlet))
         self.word_ids.extend([self.words.setdefault(word, len(self.words)) for word in found])
         self.word_ends.append(len(self.word_ids))
         self.prefixes.append(int.from_bytes(data[:8].ljust(8, b"\0"), "big"))
         self.text += data
         self.text_ends.append(len(self.text))
         self.records.append(self.rows)
-        if synthetic is not None and str(synthetic).strip().lower() in ("true", "1"):
-            self.synthetic = True
+        self.synthetic = self.synthetic or post.synthetic
 
+    def _add_bad(self, problem: str, place: str) -> None:
+        known = self.bad.get(problem)
+        self.bad[problem] = replace(known, rows=known.rows + 1) if known else BadRows(problem, 1, place)
 
-def _text(name: str, cell: object) -> str:
-    if cell is None:
-        return ""
-    if not isinstance(cell, str):
-        raise _BadRowError(f"{name} is not text")
-    return cell
+    def _state(self) -> tuple[Any, ...]:
+        """What `_restore` needs to forget what is read after it."""
+        marks = len(self.posted_at), len(self.text), len(self.word_ids), self.rows, self.first_shape, self.synthetic
+        return *marks, Counter(self.dropped), dict(self.bad)
 
-
-def _seconds(cell: object, assume_utc: bool) -> float:
-    """A time as seconds since 1970-01-01 UTC."""
-    if isinstance(cell, Moment):
-        seconds, has_zone = cell
-    else:
-        try:
-            moment = datetime.fromisoformat(cell.strip() if isinstance(cell, str) else "")
-            has_zone = moment.tzinfo is not None
-            seconds = (moment if has_zone else moment.replace(tzinfo=UTC)).timestamp()
-        except (ValueError, OverflowError):
-            raise _BadRowError("posted_at is not a time as ISO 8601 writes it, such as 2016-02-24T05:00:00Z") from None
-    if not is_time(seconds):
-        raise _BadRowError("posted_at is outside the years 1 to 9999")
-    if not has_zone and not assume_utc:
-        raise _BadRowError("posted_at has no zone; add one, such as Z, or give --assume-utc")
-    return seconds
-
-
-def _number(name: str, cell: object) -> int:
-    """A count; 12.0 is 12."""
-    if isinstance(cell, str):
-        match = _WHOLE_NUMBER.fullmatch(cell.strip())
-        if match:
-            return int(match[1])
-    elif isinstance(cell, int | float) and not isinstance(cell, bool) and 0 <= cell < _MOST and cell == int(cell):
-        return int(cell)
-    raise _BadRowError(f"{name} must be a whole number, 0 or greater")
+    def _restore(self, state: tuple[Any, ...]) -> None:
+        posts, text, words, self.rows, self.first_shape, self.synthetic, self.dropped, self.bad = state
+        for column in (
+            self.posted_at,
+            self.engagement,
+            self.impressions,
+            self.outlet,
+            self.hashes,
+            self.prefixes,
+            self.records,
+        ):
+            del column[posts:]
+        del self.text_ends[posts + 1 :], self.word_ends[posts + 1 :], self.text[text:], self.word_ids[words:]

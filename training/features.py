@@ -52,6 +52,7 @@ class Features:
 
     vocabulary: Sequence[str] = field(repr=False)  # vocabulary[i] is the word with id i, VOCABULARY_HEAD first
     outlet_levels: Mapping[str, float]  # standardised, by outlet key
+    frozen: Mapping[str, float]  # features that stand still, and where: the training part's mean; none if the times have hours
     outlets: Sequence[str]  # the data set's, also those that the training part has not
     threshold: float  # popular: engagement above it
     ends: tuple[int, int, int]  # the data set's rows where training, validation and evaluation end
@@ -84,8 +85,9 @@ def build(dataset: Dataset, *, shares: tuple[float, float, float] = SHARES, seed
     encoding = _fit_target_encoding(outlet, logs, len(dataset.outlets))
     known = np.unique(outlet[outlet >= 0]).tolist()
     outlet_levels = {dataset.outlets[i]: float(encoding.standardise(encoding.levels[i])) for i in known}
+    frozen = {} if dataset.hours else _mean_times(dataset.posted_at[training])
     encoded = [
-        encode(dataset, slice(start, end), vocabulary, outlet_levels, threshold)
+        encode(dataset, slice(start, end), vocabulary, outlet_levels, threshold, frozen)
         for start, end in zip((0, *ends), ends, strict=False)
     ]
     aux = encoded[0].aux.copy()
@@ -93,6 +95,7 @@ def build(dataset: Dataset, *, shares: tuple[float, float, float] = SHARES, seed
     return Features(
         vocabulary=vocabulary,
         outlet_levels=outlet_levels,
+        frozen=frozen,
         outlets=dataset.outlets,
         threshold=threshold,
         ends=ends,
@@ -104,10 +107,18 @@ def build(dataset: Dataset, *, shares: tuple[float, float, float] = SHARES, seed
 
 def _check_rows(dataset: Dataset) -> None:
     if len(dataset) < MINIMUM_ROWS:
-        left_out = ", ".join(f"{rows} {reason.replace('_', ' ')}" for reason, rows in dataset.dropped.items())
+        reasons = {"bad": dataset.bad, **dataset.dropped}
+        left_out = ", ".join(f"{rows} {reason.replace('_', ' ')}" for reason, rows in reasons.items() if rows)
+        young = dataset.dropped.get("too_young", 0)
+        hint = (
+            "; a post is too young within --min-age days of --collected-at, which is the newest post's time unless you say when"
+            " the counts were read"
+            if young > dataset.read / 10
+            else "; weeks of posts are needed, better months"
+        )
         raise DataError(
-            f"{len(dataset)} rows are too few to train and judge a model, which takes at least {MINIMUM_ROWS}"
-            f" ({dataset.read} read; left out: {dataset.bad} bad, {left_out})"
+            f"{len(dataset)} posts are too few to train and judge a model, which takes at least {MINIMUM_ROWS}"
+            f" ({dataset.read} rows read; left out: {left_out or 'none'}){hint}"
         )
 
 
@@ -171,10 +182,24 @@ def _encode_out_of_fold(
     return levels
 
 
+def _mean_times(posted_at: npt.NDArray[np.float64]) -> dict[str, float]:
+    """The mean of each time feature, as float32 holds it."""
+    aux = np.array([*map(time_features, posted_at.tolist())], np.float64)
+    return {name: float(np.float32(mean)) for name, mean in zip(AUX_FEATURES[:_LEVEL], aux.mean(axis=0), strict=True)}
+
+
 def encode(
-    dataset: Dataset, rows: slice, vocabulary: Sequence[str], outlet_levels: Mapping[str, float], threshold: float
+    dataset: Dataset,
+    rows: slice,
+    vocabulary: Sequence[str],
+    outlet_levels: Mapping[str, float],
+    threshold: float,
+    frozen: Mapping[str, float],
 ) -> Examples:
-    """Encode rows of a data set as a served model with this vocabulary, these outlet levels and this threshold sees them."""
+    """Encode rows of a data set as a served model with this vocabulary, these outlet levels and this threshold sees them.
+
+    `frozen` gives the features that stand still, whatever the time.
+    """
     ids_by_word = {word: i for i, word in enumerate(vocabulary) if i >= FIRST_WORD}
     id_of = np.fromiter((ids_by_word.get(word, UNKNOWN) for word in dataset.words), np.int32, len(dataset.words))
     starts, all_lengths = dataset.offsets[:-1][rows], np.diff(dataset.offsets)[rows]
@@ -190,6 +215,8 @@ def encode(
     level_of = np.array([*(outlet_levels.get(name, 0.0) for name in dataset.outlets), 0.0])  # the last: no outlet
     aux = np.empty((len(outlet), len(AUX_FEATURES)), np.float32)
     aux[:, :_LEVEL] = np.fromiter(map(time_features, posted_at.tolist()), np.dtype((np.float32, _LEVEL)), len(outlet))
+    for name, value in frozen.items():
+        aux[:, AUX_FEATURES.index(name)] = value
     aux[:, _LEVEL] = level_of[outlet]
     labels = (dataset.engagement[rows] > threshold).astype(np.float32)
     return Examples(ids, offsets, aux, labels, posted_at, outlet)

@@ -1,289 +1,462 @@
-"""Files of posts, a row at a time: CSV, JSON Lines and Parquet.
+"""Files of posts, a row at a time, whatever tool wrote them.
+
+    with open_table(source, hashlib.sha256()) as table:
+        for line, cells in table.rows(["Tweet text", "time"]):
+            ...
+
+The format is found by content, never by the file's name: CSV with commas, semicolons, tabs or bars; JSON, JSON Lines, one
+object of columns; Parquet; Excel workbooks. Text is UTF-8, or UTF-16 by its mark, or in the encoding that is given. Files may
+be compressed (gzip, bzip2, xz, zstd, or the one file of a ZIP archive).
 
 No message holds what stands in a cell, since in a damaged file any cell may be a headline.
 """
 
 from __future__ import annotations
 
+import bz2
+import codecs
 import csv
 import gzip
 import hashlib
 import io
-import json
-import logging
+import lzma
 import re
+import zipfile
 import zlib
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing, contextmanager
-from pathlib import Path
-from typing import IO, Any, NamedTuple, TypeAlias
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import IO, Any, TypeAlias, cast
 
 from service.errors import DataError
+from training import json_records
+from training.sources import Source
+from training.times import Instant
 
-COUNTS = ("retweets", "likes")
-FIELDS = ("headline", "posted_at", "outlet", *COUNTS, "synthetic")
-
-# What other tools call these columns. They are not read, but named: what is left out unnoticed is missed too late.
-_LOOKALIKES = {
-    "headline": "title text tweet tweet_text full_text message status_message link_name raw_content content post_text caption",
-    "posted_at": "created_at created created_utc date time datetime timestamp posted published published_at status_published "
-    "post_created publish_date date_posted",
-    "outlet": "account account_name page page_name user username user_name user_username user_screen_name screen_name handle "
-    "author source subreddit publisher newspaper channel site",
-    "retweets": "retweet retweet_count retweets_count num_retweets shares share_count shares_count num_shares reposts reblogs "
-    "reposts_count",
-    "likes": "like like_count likes_count num_likes favorites favourites favorite_count favourite_count favorites_count "
-    "favourites_count reactions reaction_count num_reactions upvotes score points num_points hearts",
-}
-
-_LONGEST_LINE = 4 << 20  # characters; without a bound a small .gz file without line ends would fill the memory
-_ABSENT = dict.fromkeys(COUNTS, 0)  # the cell of a column that a file has not; None for the others
+LONGEST_LINE = 4 << 20  # characters; without a bound a small .gz file without line ends would fill the memory
 
 _BUFFER = 1 << 18  # bytes that are read and hashed at once
+_HEAD = 4096  # bytes that tell the format
+_DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
+_MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+_WEB_PAGES = (b"<!doctype html", b"<html", b"<head", b"<?xml")
+_COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+# What is sometimes found where posts should be.
+_OTHERS = {
+    b"version https://git-lfs": "is a pointer of Git LFS, not the file itself; fetch that with `git lfs pull`",
+    b"\xd0\xcf\x11\xe0": "is a workbook of Excel 97 to 2003 (.xls); save it as .xlsx or as CSV UTF-8",
+    b"SQLite format 3": "is an SQLite database; export the table as CSV or Parquet",
+    b"ARROW1": "is an Arrow or Feather file; write it as Parquet",
+    b"Obj\x01": "is an Avro file; write it as Parquet",
+    b"ORC": "is an ORC file; write it as Parquet",
+    b"%PDF": "is a PDF document, not a table",
+    b"\x80\x04\x95": "is a Python pickle, which is not read since it may run code; write it as Parquet",
+}
 
 Hash: TypeAlias = "hashlib._Hash"
-Cells = Sequence[Any]  # in the order of FIELDS
-Row = tuple[int, Cells | str]  # line (Parquet: row) from 1; its cells, or what is wrong with it
-_Rows = Generator[tuple[int, Any], None, None]  # the first is line 0, and the names of all columns
-
-_log = logging.getLogger(__name__)
-
-
-class Moment(NamedTuple):
-    """A Parquet timestamp."""
-
-    seconds: float
-    has_zone: bool
+Cells = Sequence[Any]  # in the order of the columns that were asked for
+Row = tuple[int, Cells | str]  # line (Parquet, JSON, Excel: row) from 1; its cells, or what is wrong with it
+Changed = Callable[
+    [Sequence[str]], bool
+]  # whether these columns, of which some were not there before, are to be read otherwise
+Opened = tuple[str, Sequence[str], Callable[[Sequence[str], Changed], Iterator[Row]]]  # format, names and reader, as in Table
 
 
-def check_columns(files: Sequence[Path]) -> tuple[str, ...]:
-    """The engagement columns, which must be the same in all files.
+class NamesChangedError(Exception):
+    """Later records of a JSON file have columns that change how it is to be read."""
 
-    Logs which columns are read though they are written differently, and which look as if they were to be read but are not.
-    """
-    if not files:
-        raise DataError("no file is named")
-    common: tuple[str, ...] | None = None
-    for path in files:
-        names = _names(path)
-        columns = _match(path, names)
-        similar = [(name, field) for name in names if (field := _similar_field(name)) and field not in columns]
-        missing = [name for name in ("headline", "posted_at") if name not in columns]
-        counts = tuple(name for name in COUNTS if name in columns)
-        if not counts:
-            missing.append("retweets or likes")
-        if missing:
-            looks = "".join(f"; {name!r} looks like {field}: rename it" for name, field in similar)
-            raise DataError(f"{path}: has no column {', '.join(missing)}{looks or _format(path).hint}")
-        for field, name in columns.items():
-            if name != field:
-                _log.info("%s: column %r is read as %s", path, name, field)
-        for name, field in similar:
-            _log.warning("%s: column %r looks like %s and is not used; if it is, rename it to %s", path, name, field, field)
-        if "outlet" not in columns:
-            _log.info("%s: has no column outlet: its posts are learned from words and times alone", path)
-        common = common or counts
-        if counts != common:
-            raise DataError(
-                f"{path}: counts {' and '.join(counts)}, but {files[0]} counts {' and '.join(common)};"
-                " the files of a job must count the same"
-            )
-    assert common is not None
-    return common
+    def __init__(self, names: Sequence[str]) -> None:
+        super().__init__()
+        self.names = names
 
 
-def _names(path: Path) -> Sequence[str]:
-    with closing(_format(path).read(path, hashlib.sha256())) as rows, _naming(path):
-        names: Sequence[str] = next(rows)[1]
-    return names
+@dataclass(frozen=True)
+class Table:
+    """An open file."""
 
+    format: str  # for people, such as "CSV with semicolons, UTF-16, gzip"
+    names: Sequence[str]  # of all columns; nested fields by dots; of JSON, those of the first thousand records
+    read: Callable[[Sequence[str], Changed], Iterator[Row]]
+    finish: Callable[[], None] = lambda: None  # called when all rows are read
 
-def _match(path: Path, names: Sequence[str]) -> dict[str, str]:
-    """The columns of FIELDS, each with its name in the file, which may differ in case and in spaces around it."""
-    found = {}
-    for field in FIELDS:
-        alike = [name for name in names if name == field] or [name for name in names if name.strip().lower() == field]
-        if len(alike) > 1:
-            raise DataError(f"{path}: two columns have the same name, {field}")
-        if alike:
-            found[field] = alike[0]
-    return found
-
-
-def _similar_field(name: str) -> str | None:
-    """The field that a column of this name may be, going by what other tools call theirs."""
-    return _SIMILAR.get(_plain(name))
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[\W_]+", "", name).lower()
-
-
-_SIMILAR = {_plain(name): field for field, names in _LOOKALIKES.items() for name in names.split()}
-
-
-def read_rows(path: Path, digest: Hash) -> Iterator[Row]:
-    """Yield the rows of a file, and update `digest` with its bytes. Raises DataError if it cannot be read."""
-    with closing(_format(path).read(path, digest)) as rows, _naming(path):
-        next(rows)
-        yield from rows
+    def rows(self, columns: Sequence[str], changed: Changed = lambda _: False) -> Iterator[Row]:
+        """Yield the rows, once, with the cells of these columns. Raises NamesChangedError as soon as `changed` says so."""
+        yield from self.read(columns, changed)
+        self.finish()
 
 
 @contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Say which file cannot be read."""
+def open_table(source: Source, digest: Hash, encoding: str = "") -> Iterator[Table]:
+    """Open a file. When all of its rows are read, `digest` holds all of its bytes.
+
+    `encoding` is that of text without a mark, by default UTF-8. Raises DataError, naming the file, if it cannot be read.
+    """
     try:
-        yield
-    except (EOFError, gzip.BadGzipFile, zlib.error):
-        raise DataError(f"{path}: is damaged or incomplete, as a gzip file") from None
+        with ExitStack() as stack:
+            file = stack.enter_context(source.open())
+            table = _open_binary(source.name, stack, file, digest) or _open_text(source.name, stack, file, digest, encoding)
+            yield _with_constants(table, source.constants) if source.constants else table
+    except (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, zipfile.BadZipFile):
+        raise DataError(f"{source.name}: is damaged or incomplete, as a compressed file") from None
     except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or 'the file is damaged'}") from None
+        raise DataError(f"{source.name}: cannot be read: {error.strerror or 'the file is damaged'}") from None
 
 
-def _read_csv(path: Path, digest: Hash) -> _Rows:
-    with _open(path, digest, newline="") as file:
-        # strict: a quote that is not closed costs the lines up to the next quote, and not, unseen, whole columns.
-        reader = csv.reader(_lines(file, path), strict=True)
-        try:
-            header = [name.strip() for name in next(reader, [])]
-        except csv.Error:
-            header = []
-        yield 0, header
-        columns = _match(path, header)
-        places = [header.index(columns[name]) if name in columns else len(header) for name in FIELDS]
-        absent = [_ABSENT.get(name) for name in FIELDS]
+def _open_binary(name: str, stack: ExitStack, file: IO[bytes], digest: Hash) -> Table | None:
+    """A table in a format that is read in an order of its own, and whose bytes go into the digest afterwards."""
+    head = file.read(_HEAD)
+    file.seek(0)
+    for start, problem in _OTHERS.items():
+        if head.startswith(start):
+            raise DataError(f"{name}: {problem}")
+    if head.startswith(b"PAR1"):
+        form, names, read = _open_parquet(name, stack, file)
+    elif head.startswith(b"PK\x03\x04"):
+        archive = stack.enter_context(zipfile.ZipFile(file))
+        if "xl/workbook.xml" in archive.namelist():
+            form, names, read = _open_workbook(name, stack, file)
+        else:
+            form, names, read = _open_archive(name, stack, archive)
+    else:
+        return None
+
+    def finish() -> None:
+        file.seek(0)
+        while data := file.read(_BUFFER):
+            digest.update(data)
+
+    return Table(form, names, read, finish)
+
+
+def _open_text(name: str, stack: ExitStack, file: IO[bytes], digest: Hash, encoding: str) -> Table:
+    data: io.BufferedReader[Any] = stack.enter_context(io.BufferedReader(_Hashing(file, digest), _BUFFER))
+    text, compression = _decompress(stack, data)
+    form, names, read = _open_characters(name, stack, text, encoding)
+
+    def finish() -> None:
+        while data.read(_BUFFER):  # what stands behind the last row
+            pass
+
+    return Table(f"{form}, {compression}" if compression else form, names, read, finish)
+
+
+def _open_characters(name: str, stack: ExitStack, data: io.BufferedReader[Any], encoding: str) -> Opened:
+    head = data.peek(_HEAD)[:_HEAD]
+    for start, problem in _OTHERS.items():
+        if head.startswith(start):
+            raise DataError(f"{name}: {problem}")
+    if head.lstrip(b"\xef\xbb\xbf \t\r\n")[:15].lower().startswith(_WEB_PAGES):
+        raise DataError(f"{name}: is a web page, not a table; was its download refused, or is a login needed?")
+    marked = next((found for mark, found in _MARKS.items() if head.startswith(mark)), "")
+    wide = any(told.replace("_", "-").lower().startswith(("utf-16", "utf-32")) for told in (marked, encoding))
+    if not wide and b"\0" in head[:64]:
+        raise DataError(f"{name}: {_describe_binary(head)}")
+    used = marked or encoding or "utf-8-sig"
+    # What is not UTF-8 becomes lone surrogates, which are found row by row.
+    utf8 = codecs.lookup(used).name.startswith("utf-8")
+    text = io.TextIOWrapper(data, used, errors="surrogateescape" if utf8 else "replace", newline="")
+    stack.callback(text.detach)
+    lines = Lines(text, name)
+    first = head.decode(used, "ignore").lstrip("\ufeff \t\r\n")[:1]
+    form, names, read = _open_json(lines, name) if first in ("{", "[") else _open_csv(lines)
+    return form if utf8 else f"{form}, {used.upper()}", names, read
+
+
+def _describe_binary(head: bytes) -> str:
+    order = "be" if head[:1] == b"\0" else "le"
+    if len(head) / 3 < head.count(b"\0") < len(head) * 2 / 3:
+        return f"looks like UTF-16 without the mark that says so; add --encoding utf-16-{order}"
+    return "is a binary file of no kind that is read; write it as CSV, JSON Lines or Parquet"
+
+
+def _decompress(stack: ExitStack, data: io.BufferedReader[Any]) -> tuple[io.BufferedReader[Any], str]:
+    """The file's content, decompressed if it has to be, and the name of its compression."""
+    head = data.peek(_HEAD)
+    kind = next((kind for start, kind in _COMPRESSED.items() if head.startswith(start)), "")
+    if not kind:
+        return data, ""
+    if kind == "zstd":
+        import pyarrow as pa
+
+        opened: Any = _Reading(pa.CompressedInputStream(pa.PythonFile(data, mode="r"), "zstd"))
+    else:
+        open_: Callable[[Any], Any] = {"gzip": gzip.open, "bzip2": bz2.open, "xz": lzma.open}[kind]  # type: ignore[assignment]
+        opened = open_(data)
+    return stack.enter_context(io.BufferedReader(stack.enter_context(opened), _BUFFER)), kind
+
+
+def _open_archive(name: str, stack: ExitStack, archive: zipfile.ZipFile) -> Opened:
+    """The only file of a ZIP archive."""
+    members = [it for it in archive.infolist() if not it.is_dir() and not it.filename.startswith(("__MACOSX/", "."))]
+    if len(members) != 1:
+        raise DataError(f"{name}: is a ZIP archive with {len(members)} files; unpack it and name those that are wanted")
+    try:
+        opened = stack.enter_context(archive.open(members[0]))
+    except RuntimeError:
+        raise DataError(f"{name}: is an encrypted ZIP archive; unpack it") from None
+    buffered = stack.enter_context(io.BufferedReader(cast("io.RawIOBase", opened), _BUFFER))
+    form, names, read = _open_characters(name, stack, buffered, "")
+    return f"{form}, ZIP", names, read
+
+
+class Lines:
+    """A text's lines, none of which is longer than a bound."""
+
+    def __init__(self, file: IO[str], name: str) -> None:
+        self._file = file
+        self._name = name
+        self._pending = ""
+        self.number = 0  # of the line that was given last, from 1
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        line = self._take_line() if self._pending else self._file.readline(LONGEST_LINE)
+        if not line:
+            raise StopIteration
+        self.number += 1
+        if len(line) >= LONGEST_LINE:
+            raise DataError(f"{self._name}:{self.number}: is longer than {LONGEST_LINE} characters; a line is to hold one post")
+        return line
+
+    def _take_line(self) -> str:
+        line, end, self._pending = self._pending.partition("\n")
+        return line + end if end else line + self._file.readline(LONGEST_LINE)
+
+    def read(self, characters: int) -> str:
+        """Text across lines; empty at the end."""
+        if self._pending:
+            text, self._pending = self._pending, ""
+            return text
+        return self._file.read(characters)
+
+    def back(self, text: str) -> None:
+        """Give this text again."""
+        self._pending = text + self._pending
+
+
+def _open_csv(lines: Lines) -> Opened:
+    first = next(lines, "")
+    told = re.fullmatch(r"\"?sep=(.)\"?\s*", first.lstrip("\ufeff"))
+    if told:
+        delimiter = told[1]
+    else:
+        delimiter = _delimiter(first)
+        lines.back(first)
+        lines.number = 0
+    # strict: a quote that is not closed costs the lines up to the next quote, and not, unseen, whole columns.
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    try:
+        header = [cell.strip() for cell in next(reader, [])]
+    except csv.Error:
+        header = []
+    while header and not header[-1] and len(header) > 1:
+        header.pop()  # spreadsheets write delimiters behind the last column
+    begin = lines.number
+
+    def read(columns: Sequence[str], _: Changed) -> Iterator[Row]:
+        places = [header.index(column) for column in columns]
         width = len(header)
-        line = reader.line_num
+        line = begin
         while True:
             first, row = line + 1, None
             try:
                 row = next(reader, None)
-                problem = "" if row is None or len(row) == width else f"has {len(row)} cells, but the header has {width}"
+                problem = "" if row is None or len(row) == width else _width_problem(row, width)
             except csv.Error as error:
                 problem = f"is not CSV: {error}"
-            line = reader.line_num
+            line = lines.number
             if problem and row != []:
                 for number in range(first, line + 1):  # what a stray quote swallowed were rows too
                     yield number, problem
             elif row is None:
                 return
             elif row:
-                yield first, [row[place] if place < width else default for place, default in zip(places, absent, strict=True)]
+                yield first, [row[place] for place in places]
+
+    return f"CSV with {_DELIMITERS.get(delimiter, repr(delimiter))}", header, read
 
 
-def _read_json_lines(path: Path, digest: Hash) -> _Rows:
-    columns: dict[str, str] | None = None
-    with _open(path, digest, newline="\n") as file:
-        for number, line in enumerate(_lines(file, path), 1):
-            if line.isspace():
+def _width_problem(row: Sequence[str], width: int) -> str:
+    if len(row) > width and not any(row[width:]):
+        return ""  # spreadsheets write delimiters behind the last column
+    return f"has {len(row)} cells, but the header has {width}"
+
+
+def _delimiter(line: str) -> str:
+    """What separates the names of the header: the delimiter that makes most of them, outside quotes."""
+    bare = re.sub(r'"[^"]*"', "", line)
+    return max(_DELIMITERS, key=bare.count)
+
+
+def _open_json(lines: Lines, name: str) -> Opened:
+    form, records = json_records.read(lines, name)
+    sample, union = [], json_records.Union()
+    for record in records:
+        sample.append(record)
+        if isinstance(record[1], dict):
+            union.add(record[1])
+        if len(sample) == json_records.SAMPLE:
+            break
+
+    def read(columns: Sequence[str], changed: Changed) -> Iterator[Row]:
+        paths = [json_records.path(column) for column in columns]
+        sample.reverse()
+        while sample:
+            number, record = sample.pop()
+            yield number, record if isinstance(record, str) else [json_records.value(record, path) for path in paths]
+        for number, record in records:
+            if isinstance(record, str):
+                yield number, record
                 continue
-            try:
-                fields = json.loads(line)
-            except (ValueError, RecursionError):
-                fields = None
-            if not isinstance(fields, dict):
-                if columns is not None:
-                    yield number, "is not a JSON object"
-                    continue
-                raise DataError(f"{path}:{number}: is not a JSON object; JSON Lines holds one a line")
-            if columns is None:
-                yield 0, list(fields)
-                columns = _match(path, list(fields))
-            if any(name in fields and name not in columns for name in COUNTS):
-                # Counting it here alone would make the rows of one file incomparable.
-                yield number, "has a count that the file's first row has not"
-            else:
-                cells = [fields.get(columns.get(name, name), None if name in columns else _ABSENT.get(name)) for name in FIELDS]
-                yield number, cells
-    if columns is None:
-        yield 0, []
+            if union.add(record) and changed(union.names):
+                raise NamesChangedError(union.names)
+            yield number, [json_records.value(record, path) for path in paths]
+
+    return form, union.names, read
 
 
-def _read_parquet(path: Path, digest: Hash) -> _Rows:
+def _open_parquet(name: str, stack: ExitStack, file: IO[bytes]) -> Opened:
     # Imported here, since it takes 0.2 s and 50 MB, and most files are not Parquet.
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    def cells(column: Any) -> list[Any]:  # noqa: ANN401
-        if pa.types.is_dictionary(column.type):
-            column = column.dictionary_decode()
-        if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-            # A string in a Parquet file may be any bytes; a bad one must not take its neighbours along.
-            binary = pa.large_binary() if pa.types.is_large_string(column.type) else pa.binary()
-            return [
-                None if value is None else value.decode("utf-8", "surrogateescape") for value in column.cast(binary).to_pylist()
-            ]
-        if pa.types.is_timestamp(column.type):
-            second = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}[column.type.unit]
-            zone = column.type.tz is not None
-            return [value if value is None else Moment(value / second, zone) for value in column.cast(pa.int64()).to_pylist()]
-        values: list[Any] = column.to_pylist()
-        return values
-
     try:
-        with path.open("rb") as raw, pq.ParquetFile(raw) as file:
-            yield 0, file.schema_arrow.names
-            columns = _match(path, file.schema_arrow.names)
+        opened = stack.enter_context(pq.ParquetFile(file))
+    except (pa.ArrowException, ValueError, OverflowError) as error:
+        raise DataError(f"{name}: cannot be read as Parquet: {type(error).__name__}") from None
+    schema = opened.schema_arrow
+
+    def read(columns: Sequence[str], _: Changed) -> Iterator[Row]:
+        paths = [(column,) if column in schema.names else json_records.path(column).parts for column in columns]
+        roots = list(dict.fromkeys(path[0] for path in paths))
+        try:
             number = 0
-            for batch in file.iter_batches(batch_size=4096, columns=list(columns.values())):
-                table = {field: cells(batch.column(name)) for field, name in columns.items()}
-                absent = {name: [_ABSENT.get(name)] * batch.num_rows for name in FIELDS if name not in columns}
-                for row in zip(*((table | absent)[name] for name in FIELDS), strict=True):
+            for batch in opened.iter_batches(batch_size=4096, columns=roots):
+                lists = {root: _cells(batch.column(root)) for root in roots}
+                table = [
+                    lists[path[0]] if len(path) == 1 else [_inside(cell, path[1:]) for cell in lists[path[0]]] for path in paths
+                ]
+                for row in zip(*table, strict=True):
                     number += 1
                     yield number, row
-            raw.seek(0)
-            hashlib.file_digest(raw, lambda: digest)  # Arrow has read parts of it, in an order of its own
-    except (pa.ArrowException, ValueError, OverflowError) as error:
-        raise DataError(f"{path}: cannot be read as Parquet: {type(error).__name__}") from None
+        except (pa.ArrowException, ValueError, OverflowError) as error:
+            raise DataError(f"{name}: cannot be read as Parquet: {type(error).__name__}") from None
+
+    return "Parquet", [*_field_names(schema)], read
+
+
+def _inside(cell: object, path: Sequence[str]) -> object:
+    for part in path:
+        cell = cell.get(part) if isinstance(cell, dict) else None
+    return cell
+
+
+def _field_names(fields: Iterable[Any], above: str = "") -> Iterator[str]:
+    """A schema's columns, those inside structs by dots."""
+    import pyarrow as pa
+
+    for column in fields:
+        yield above + column.name
+        if pa.types.is_struct(column.type):
+            inner = [column.type.field(i) for i in range(column.type.num_fields)]
+            yield from _field_names(inner, f"{above}{column.name}.")
+
+
+def _cells(column: Any) -> list[Any]:  # noqa: ANN401
+    """A column's values as Python's, times as Instants."""
+    import pyarrow as pa
+
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        column = column.dictionary_decode()
+        kind = column.type
+    if pa.types.is_string_view(kind) or pa.types.is_binary_view(kind):
+        column = column.cast(pa.large_binary())
+    elif pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        # A string in a Parquet file may be any bytes; a bad one must not take its neighbours along.
+        column = column.cast(pa.large_binary() if pa.types.is_large_string(kind) else pa.binary())
+    if pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type) or pa.types.is_fixed_size_binary(column.type):
+        return [None if value is None else value.decode("utf-8", "surrogateescape") for value in column.to_pylist()]
+    if pa.types.is_timestamp(kind):
+        second = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}[kind.unit]
+        zone = kind.tz is not None
+        return [value if value is None else Instant(value / second, zone) for value in column.cast(pa.int64()).to_pylist()]
+    values: list[Any] = column.to_pylist()
+    return values
+
+
+def _open_workbook(name: str, stack: ExitStack, file: IO[bytes]) -> Opened:
+    """The only sheet with cells of a workbook."""
+    try:
+        import openpyxl
+    except ModuleNotFoundError:
+        raise DataError(
+            f"{name}: is an Excel workbook, which takes openpyxl to read (the extra `excel`); or save it as CSV UTF-8"
+        ) from None
+    try:
+        book = openpyxl.load_workbook(file, read_only=True, data_only=True)
+    except Exception as error:  # whatever a damaged archive makes of openpyxl
+        raise DataError(f"{name}: cannot be read as a workbook: {type(error).__name__}") from None
+    stack.callback(book.close)
+    sheets = [sheet for sheet in book.worksheets if next(sheet.iter_rows(max_row=1, values_only=True), None)]
+    if len(sheets) != 1:
+        raise DataError(f"{name}: has {len(sheets)} sheets with cells; save the one with the posts as CSV UTF-8")
+    rows = sheets[0].iter_rows(values_only=True)
+    header = ["" if cell is None else str(cell).strip() for cell in next(rows)]
+
+    def read(columns: Sequence[str], _: Changed) -> Iterator[Row]:
+        places = [header.index(column) for column in columns]
+        for number, row in enumerate(rows, 2):
+            if any(cell is not None for cell in row):
+                yield number, [row[place] if place < len(row) else None for place in places]
+
+    return "Excel workbook", header, read
+
+
+def _with_constants(table: Table, constants: Mapping[str, str]) -> Table:
+    """A table with the columns that its directory's name holds, as Hive and Spark write them."""
+
+    def read(columns: Sequence[str], changed: Changed) -> Iterator[Row]:
+        inside = [column for column in columns if column in table.names or column not in constants]
+        place = {column: i for i, column in enumerate(inside)}
+        for number, cells in table.read(inside, lambda names: changed([*names, *constants])):
+            if isinstance(cells, str):
+                yield number, cells
+            else:
+                yield number, [cells[place[name]] if name in place else constants[name] for name in columns]
+
+    names = [*table.names, *(name for name in constants if name not in table.names)]
+    return Table(table.format, names, read, table.finish)
+
+
+class _Reading(io.RawIOBase):
+    """A file of Arrow's as Python's layers expect one."""
+
+    def __init__(self, file: Any) -> None:  # noqa: ANN401
+        self._opened = file
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:  # noqa: ANN401
+        data = self._opened.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
 
 
 class _Hashing(io.RawIOBase):
     """A file whose bytes go into a digest as they are read."""
 
-    def __init__(self, file: io.FileIO, digest: Hash) -> None:
-        self._file = file
+    def __init__(self, file: IO[bytes], digest: Hash) -> None:
+        self._opened = file
         self._digest = digest
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:  # noqa: ANN401
-        size = self._file.readinto(buffer) or 0
+        size: int = self._opened.readinto(buffer) or 0  # type: ignore[attr-defined]
         self._digest.update(memoryview(buffer)[:size])
         return size
-
-
-@contextmanager
-def _open(path: Path, digest: Hash, newline: str) -> Iterator[IO[str]]:
-    with path.open("rb", buffering=0) as file, io.BufferedReader(_Hashing(file, digest), _BUFFER) as data:
-        plain: Any = gzip.GzipFile(fileobj=data) if path.name.endswith(".gz") else data
-        # What is not UTF-8 becomes lone surrogates, which are found row by row; a BOM is dropped.
-        with io.TextIOWrapper(plain, encoding="utf-8-sig", errors="surrogateescape", newline=newline) as text:
-            yield text
-
-
-def _lines(file: IO[str], path: Path) -> Iterator[str]:
-    number = 0
-    while line := file.readline(_LONGEST_LINE):
-        number += 1
-        if len(line) == _LONGEST_LINE:
-            raise DataError(f"{path}:{number}: is longer than {_LONGEST_LINE} characters; a line is to hold one post")
-        yield line
-
-
-class _Format(NamedTuple):
-    read: Callable[[Path, Hash], _Rows]
-    hint: str = ""  # what may be wrong if a column is missing
-
-
-_CSV = _Format(_read_csv, "; its first line must name the columns, separated by commas, in UTF-8")
-_JSON_LINES = _Format(_read_json_lines, " in its first row")
-_FORMATS = {".csv": _CSV, ".jsonl": _JSON_LINES, ".ndjson": _JSON_LINES, ".parquet": _Format(_read_parquet)}
-
-
-def _format(path: Path) -> _Format:
-    name = path.name.lower()
-    form = _FORMATS.get(Path(name.removesuffix(".gz")).suffix)
-    if form is None or (name.endswith(".gz") and form.read is _read_parquet):
-        raise DataError(f"{path}: its name must end in .csv, .csv.gz, .jsonl, .jsonl.gz, .ndjson, .ndjson.gz or .parquet")
-    return form

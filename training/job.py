@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from service.errors import DataError, UsageError, VersionError
 from training import libraries
 from training.progress import busy
-from training.settings import MAX_BAD_SHARE, MIN_AGE, Settings
+from training.settings import AS_GIVEN, Reading, Settings
 
 # The rest is imported by the functions: TensorFlow takes seconds, and what is wrong with the data is said without it.
 if TYPE_CHECKING:
@@ -63,29 +63,12 @@ class Evaluated:
     evaluation: Evaluation
 
 
-@dataclass(frozen=True)
-class Reading:
-    """How data files are read; see `headlines fit --help`."""
-
-    min_age: float = MIN_AGE  # seconds
-    collected_at: float | None = None  # seconds since 1970-01-01 UTC; None: the newest post's time
-    assume_utc: bool = False
-    max_bad_share: float = MAX_BAD_SHARE
-
-    def read(self, files: Sequence[Path | str], rules: int | None = None) -> Dataset:
-        """Read and check files, by the preprocessing rules of this number or by the newest. Raises DataError."""
-        from service.model.preprocessing import NEWEST_RULES
-        from training import dataset
-
-        return dataset.read([Path(file) for file in files], rules=rules or NEWEST_RULES, **dataclasses.asdict(self))
-
-
 def fit(
     data: Sequence[Path | str],
     models: Path | str,
     settings: Settings | None = None,
     *,
-    reading: Reading = Reading(),
+    reading: Reading = AS_GIVEN,
     tensorboard: Path | None = None,
 ) -> Fitted:
     """Train on past posts, evaluate on the latest of them, and publish the next version in `models`.
@@ -97,10 +80,15 @@ def fit(
     settings = settings or Settings()
     _check_writable(models)
     with busy("loading libraries"):
-        from training import features
+        from training import dataset, inspect
 
-    posts = reading.read(data)
-    built = features.build(posts, seed=settings.seed)
+    posts = dataset.read(data, reading)
+    found = inspect.inspect(posts, seed=settings.seed, models=models)
+    for sentence in found.warnings:
+        logger.warning("%s", sentence)
+    if found.features is None:
+        raise DataError(found.problems[0])
+    built = found.features
 
     libraries.prepare()
     from training import evaluate as evaluation_
@@ -126,7 +114,7 @@ def evaluate(
     *,
     version: int | None = None,
     all_posts: bool = False,
-    reading: Reading = Reading(),
+    reading: Reading = AS_GIVEN,
 ) -> Evaluated:
     """Evaluate a version, by default the highest, on posts later than its validation part, or on `all_posts`.
 
@@ -136,7 +124,7 @@ def evaluate(
         import numpy as np
 
         from service.model import artifact
-        from training import features
+        from training import dataset, features
 
     models = Path(models)
     numbers = artifact.versions(models)
@@ -144,7 +132,7 @@ def evaluate(
     if number not in numbers:
         raise VersionError(f"{models} holds no version{f' {number}' if number else ''}; it holds {numbers or 'none'}")
     loaded = artifact.read(models / str(number))
-    posts = reading.read(data, loaded.info.preprocessing)
+    posts = dataset.read(data, reading, rules=loaded.info.preprocessing)
     label = loaded.info.label
     if posts.counts != label.counts:
         raise DataError(f"the data count {' + '.join(posts.counts)}, but version {number} learned {' + '.join(label.counts)}")
@@ -153,7 +141,9 @@ def evaluate(
         raise DataError(
             f"none of the {len(posts)} posts is later than what version {number} was made from; --all scores them all"
         )
-    later = features.encode(posts, slice(first, None), loaded.vocabulary, loaded.info.outlet_levels, label.threshold)
+    later = features.encode(
+        posts, slice(first, None), loaded.vocabulary, loaded.info.outlet_levels, label.threshold, loaded.info.frozen
+    )
 
     libraries.prepare()
     from training import evaluate as evaluation_
@@ -183,7 +173,7 @@ def _publish(models: Path, settings: Settings, posts: Dataset, built: Features, 
     info = _describe(posts, built, settings, evaluation.figures)
     with new_version(models) as staging:
         export.export(staging.path, fitted.model)
-        preprocessor = Preprocessor(built.vocabulary, built.outlet_levels)
+        preprocessor = Preprocessor(built.vocabulary, built.outlet_levels, frozen=built.frozen)
         examples = export.examples(staging.path, preprocessor, _example_headlines(posts, built))
         artifact.write(staging.path, artifact.Contents(info, built.vocabulary, examples))
         report.write(staging.path, evaluation, info, posts, fitted.history)
@@ -200,6 +190,7 @@ def _describe(posts: Dataset, built: Features, settings: Settings, figures: Mapp
         synthetic=posts.synthetic,
         vocabulary_size=len(built.vocabulary),
         outlet_levels=built.outlet_levels,
+        frozen=built.frozen,
         label=artifact.Label("above_median", built.threshold, posts.counts),
         parts={
             name: artifact.Part(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
@@ -12,6 +13,28 @@ MAX_BAD_SHARE = 0.01
 
 Merge = Literal["concatenate", "add", "multiply", "average", "maximum", "dot"]
 MERGES: tuple[str, ...] = get_args(Merge)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How files of posts are read. `headlines fit --help` says more of each."""
+
+    columns: Mapping[str, str] = field(default_factory=dict)  # the user's names of columns, by need
+    engagement: tuple[str, ...] = ()  # the counts to add; none: retweets and likes, as far as the files have them
+    time_zone: str = ""  # of times without a zone, as the tz database names it
+    time_format: str = ""  # strptime's
+    encoding: str = ""  # of text without a byte-order mark; empty: UTF-8
+    empty_counts: Literal["bad", "zero"] = "bad"
+    bad_counts: Literal["end", "skip"] = "end"
+    keep_retweets: bool = False
+    keep_replies: bool = False
+    since: float | None = None  # seconds since 1970-01-01 UTC: earlier posts are left out
+    min_age: float = MIN_AGE  # seconds: younger posts are left out
+    collected_at: float | None = None  # seconds since 1970-01-01 UTC, when the counts were read; None: the newest post's time
+    max_bad_share: float = MAX_BAD_SHARE  # of rows that may be bad
+
+
+AS_GIVEN = Reading()
 
 
 @dataclass(frozen=True)

@@ -179,6 +179,7 @@ class Popularity:
             response.vocabulary_size = live.info.vocabulary_size
             response.sequence_length = live.info.sequence_length
             response.aux_features.extend(live.info.aux_features)
+            response.frozen_features.extend(name for name in live.info.aux_features if name in live.info.frozen)
             response.outlets.extend(live.outlets)
             response.outlet_count = len(live.info.outlet_levels)
             response.label = live.info.label.rule

@@ -39,12 +39,13 @@ from service.model.preprocessing import (
     NEWEST_RULES,
     RULES,
     SEQUENCE_LENGTH,
+    TIME_FEATURES,
     VOCABULARY_HEAD,
     Headline,
     is_time,
 )
 
-FORMAT = 1
+FORMAT = 2  # of new versions; format 1 has no frozen features
 VOCABULARY = "assets/vocabulary.txt"
 INFO = "assets.extra/model.json"
 EXAMPLES = "assets.extra/examples.json"
@@ -97,6 +98,7 @@ class ModelInfo:
     vocabulary_size: int  # lines of vocabulary.txt
     aux_features: tuple[str, ...] = AUX_FEATURES
     outlet_levels: Mapping[str, float]  # outlet keys and standardised levels
+    frozen: Mapping[str, float] = field(default_factory=dict)  # the time features' values, if they do not depend on the time
     label: Label
     parts: Mapping[str, Part]  # training, validation, evaluation
     settings: Mapping[str, Any]  # of the training job
@@ -354,7 +356,7 @@ def _parse(data: bytes, name: str, kind: type[_Kind]) -> _Kind:
 def _parse_info(data: bytes) -> ModelInfo:
     found = _parse(data, INFO, _Compatibility)
     for key, known in (
-        ("format", [FORMAT]),
+        ("format", [*range(1, FORMAT + 1)]),
         ("preprocessing", [*RULES]),
         ("sequence_length", [SEQUENCE_LENGTH]),
         ("aux_features", [[*AUX_FEATURES]]),
@@ -363,6 +365,10 @@ def _parse_info(data: bytes) -> ModelInfo:
             problem = f"{key!r} is {value!r}, and this program knows {' and '.join(map(repr, known))} alone"
             raise VersionError(f"{INFO}: {problem[:_LONGEST_PROBLEM]}")
     info = _parse(data, INFO, ModelInfo)
+    if info.frozen and (info.format < FORMAT or info.frozen.keys() != set(TIME_FEATURES)):
+        raise VersionError(f"{INFO}: 'frozen' must hold {', '.join(TIME_FEATURES)}, or nothing, and nothing in format 1")
+    if any(abs(value) > 1 for value in info.frozen.values()):
+        raise VersionError(f"{INFO}: 'frozen' holds a number beyond 1, which no sine or cosine is")
     if any(abs(level) > _HIGHEST_LEVEL for level in info.outlet_levels.values()):
         raise VersionError(f"{INFO}: 'outlet_levels' holds one beyond {_HIGHEST_LEVEL:g}, so it is not standardised")
     return info

@@ -71,7 +71,8 @@ class Version:
         Raises VersionError if it cannot be loaded or answers its own examples otherwise than the exported model did.
         """
         try:
-            preprocessor = Preprocessor(artifact.vocabulary, artifact.info.outlet_levels, artifact.info.preprocessing)
+            info = artifact.info
+            preprocessor = Preprocessor(artifact.vocabulary, info.outlet_levels, info.preprocessing, info.frozen)
         except ValueError as error:
             raise VersionError(f"{VOCABULARY}: {error}") from error
         throttle.pause()

@@ -1,5 +1,6 @@
 """A version on disk: complete or not there, checked before anything of it is used."""
 
+import dataclasses
 import json
 import math
 import multiprocessing
@@ -249,8 +250,8 @@ def test_an_empty_directory_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"format": 2}, "'format' is 2"),
-        ({"preprocessing": 2}, "'preprocessing' is 2"),
+        ({"format": 3}, "'format' is 3, and this program knows 1 and 2 alone"),
+        ({"preprocessing": 3}, "'preprocessing' is 3"),
         ({"sequence_length": 50}, "sequence_length"),
         ({"vocabulary_size": 4}, "vocabulary.txt"),
         ({"label": None}, "model.json"),
@@ -301,4 +302,53 @@ def test_json_from_an_enemy_is_a_version_error(tmp_path, text):
         (staging.path / artifact.EXAMPLES).write_text(text)
         artifact.write_checksums(staging.path)
     with pytest.raises(VersionError, match=artifact.EXAMPLES):
+        artifact.read(tmp_path / "1")
+
+
+FORMAT_1 = """{
+ "format": 1, "preprocessing": 1, "created_at": "2016-05-23T10:40:00.250000+00:00", "synthetic": true, "sequence_length": 100,
+ "vocabulary_size": 3, "aux_features": ["hour_sin", "hour_cos", "weekday_sin", "weekday_cos", "outlet_level"],
+ "outlet_levels": {"gazette": 0.5}, "label": {"rule": "above_median", "threshold": 12.5, "counts": ["retweets", "likes"]},
+ "parts": {"training": {"rows": 8, "positive_share": 0.5, "first": "2016-02-20T20:26:40Z", "last": "2016-05-11T20:53:20Z"}},
+ "settings": {"epochs": 3}, "evaluation": {"main_auc": 0.75}, "libraries": {"tensorflow": "2.21.0"}, "data_checksum": "0f"
+}"""
+
+
+def test_format_1_is_read_for_ever(tmp_path):
+    publish(tmp_path)
+    (tmp_path / "1" / artifact.INFO).write_text(FORMAT_1)
+    artifact.write_checksums(tmp_path / "1")
+    info = artifact.read(tmp_path / "1").info
+    assert (info.format, info.preprocessing, info.frozen) == (1, 1, {})
+    assert dataclasses.replace(info, format=INFO.format, preprocessing=INFO.preprocessing) == INFO
+
+
+FROZEN = {"hour_sin": 0.25, "hour_cos": -0.5, "weekday_sin": 0.0, "weekday_cos": 1.0}
+
+
+def test_frozen_features_are_written_and_read(tmp_path):
+    with new_version(tmp_path) as staging:
+        (staging.path / "saved_model.pb").write_bytes(b"graph")
+        write_cpu_model(staging.path)
+        artifact.write(staging.path, dataclasses.replace(CONTENTS, info=dataclasses.replace(INFO, frozen=FROZEN)))
+    assert artifact.read(tmp_path / "1").info.frozen == FROZEN
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"frozen": {"hour_sin": 0.25}},
+        {"frozen": FROZEN | {"outlet_level": 0.0}},
+        {"frozen": FROZEN | {"hour_sin": 1.5}},
+        {"frozen": FROZEN, "format": 1},
+        {"frozen": FROZEN | {"hour_sin": "0"}},
+        {"frozen": None},
+    ],
+)
+def test_features_that_cannot_be_frozen_so_are_refused(tmp_path, change):
+    publish(tmp_path)
+    path = tmp_path / "1" / artifact.INFO
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    artifact.write_checksums(tmp_path / "1")
+    with pytest.raises(VersionError, match=r"model\.json: .*frozen"):
         artifact.read(tmp_path / "1")

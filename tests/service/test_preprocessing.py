@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 
 from service.model.preprocessing import (
     MAX_EXPANDING,
+    RULES,
     SEQUENCE_LENGTH,
+    TIME_FEATURES,
     UNKNOWN,
     VOCABULARY_HEAD,
     Headline,
@@ -21,15 +23,22 @@ from service.model.preprocessing import (
     expands,
     is_blank,
     outlet_key,
+    rules_2,
     time_features,
 )
 from service.model.preprocessing.rules_1 import _LONG_RUNS, words
 
-GOLDEN = json.loads((Path(__file__).parent.parent / "golden" / "preprocessing.json").read_text("utf-8"))
+GOLDEN = [
+    pytest.param(rules, pair, id=f"{rules}-{ascii(pair['text'])[:30]}")
+    for rules in RULES
+    for pair in json.loads((Path(__file__).parent.parent / "golden" / f"preprocessing_{rules}.json").read_text("utf-8"))
+]
 DAY = 86_400.0
 MONDAY = 1_704_067_200.0  # 2024-01-01T00:00Z
 
-PREPROCESSOR = Preprocessor([*VOCABULARY_HEAD, "the", "don't", "東", "café"], {"nytimes": 1.5, "café": -0.5})
+VOCABULARY = [*VOCABULARY_HEAD, "the", "don't", "東", "café"]
+LEVELS = {"nytimes": 1.5, "café": -0.5}
+PREPROCESSOR = Preprocessor(VOCABULARY, LEVELS)
 
 HOSTILE = st.lists(
     st.one_of(
@@ -94,9 +103,9 @@ def plain_words(text):
     return RULES_1.findall(text)
 
 
-@pytest.mark.parametrize("pair", GOLDEN, ids=lambda pair: ascii(pair["text"])[:30])
-def test_golden_pairs(pair):
-    assert words(pair["text"]) == pair["words"]
+@pytest.mark.parametrize(("rules", "pair"), GOLDEN)
+def test_golden_pairs(rules, pair):
+    assert RULES[rules].words(pair["text"]) == pair["words"]
 
 
 @given(LONG)
@@ -213,7 +222,10 @@ def test_a_megabyte_is_cut_to_the_first_hundred_words(text):
     rows = PREPROCESSOR.encode([Headline(text, 0.0)])
 
     assert 1 <= len(rows.ids) <= SEQUENCE_LENGTH
-    assert rows.word_counts == [len(words(text))]
+    assert rows.word_counts == [len(rules_2.words(text))]
+    old = Preprocessor(VOCABULARY, LEVELS, rules=1).encode([Headline(text, 0.0)])
+    assert 1 <= len(old.ids) <= SEQUENCE_LENGTH
+    assert old.word_counts == [len(words(text))]
 
 
 def test_a_headline_over_a_hundred_words_keeps_its_first_hundred_and_counts_all():
@@ -288,3 +300,64 @@ def test_words_are_found_again_in_their_own_spelling(text):
     found = words(text)
     assume(found)
     assert words(" ".join(found)) == found
+
+
+CLEANED = st.lists(
+    st.one_of(
+        HOSTILE,
+        st.sampled_from(["&amp;", "&amp;amp;", "&#8217;", "&#x;", "&#xd800;", "&notit;", "&", ";", ".", "/", "@"]),
+        st.sampled_from(["https://", "https://t.co/a", "http://b?c=(d)", "t.co/", "t.co", "bit.ly/x"]),
+        st.sampled_from(
+            ["RT @a: ", "RT @", " ", "\u00ad", "\u200b", "\ufeff", "\u0e44\u0e17\u0e22", "\u1000\u103a", "a" * 990]
+        ),
+    ),
+    max_size=12,
+).map("".join)
+
+
+@given(HOSTILE)
+def test_rules_2_are_rules_1_where_there_is_nothing_to_clean(text):
+    assume(rules_2.clean(text) == text)
+    assert rules_2.words(text) == words(text)
+
+
+@given(CLEANED)
+def test_a_text_is_cleaned_whatever_it_holds(text):
+    cleaned = rules_2.clean(text)
+    assert len(cleaned) <= rules_2.LONGEST
+    assert not regex.search("https?://[!-~]", cleaned)
+    assert not set(cleaned) & set("\u00ad\u200b\u200d\u2060\ufeff")
+    assert all(WORD.fullmatch(word) for word in rules_2.words(text))
+    # What links and entities hid may be a link or an entity: they are undone once.
+    assume(not set("&@/\u00ad\u200b\u2060\ufeff") & set(cleaned))
+    assert rules_2.clean(cleaned) == cleaned
+
+
+@given(CLEANED)
+def test_rules_2_read_what_is_left_by_rules_1(text):
+    cleaned = rules_2.clean(text)
+    assume(len(normalize("NFKC", cleaned)) <= rules_2.LONGEST)
+    assume(not regex.search(r"[\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]", normalize("NFKC", cleaned)))
+    assert rules_2.words(text) == words(cleaned)
+
+
+@pytest.mark.parametrize("script", ["Thai", "Lao", "Khmer", "Myanmar"])
+def test_every_letter_of_a_script_without_spaces_is_a_word_with_its_marks(script):
+    characters = [it for it in map(chr, range(0x20000)) if regex.match(rf"\p{{{script}}}", it) and normalize("NFKC", it) == it]
+    letters = [it for it in characters if regex.match(r"[\p{L}\p{N}]", it)]
+    marks = [it for it in characters if regex.match(r"\p{M}", it)]
+    assert len(letters) > 50
+    for letter in letters:
+        if ord(letter) < 0x10000:  # Myanmar's numbers of other peoples
+            assert rules_2.words(f"{letter}{letter}") == [letter, letter], ascii(letter)
+    for mark in marks:
+        first, second = words(f"{letters[0]}{mark}{letters[1]}x")[0][:-2], letters[1]
+        assert rules_2.words(f"{letters[0]}{mark}{letters[1]}") == [first, second], ascii(mark)
+
+
+def test_frozen_features_do_not_depend_on_the_time():
+    frozen = dict(zip(TIME_FEATURES, (0.25, -0.5, 0.0, 1.0), strict=True))
+    rows = Preprocessor(VOCABULARY, LEVELS, frozen=frozen).encode(
+        [Headline("x", time, "nytimes") for time in (0.0, MONDAY, 1e9)]
+    )
+    assert rows.aux.tolist() == [[0.25, -0.5, 0.0, 1.0, 1.5]] * 3

@@ -1,6 +1,7 @@
 """Which version is live, while versions come, break and go. The engine here is the smallest one: it counts words."""
 
 import asyncio
+import collections
 import shutil
 import threading
 import time
@@ -12,7 +13,7 @@ from in_process import until
 
 from service.batcher import Batcher
 from service.errors import InvalidRequest, Unavailable, VersionError
-from service.model import artifact
+from service.model import artifact, preprocessing
 from service.model.preprocessing import Headline, Preprocessor
 from service.predictor import Limits, Predictor
 from service.repository import Repository, State
@@ -49,10 +50,13 @@ class WordCounter:
         return np.stack([lengths, np.full(len(lengths), self._constant)], axis=1).astype(np.float32)
 
 
-def publish(models: Path, constant: str = "0.25", *, ids=(2, 1), outlet_level=0.5, main_output=2.0) -> int:
+def publish(
+    models: Path, constant: str = "0.25", *, ids=(2, 1), outlet_level=0.5, main_output=2.0, rules=preprocessing.NEWEST_RULES
+) -> int:
     headline = Headline("City council", 1_464_000_000.0, "Gazette")
     aux = Preprocessor(VOCABULARY, {"gazette": outlet_level}).encode([headline]).aux[0].tolist()
     info = artifact.ModelInfo(
+        preprocessing=rules,
         created_at=artifact.Time(1_464_000_000.0),
         synthetic=True,
         vocabulary_size=len(VOCABULARY),
@@ -251,6 +255,42 @@ async def test_a_request_is_answered_by_the_version_that_was_live_when_it_came(m
     after = await predictor.predict([Headline("City", 0.0)])
     assert {(answer.version, answer.predictions[0].aux_output) for answer in await asyncio.gather(*before)} == {(1, 0.25)}
     assert (after.version, after.predictions[0].aux_output) == (2, 0.75)
+
+
+async def test_each_version_answers_by_its_own_rules_while_they_are_swapped_and_rolled_back(models, repository):
+    headline = Headline("RT @cnn: City &amp; votes https://t.co/x", 0.0)
+    word_counts = {1: 9, 2: 2, 3: 9}  # by the version's number
+    publish(models, rules=1)
+    await repository.scan()
+    predictor = make_predictor(repository)
+    swapping = True
+    answered = collections.Counter()
+
+    async def ask():
+        while swapping:
+            answer = await predictor.predict([headline] * 3)
+            for prediction in answer.predictions:
+                assert (prediction.word_count, prediction.main_output) == (word_counts[answer.version],) * 2
+            answered[answer.version] += 1
+
+    async with asyncio.timeout(120), asyncio.TaskGroup() as callers:
+        for _ in range(8):
+            callers.create_task(ask())
+        try:
+            for change in (
+                lambda: publish(models, rules=2),
+                lambda: (models / "2.withdrawn").touch(),
+                lambda: publish(models, rules=1),
+                lambda: ((models / "2.withdrawn").unlink(), (models / "3.withdrawn").touch()),
+            ):
+                change()
+                await repository.scan()
+                live = repository.live.number
+                await until(lambda live=live, before=answered[live]: answered[live] > before + 20)
+        finally:
+            swapping = False
+    assert live == 2
+    assert answered.keys() == {1, 2, 3}
 
 
 async def test_without_a_version_a_request_is_unavailable(repository):

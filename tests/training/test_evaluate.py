@@ -12,7 +12,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, log_loss, roc_auc_score
 
-from service.model.preprocessing.rules_1 import words
+from service.model.preprocessing.rules_2 import words
 from training import dataset, features
 from training.calibration import intercept
 from training.evaluate import METRICS, evaluate, table

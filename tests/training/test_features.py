@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from service.errors import DataError
-from service.model.preprocessing import UNKNOWN, Headline, Preprocessor
-from service.model.preprocessing.rules_1 import words
+from service.model.preprocessing import TIME_FEATURES, UNKNOWN, Headline, Preprocessor, time_features
+from service.model.preprocessing.rules_2 import words
 from training import dataset, features, synthesize
+from training.settings import Reading
 
 DAY = 86_400.0
 REAL = Path(os.environ.get("HEADLINES_REAL_DATA") or Path(__file__).parents[2].parent / "shared" / "data" / "headlines.csv.gz")
@@ -31,7 +32,7 @@ def build(tmp_path, rows):
         for headline, seconds, outlet, likes in rows
     ]
     path.write_text("headline,posted_at,outlet,likes\n" + "".join(lines))
-    return dataset.read([path], min_age=0)
+    return dataset.read([path], Reading(min_age=0))
 
 
 def parts(made):
@@ -171,7 +172,10 @@ def test_an_outlet_that_training_has_not_seen_has_level_zero(tmp_path):
 @pytest.mark.parametrize(
     ("rows", "sentence"),
     [
-        ([("Headline 1", 1, "", 1)] * 3, r"1 rows are too few .* at least 500 \(3 read; left out: 0 bad, .* 2 duplicate\)"),
+        (
+            [("Headline 1", 1, "", 1)] * 3,
+            r"1 posts are too few .* at least 500 \(3 rows read; left out: 2 duplicate\); weeks of posts",
+        ),
         (
             [(f"Headline {i}", 0, "", i) for i in range(600)],
             "600 rows stand at 1 moments.*600 training, 0 validation",
@@ -191,8 +195,27 @@ def test_what_cannot_be_trained_on_is_refused_with_the_counts(tmp_path, rows, se
 
 def test_rows_are_encoded_for_a_model_that_exists(made_up):
     made = features.build(made_up)
-    later = features.encode(made_up, slice(made.ends[1], None), made.vocabulary, made.outlet_levels, made.threshold)
+    later = features.encode(made_up, slice(made.ends[1], None), made.vocabulary, made.outlet_levels, made.threshold, {})
 
     assert np.array_equal(later.ids, made.evaluation.ids)
     assert np.array_equal(later.aux, made.evaluation.aux)
-    assert len(features.encode(made_up, slice(0, 0), made.vocabulary, made.outlet_levels, 1.0)) == 0
+    assert len(features.encode(made_up, slice(0, 0), made.vocabulary, made.outlet_levels, 1.0, {})) == 0
+
+
+def test_times_without_hours_freeze_the_time_features_at_the_training_parts_mean(tmp_path):
+    random = np.random.default_rng(0)
+    days = [f"2016-{1 + i // 28:02}-{1 + i % 28:02}" for i in sorted(random.integers(0, 84, 600))]
+    path = tmp_path / "posts.csv"
+    rows = [f"Headline {random.integers(50)} of {i},{day},cnn,{random.integers(1000)}\n" for i, day in enumerate(days)]
+    path.write_text("headline,posted_at,outlet,likes\n" + "".join(rows))
+    posts = dataset.read([path], Reading(min_age=0))
+    made = features.build(posts)
+
+    assert not posts.hours
+    assert made.frozen.keys() == set(TIME_FEATURES)
+    expected = np.mean([time_features(it) for it in posts.posted_at[: made.ends[0]]], axis=0)
+    assert [made.frozen[name] for name in TIME_FEATURES] == pytest.approx(expected, abs=1e-6)
+    served = Preprocessor(made.vocabulary, made.outlet_levels, frozen=made.frozen)
+    for part in (made.training, made.validation, made.evaluation):
+        encoded = served.encode([Headline("x", 1e9)]).aux[0, :4]
+        assert (part.aux[:, :4] == encoded).all()

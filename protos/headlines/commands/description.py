@@ -122,6 +122,8 @@ def _describe(model: GetModelResponse, target: str) -> Iterator[str]:
         words = f"{model.vocabulary_size - _SPECIAL_IDS:,} words"
         yield f"  knows         {words} and {how_many_outlets(model)} (`headlines outlets`)"
         yield f"  reads         the first {model.sequence_length} words of a headline"
+        if model.frozen_features:
+            yield "  posting time  makes no difference: the posts that it learned from had days without hours"
         yield f"  digest        {model.digest}"
         yield ""
         yield from _evaluation(model.evaluation)
@@ -141,7 +143,7 @@ def popular(model: GetModelResponse) -> str:
     """What the model calls popular, in words."""
     if model.label == "above_median":
         return (
-            f"more than {model.label_threshold:,g} retweets and likes together, "
+            f"more than {model.label_threshold:,g} retweets and likes together (or what else it was trained to count), "
             "as half of the posts that the model learned from had (of all its outlets)"
         )
     return model.label

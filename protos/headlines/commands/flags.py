@@ -13,7 +13,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, time
 from pathlib import Path
 from typing import Any
 
@@ -216,3 +216,11 @@ def moment(given: str) -> datetime:
     if found.tzinfo is None:
         raise ValueError(f"{right}; add Z for UTC, or an offset such as +01:00")
     return found
+
+
+def day_or_moment(given: str) -> datetime:
+    """A day, which begins at midnight UTC, or a time with its zone."""
+    try:
+        return datetime.combine(date.fromisoformat(given), time(), UTC)
+    except ValueError:
+        return moment(given)

@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import repeat
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from service.model.preprocessing import rules_1
+from service.model.preprocessing import rules_1, rules_2
 from service.model.preprocessing.expanding import MAX_EXPANDING, expands
 
 __all__ = [
@@ -25,11 +26,13 @@ __all__ = [
     "PADDING",
     "RULES",
     "SEQUENCE_LENGTH",
+    "TIME_FEATURES",
     "UNKNOWN",
     "VOCABULARY_HEAD",
     "Headline",
     "Preprocessor",
     "Rows",
+    "Rules",
     "expands",
     "is_blank",
     "is_time",
@@ -37,14 +40,23 @@ __all__ = [
     "time_features",
 ]
 
-RULES: Mapping[int, Callable[[str], list[str]]] = {1: rules_1.words}  # the words of a text, in order, by the rules' number
+
+class Rules(NamedTuple):
+    """A set of rules: how a text becomes words."""
+
+    words: Callable[[str], list[str]]  # the words of a text as it was sent, in order
+    clean: Callable[[str], str]  # the text that is read: without links and the like
+
+
+RULES: Mapping[int, Rules] = {1: Rules(rules_1.words, str), 2: Rules(rules_2.words, rules_2.clean)}  # by number
 NEWEST_RULES = max(RULES)  # of new versions
 PADDING = 0
 UNKNOWN = 1
 FIRST_WORD = 2
 VOCABULARY_HEAD = ("", "[UNK]")  # lines 0 and 1 of vocabulary.txt
 SEQUENCE_LENGTH = 100
-AUX_FEATURES = ("hour_sin", "hour_cos", "weekday_sin", "weekday_cos", "outlet_level")
+TIME_FEATURES = ("hour_sin", "hour_cos", "weekday_sin", "weekday_cos")
+AUX_FEATURES = (*TIME_FEATURES, "outlet_level")
 
 _FIRST_SECOND, _END = -62_135_596_800.0, 253_402_300_800.0  # of the years 1 to 9999
 _DAY = 86_400.0
@@ -100,10 +112,17 @@ def time_features(posted_at: float) -> tuple[float, float, float, float]:
 class Preprocessor:
     """Headlines to the rows that one model version expects."""
 
-    def __init__(self, vocabulary: Sequence[str], outlet_levels: Mapping[str, float], rules: int = NEWEST_RULES) -> None:
+    def __init__(
+        self,
+        vocabulary: Sequence[str],
+        outlet_levels: Mapping[str, float],
+        rules: int = NEWEST_RULES,
+        frozen: Mapping[str, float] = MappingProxyType({}),
+    ) -> None:
         """`vocabulary[i]` is the word with id i, from VOCABULARY_HEAD on; `outlet_levels` are standardised, by outlet key.
 
-        `rules` is a key of RULES. Raises ValueError if the vocabulary does not begin as it should or names a word twice.
+        `rules` is a key of RULES. `frozen` gives each of TIME_FEATURES a value that it has whatever the time, or none of them.
+        Raises ValueError if the vocabulary does not begin as it should or names a word twice.
         """
         if tuple(vocabulary[:FIRST_WORD]) != VOCABULARY_HEAD:
             raise ValueError("the vocabulary begins otherwise than with an empty line and [UNK]")
@@ -111,7 +130,11 @@ class Preprocessor:
         if len(self._ids) != len(vocabulary) - FIRST_WORD:
             raise ValueError("the vocabulary names a word twice")
         self._levels = dict(outlet_levels)
-        self._words = RULES[rules]
+        self._words = RULES[rules].words
+        self._time_features: Callable[[float], Iterable[float]] = time_features
+        if frozen:
+            always = [frozen[name] for name in TIME_FEATURES]
+            self._time_features = lambda _: always
 
     def encode(self, headlines: Iterable[Headline]) -> Rows:
         """Word ids, auxiliary features and what was not known, for any number of headlines.
@@ -119,6 +142,7 @@ class Preprocessor:
         A headline without a word is the one id UNKNOWN; an unknown or absent outlet has level 0.
         """
         words = self._words
+        features_of = self._time_features
         word_id = self._ids.get
         level_of = self._levels.get
         ids: list[int] = []
@@ -136,7 +160,7 @@ class Preprocessor:
             lengths.append(len(row))
             level = level_of(outlet_key(outlet)) if outlet else None
             outlets_known.append(level is not None)
-            aux += time_features(posted_at)
+            aux += features_of(posted_at)
             aux.append(level or 0.0)
         return Rows(
             np.array(ids, np.int32),

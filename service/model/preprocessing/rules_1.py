@@ -63,9 +63,18 @@ def words(text: str) -> list[str]:
         if "'" in spaced and (" '" in spaced or "' " in spaced or "''" in spaced):
             return _ASCII_WORDS.findall(spaced)
         return spaced.split()
+    return split(fold(normalize(text)))
+
+
+def normalize(text: str) -> str:
+    """NFKC, in time that is in proportion to the text."""
     if len(text) >= _LONG_RUN:
         text = _LONG_RUNS.sub(_put_in_order, text)
-    text = _fold(_normalize("NFKC", text))
+    return _normalize("NFKC", text)
+
+
+def split(text: str) -> list[str]:
+    """The words of a text that is normalised and case-folded."""
     for apostrophe in _APOSTROPHES:
         text = text.replace(apostrophe, "'")
     found: list[str] = _WORDS.findall(text)
@@ -80,7 +89,7 @@ def words(text: str) -> list[str]:
     return separate
 
 
-def _fold(text: str) -> str:
+def fold(text: str) -> str:
     """NFKC of the case folding of a text that is NFKC: only what case folding may have made otherwise is normalised again."""
     places = list(islice(_REFOLDED.finditer(text), len(text) // 8 + 2))
     if len(places) > len(text) // 8 + 1:  # so many that normalising everything costs less

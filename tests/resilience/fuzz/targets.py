@@ -49,6 +49,7 @@ from service.predictor import Limits, Predictor
 from service.repository import Repository
 from tests.resilience.fuzz.mutation import mutate, twisted
 from training import dataset
+from training.settings import Reading
 
 MESSAGE_END = b"\x00--\x00"  # between the messages of a stream, in the input of the target "request"
 WHEN = 1_464_000_000
@@ -362,7 +363,7 @@ def _data(version: Path, directory: Path) -> Target:  # noqa: ARG001
         path = directory / names[(data[0] if data else 0) % len(names)]
         path.write_bytes(data[1:])
         try:
-            posts = dataset.read([path], min_age=0.0, max_bad_share=1.0 if len(data) % 2 else 0.01)
+            posts = dataset.read([path], Reading(min_age=0.0, max_bad_share=1.0 if len(data) % 2 else 0.01))
             assert len(posts.texts(range(len(posts)))) == len(posts) == len(posts.engagement)
             assert np.isfinite(posts.engagement).all()
             assert np.isfinite(posts.posted_at).all()

@@ -1,0 +1,187 @@
+"""What `--data` names: files, directories, patterns, standard input and objects of a cloud's storage.
+
+Directories are read as Spark and Hive write them: all files but those whose names begin with `_` or `.`, and a directory named
+`outlet=cnn` gives its files a column `outlet`.
+"""
+
+from __future__ import annotations
+
+import glob
+import io
+import os
+import shutil
+import stat
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, cast
+from urllib.parse import unquote
+
+from service.errors import DataError
+
+_SPOOLED = 64 << 20  # bytes of standard input that stay in memory
+_HIDDEN = ("_", ".")  # what markers and unfinished files begin with
+_TABLES = {"_delta_log": "Delta", "_hudi": "Hudi", ".hoodie": "Hudi"}  # whose directories hold rows that are no longer valid
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file that can be opened again and again."""
+
+    name: str  # as messages name it
+    open: Callable[[], IO[bytes]] = field(repr=False)  # seekable
+    constants: Mapping[str, str] = field(default_factory=dict)  # columns that the directories' names hold
+    identity: object = None  # equal for the same file under another name
+
+
+def expand(names: Sequence[str | Path]) -> list[Source]:
+    """The files that these names stand for, in order, each once. Raises DataError, naming the one that stands for none."""
+    found: dict[object, Source] = {}
+    for name in names:
+        for source in _expand(os.fspath(name)):
+            found.setdefault(source.identity or source.name, source)
+    if not found:
+        raise DataError("no file is named")
+    return list(found.values())
+
+
+def _expand(name: str) -> list[Source]:
+    if name == "-":
+        return [_spool("standard input", sys.stdin.buffer)]
+    if "://" in name and not Path(name).exists():
+        return _remote(name)
+    path = Path(name)
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        if glob.has_magic(name):
+            matches = [Path(match) for match in sorted(glob.glob(name, recursive=True))]  # noqa: PTH207 (absolute ones too)
+            if not matches:
+                raise DataError(f"{name}: matches no file") from None
+            return [source for match in matches for source in _local(match)]
+        raise DataError(f"{name}: cannot be read: No such file or directory") from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{name}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    if stat.S_ISFIFO(mode) or stat.S_ISCHR(mode):  # such as <(zcat posts.csv.gz), which can be read but once
+        with path.open("rb") as file:
+            return [_spool(name, file)]
+    return _local(path)
+
+
+def _local(path: Path) -> list[Source]:
+    if not path.is_dir():
+        return [_file(path, {})]
+    sources = [_file(file, _constants(file.parent.relative_to(path).parts)) for file in _walk(path)]
+    if not sources:
+        raise DataError(f"{path}: is a directory without a file to read")
+    return sources
+
+
+def _walk(directory: Path) -> Iterator[Path]:
+    try:
+        entries = sorted(directory.iterdir())
+    except OSError as error:
+        raise DataError(f"{directory}: cannot be read: {error.strerror}") from None
+    for entry in entries:
+        if entry.name in _TABLES:
+            kind = _TABLES[entry.name]
+            raise DataError(
+                f"{directory}: is a {kind} table, whose files hold rows that it no longer has; export it as Parquet"
+            )
+        if entry.name.startswith(_HIDDEN):
+            continue
+        if entry.is_dir():
+            yield from _walk(entry)
+        else:
+            yield entry
+
+
+def _constants(parts: Sequence[str]) -> dict[str, str]:
+    """The columns that directories such as `outlet=cnn` stand for."""
+    pairs = [part.partition("=") for part in parts]
+    return {unquote(key): "" if value == "__HIVE_DEFAULT_PARTITION__" else unquote(value) for key, is_, value in pairs if is_}
+
+
+def _file(path: Path, constants: Mapping[str, str]) -> Source:
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+    return Source(str(path), lambda: path.open("rb"), constants, (found.st_dev, found.st_ino))
+
+
+def _spool(name: str, file: IO[bytes]) -> Source:
+    """A source of what can be read but once. It is kept in memory, and if it is large in an unnamed temporary file."""
+    kept = tempfile.SpooledTemporaryFile(max_size=_SPOOLED)  # noqa: SIM115 (it lives as long as the source)
+    shutil.copyfileobj(file, kept)
+
+    def open_() -> IO[bytes]:
+        kept.seek(0)
+        return cast("IO[bytes]", _Kept(kept))
+
+    return Source(name, open_)
+
+
+class _Kept(io.RawIOBase):
+    """A file that stays open when a reader closes it."""
+
+    def __init__(self, file: Any) -> None:  # noqa: ANN401
+        self._kept = file
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:  # noqa: ANN401
+        data = self._kept.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        self._kept.seek(offset, whence)
+        return self.tell()
+
+    def tell(self) -> int:
+        at: int = self._kept.tell()
+        return at
+
+
+def _remote(uri: str) -> list[Source]:
+    """The objects below a URI, such as s3://bucket/posts/, by Arrow."""
+    from pyarrow import ArrowException, fs
+
+    try:
+        system, path = fs.FileSystem.from_uri(uri)
+        info = system.get_file_info(path)
+        if info.type == fs.FileType.NotFound:
+            raise DataError(f"{uri}: cannot be read: there is no such object")
+        files = [info]
+        if info.type == fs.FileType.Directory:
+            files = sorted(
+                (it for it in system.get_file_info(fs.FileSelector(path, recursive=True)) if it.is_file), key=lambda it: it.path
+            )
+    except (ArrowException, OSError, ValueError) as error:
+        raise DataError(f"{uri}: cannot be read: {error}") from None
+    scheme = uri.split("://", 1)[0]
+    sources = []
+    for file in files:
+        parts = file.path[len(path) :].strip("/").split("/")
+        if not any(part.startswith(_HIDDEN) for part in parts):
+            opened = _Opening(system, file.path)
+            sources.append(Source(f"{scheme}://{file.path}", opened, _constants(parts[:-1]), (scheme, file.path)))
+    if not sources:
+        raise DataError(f"{uri}: holds no file to read")
+    return sources
+
+
+@dataclass(frozen=True)
+class _Opening:
+    system: Any
+    path: str
+
+    def __call__(self) -> IO[bytes]:
+        return cast("IO[bytes]", self.system.open_input_file(self.path))

@@ -37,6 +37,7 @@ LONGEST_LINE = 4 << 20  # characters; without a bound a small .gz file without l
 
 _BUFFER = 1 << 18  # bytes that are read and hashed at once
 _HEAD = 4096  # bytes that tell the format
+_LINE_END = re.compile("\r\n?|\n")
 _DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 _MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 _WEB_PAGES = (b"<!doctype html", b"<html", b"<head", b"<?xml")
@@ -111,7 +112,7 @@ def _open_binary(name: str, stack: ExitStack, file: IO[bytes], digest: Hash) -> 
             raise DataError(f"{name}: {problem}")
     if head.startswith(b"PAR1"):
         form, names, read = _open_parquet(name, stack, file)
-    elif head.startswith(b"PK\x03\x04"):
+    elif head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         archive = stack.enter_context(zipfile.ZipFile(file))
         if "xl/workbook.xml" in archive.namelist():
             form, names, read = _open_workbook(name, stack, file)
@@ -221,8 +222,12 @@ class Lines:
         return line
 
     def _take_line(self) -> str:
-        line, end, self._pending = self._pending.partition("\n")
-        return line + end if end else line + self._file.readline(LONGEST_LINE)
+        end = _LINE_END.search(self._pending)
+        if end is None:
+            line, self._pending = self._pending, ""
+            return line + self._file.readline(LONGEST_LINE)
+        line, self._pending = self._pending[: end.end()], self._pending[end.end() :]
+        return line
 
     def read(self, characters: int) -> str:
         """Text across lines; empty at the end."""

@@ -13,6 +13,7 @@ import shutil
 import stat
 import sys
 import tempfile
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -121,7 +122,9 @@ def _spool(name: str, file: IO[bytes]) -> Source:
         kept.seek(0)
         return cast("IO[bytes]", _Kept(kept))
 
-    return Source(name, open_)
+    source = Source(name, open_)
+    weakref.finalize(source, kept.close)
+    return source
 
 
 class _Kept(io.RawIOBase):

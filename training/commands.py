@@ -154,7 +154,7 @@ def _reading(given: Given) -> Reading:
 def _encoding(given: str) -> str:
     """The name of an encoding of text."""
     try:
-        b"".decode(given)  # unlike codecs.lookup, refuses what does not decode to text
+        b"a".decode(given)  # unlike codecs.lookup, refuses what does not decode to text
     except (LookupError, ValueError):
         raise ValueError("must be an encoding's name, such as utf-8, windows-1252 or utf-16-le") from None
     return given

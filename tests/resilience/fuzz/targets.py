@@ -262,7 +262,7 @@ def _consistent_version(version: Path, directory: Path) -> Target:
     good = artifact.read(version)
     model = Version.load(good, engine).model
     loaded = SimpleNamespace(predict=model.predict, warm=lambda: None)
-    litert: Any = SimpleNamespace(name="litert", inline=True, load=lambda read: loaded, gpu_memory=lambda: None)  # noqa: ARG005
+    litert: Any = SimpleNamespace(name="litert", inline=True, load=lambda read: loaded, gpu_memory=lambda: None)
     repository = Repository(directory, litert)
     service = popularity.Popularity(
         cast(Any, SimpleNamespace(limits=Limits())),

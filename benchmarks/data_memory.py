@@ -1,9 +1,10 @@
 """Time and peak memory of reading posts and making features, without TensorFlow, on copies of a file made distinct.
 
-    python -m benchmarks.data_memory [posts.csv.gz] [--copies 1 10]
+    python -m benchmarks.data_memory [posts.csv.gz] [--copies 1 10] [--formats csv.gz csv jsonl json columns.json parquet]
 
-Each copy's headlines end in a word of their own, so that no row is a repetition; times and outlets stay, so that all copies
-of a row are tied in them, the costliest case.
+The time is the process's own (CPU), so that other work on the machine matters less. Each copy's headlines end in a word of
+their own, so that no row is a repetition; times and outlets stay, so that all copies of a row are tied in them, the costliest
+case.
 """
 
 import argparse
@@ -14,7 +15,9 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from harness.requests import REAL_DATA
 
@@ -22,10 +25,10 @@ _MEASURE = """
 import json, resource, sys, time
 from pathlib import Path
 from training import dataset, features
-begin = time.perf_counter()
+begin = time.process_time()
 posts = dataset.read([Path(sys.argv[1])])
 features.build(posts)
-seconds = time.perf_counter() - begin
+seconds = time.process_time() - begin
 assert "tensorflow" not in sys.modules
 unit = 1024 if sys.platform == "darwin" else 1
 print(json.dumps([posts.read, len(posts), seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit / 1024]))
@@ -39,22 +42,26 @@ def main() -> None:
         "data", type=Path, nargs="?", default=REAL_DATA, help="a .csv.gz file with a headline column; the real data by default"
     )
     parser.add_argument("--copies", type=int, nargs="+", action="extend", help="1 and 10 by default")
+    parser.add_argument("--formats", nargs="+", choices=_FORMATS, default=["csv.gz"], help="csv.gz by default")
+    parser.add_argument("--root", type=Path, default=Path(__file__).parent.parent, help="the checkout that is measured")
     options = parser.parse_args()
 
-    print(f"{'rows read':>10} {'rows used':>10} {'seconds':>8} {'peak MB':>8}")
+    print(f"{'format':<12} {'rows read':>10} {'rows used':>10} {'seconds':>8} {'peak MB':>8}")
     for copies in options.copies or (1, 10):
-        with tempfile.TemporaryDirectory() as directory:
-            path = Path(directory) / "copies.csv.gz"
-            _multiply(options.data, path, copies)
-            root = Path(__file__).parent.parent
-            run = subprocess.run(
-                [sys.executable, "-c", _MEASURE, str(path)],
-                stdout=subprocess.PIPE,
-                check=True,
-                env=os.environ | {"PYTHONPATH": str(root)},
-            )
-        read, used, seconds, peak = json.loads(run.stdout)
-        print(f"{read:>10,} {used:>10,} {seconds:>8.1f} {peak:>8.0f}", flush=True)
+        for form in options.formats:
+            with tempfile.TemporaryDirectory() as directory:
+                path = Path(directory) / "copies.csv.gz"
+                _multiply(options.data, path, copies)
+                if convert := _FORMATS[form]:
+                    path = convert(path, path.with_name(f"copies.{form}"))
+                run = subprocess.run(
+                    [sys.executable, "-c", _MEASURE, str(path)],
+                    stdout=subprocess.PIPE,
+                    check=True,
+                    env=os.environ | {"PYTHONPATH": f"{options.root}{os.pathsep}{options.root / 'protos'}"},
+                )
+            read, used, seconds, peak = json.loads(run.stdout)
+            print(f"{form:<12} {read:>10,} {used:>10,} {seconds:>8.1f} {peak:>8.0f}", flush=True)
 
 
 def _multiply(source: Path, target: Path, copies: int) -> None:
@@ -72,6 +79,51 @@ def _multiply(source: Path, target: Path, copies: int) -> None:
                         row[headline] += f" copy{copy}"
                     writer.writerow(row)
 
+
+def _rows(source: Path) -> Iterator[dict[str, Any]]:
+    with gzip.open(source, "rt", encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            yield row | {name: int(row[name]) for name in ("retweets", "likes")}
+
+
+def _as_csv(source: Path, target: Path) -> Path:
+    target.write_bytes(gzip.decompress(source.read_bytes()))
+    return target
+
+
+def _as_lines(source: Path, target: Path) -> Path:
+    with target.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(row) + "\n" for row in _rows(source))
+    return target
+
+
+def _as_array(source: Path, target: Path) -> Path:
+    target.write_text(json.dumps(list(_rows(source))), "utf-8")
+    return target
+
+
+def _as_columns(source: Path, target: Path) -> Path:
+    rows = list(_rows(source))
+    target.write_text(json.dumps({name: {str(i): row[name] for i, row in enumerate(rows)} for name in rows[0]}), "utf-8")
+    return target
+
+
+def _as_parquet(source: Path, target: Path) -> Path:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.Table.from_pylist(list(_rows(source))), target)
+    return target
+
+
+_FORMATS: dict[str, Callable[[Path, Path], Path] | None] = {
+    "csv.gz": None,
+    "csv": _as_csv,
+    "jsonl": _as_lines,
+    "json": _as_array,
+    "columns.json": _as_columns,
+    "parquet": _as_parquet,
+}
 
 if __name__ == "__main__":
     main()

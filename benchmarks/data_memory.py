@@ -22,7 +22,7 @@ from typing import Any
 from harness.requests import REAL_DATA
 
 _MEASURE = """
-import json, resource, sys, time
+import json, re, resource, sys, time
 from pathlib import Path
 from training import dataset, features
 begin = time.process_time()
@@ -30,8 +30,12 @@ posts = dataset.read([Path(sys.argv[1])])
 features.build(posts)
 seconds = time.process_time() - begin
 assert "tensorflow" not in sys.modules
-unit = 1024 if sys.platform == "darwin" else 1
-print(json.dumps([posts.read, len(posts), seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit / 1024]))
+status = Path("/proc/self/status")
+if status.exists():  # ru_maxrss begins with that of the process that started this one
+    peak = int(re.search(r"VmHWM:\\s+(\\d+)", status.read_text())[1]) / 1024
+else:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 / 1024
+print(json.dumps([posts.read, len(posts), seconds, peak]))
 """
 
 

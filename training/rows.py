@@ -20,7 +20,7 @@ from training.times import BadTimeError, Times
 NO_TEXT, RETWEET, REPLY, BAD_COUNT = "no_text", "retweet", "reply", "unreadable_count"
 
 _RETWEET = re.compile(r"\s*RT @[\w.-]+:", re.ASCII)
-_PERMALINK = re.compile(r"https?://(?:www\.|mobile\.)?(?:twitter|x)\.com/(\w{1,15})/status/.*", re.ASCII | re.IGNORECASE)
+_PERMALINK = re.compile(r"https?://(?:www\.|mobile\.)?(?:twitter|x)\.com/(\w+)(?:/web)?/status/.*", re.ASCII | re.IGNORECASE)
 _TAGS = re.compile(r"</?[a-z][^<>]*>", re.IGNORECASE)
 _NO = {"", "0", "0.0", "false", "f", "no", "n", "none", "null", "nan", "na", "[]", "{}", "<na>"}
 
@@ -169,7 +169,7 @@ def _outlet(cell: object) -> str:
         return ""
     if isinstance(cell, str):
         match = _PERMALINK.fullmatch(cell.strip())
-        return match[1] if match else cell
+        return cell if match is None else "" if match[1] == "i" else match[1]  # x.com/i/web/status/... names nobody
     if isinstance(cell, int | float) and not isinstance(cell, bool):
         return str(int(cell)) if cell == int(cell) else str(cell)
     raise BadRowError("outlet is not text")

@@ -11,9 +11,10 @@ from itertools import islice
 
 import pytest
 
-from harness.process import ROOT
+from harness.process import ROOT, serving
 from headlines.__main__ import main
 from service.model import artifact, engines
+from service.model.preprocessing import TIME_FEATURES
 from service.model.version import Version
 
 PYTHON_TRAINING = (sys.executable, "-m", "training")
@@ -222,3 +223,33 @@ print(evaluated.version, fitted.evaluation.figures["main_auc"] == evaluated.eval
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == ["1 True True", "1 True"]
+
+
+def test_posts_of_days_without_hours_make_a_version_whose_scores_do_not_depend_on_the_time(made_up, tmp_path):
+    with gzip.open(made_up[0], "rt", newline="") as file:
+        rows = list(islice(csv.DictReader(file), 0, None, 10))
+    with (tmp_path / "days.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(row | {"posted_at": row["posted_at"][:10]} for row in rows)
+    done = run("fit", "--data", tmp_path / "days.csv", "--models", tmp_path / "models", "--epochs", 1)
+    assert done.returncode == 0, done.stderr
+    assert "the times are days without hours, so hour and weekday are switched off" in done.stderr
+
+    read = artifact.read(tmp_path / "models" / "1")
+    assert read.info.frozen.keys() == set(TIME_FEATURES)
+    with serving(tmp_path / "models", "--engine", "litert") as server:
+        asked = [sys.executable, "-m", "headlines"]
+        model = subprocess.run(
+            [*asked, "model", "--json", "--target", server.target], capture_output=True, check=True, cwd=ROOT
+        )
+        assert json.loads(model.stdout)["frozen_features"] == list(TIME_FEATURES)
+        shown = subprocess.run([*asked, "model", "--target", server.target], capture_output=True, check=True, cwd=ROOT)
+        assert b"posting time  makes no difference" in shown.stdout
+        outputs = set()
+        for time in ("2016-05-01T00:00:00Z", "2016-05-03T15:00:00Z"):
+            command = [*asked, "predict", "--json", "--posted-at", time, "--target", server.target, rows[0]["headline"]]
+            outputs.add(json.loads(subprocess.run(command, capture_output=True, check=True, cwd=ROOT).stdout)["main_output"])
+    assert len(outputs) == 1
+    evaluated = run("evaluate", "--data", tmp_path / "days.csv", "--models", tmp_path / "models", "--json")
+    assert json.loads(evaluated.stdout)["figures"]["main_auc"] == pytest.approx(read.info.evaluation["main_auc"], abs=1e-6)

@@ -160,12 +160,13 @@ def test_an_outlet_may_be_a_number(tmp_path, cell, outlet):
         ("https://twitter.com/cnn/status/5", "cnn"),
         ("https://x.com/CNN/status/5?s=20", "cnn"),
         ("http://www.twitter.com/cnn/status/5", "cnn"),
+        ("https://x.com/i/web/status/5", None),
         ("https://example.com/cnn/status/5", "https://example.com/cnn/status/5"),
     ],
 )
 def test_the_account_is_read_from_a_permalink(tmp_path, link, outlet):
     row = {"Tweet permalink": link, "Tweet text": "Senate", "time": "2016-05-01 12:37 +0000", "retweets": "1.0", "likes": "2.0"}
-    assert read(tmp_path, row).outlets == [outlet]
+    assert read(tmp_path, row).outlets == ([outlet] if outlet else [])
 
 
 def test_empty_counts_are_bad_or_zero(tmp_path):

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from headlines.commands.console import printable
 from service.errors import HeadlinesError
 from service.model import artifact
 from training import dataset, features, texts
@@ -79,7 +80,7 @@ def _of_labels(parts: Mapping[str, Any], outlets: Sequence[Mapping[str, Any]]) -
             )
     alike = [it for it in outlets if it["posts"] >= _JUDGED_POSTS and not _ONE_SIDED <= it["popular_share"] <= 1 - _ONE_SIDED]
     if alike and len(outlets) > 1:
-        named = ", ".join(f"{it['outlet']} {it['popular_share']:.0%}" for it in alike[:_NAMED])
+        named = ", ".join(f"{printable(it['outlet'])} {it['popular_share']:.0%}" for it in alike[:_NAMED])
         yield (
             f"the posts of {len(alike)} of {len(outlets)} outlets are nearly all popular or nearly none ({named}"
             f"{', ...' if len(alike) > _NAMED else ''}): popular means above the median of all outlets together"

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 
+from headlines.commands.console import printable
 from service.errors import DataError
 
 COUNTS = ("retweets", "likes", "replies", "quotes")
@@ -298,7 +299,7 @@ class Plan:
             "retweet": ", ".join(self.retweet),
             "reply": ", ".join(self.reply),
         }
-        return {need: columns for need, columns in needs.items() if columns}
+        return {need: printable(columns) for need, columns in needs.items() if columns}
 
 
 class _Names:

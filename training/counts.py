@@ -50,7 +50,7 @@ def parse(cell: object) -> Count | None:
     if isinstance(cell, bool):
         raise UnreadableError("true or false")
     if isinstance(cell, int | float | Decimal):
-        if isinstance(cell, float) and math.isnan(cell):
+        if math.isnan(cell):
             return None
         if cell < 0:
             raise NegativeError

@@ -113,7 +113,7 @@ def _open_binary(name: str, stack: ExitStack, file: IO[bytes], digest: Hash) -> 
     if head.startswith(b"PAR1"):
         form, names, read = _open_parquet(name, stack, file)
     elif head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
-        archive = stack.enter_context(zipfile.ZipFile(file))
+        archive = stack.enter_context(_open_zip(name, file))
         if "xl/workbook.xml" in archive.namelist():
             form, names, read = _open_workbook(name, stack, file)
         else:
@@ -186,18 +186,25 @@ def _decompress(stack: ExitStack, data: io.BufferedReader[Any]) -> tuple[io.Buff
     return stack.enter_context(io.BufferedReader(stack.enter_context(opened), _BUFFER)), kind
 
 
+def _open_zip(name: str, file: IO[bytes]) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(file)
+    except (NotImplementedError, ValueError):
+        raise DataError(f"{name}: is a ZIP archive of a rare kind; unpack it") from None
+
+
 def _open_archive(name: str, stack: ExitStack, archive: zipfile.ZipFile) -> Opened:
     """The only file of a ZIP archive."""
-    members = [it for it in archive.infolist() if not it.is_dir() and not it.filename.startswith(("__MACOSX/", "."))]
-    if len(members) != 1:
-        raise DataError(f"{name}: is a ZIP archive with {len(members)} files; unpack it and name those that are wanted")
+    names = [it for it in archive.namelist() if it and not it.endswith("/") and not it.startswith(("__MACOSX/", "."))]
+    if len(names) != 1:
+        raise DataError(f"{name}: is a ZIP archive with {len(names)} files; unpack it and name those that are wanted")
     try:
-        opened = stack.enter_context(archive.open(members[0]))
-    except RuntimeError:
-        raise DataError(f"{name}: is an encrypted ZIP archive; unpack it") from None
+        opened = stack.enter_context(archive.open(names[0]))
+    except (RuntimeError, ValueError):
+        raise DataError(f"{name}: is a ZIP archive that is encrypted or compressed in a rare way; unpack it") from None
     buffered = stack.enter_context(io.BufferedReader(cast("io.RawIOBase", opened), _BUFFER))
-    form, names, read = _open_characters(name, stack, buffered, "")
-    return f"{form}, ZIP", names, read
+    form, columns, read = _open_characters(name, stack, buffered, "")
+    return f"{form}, ZIP", columns, read
 
 
 class Lines:
@@ -243,7 +250,7 @@ class Lines:
 
 def _open_csv(lines: Lines) -> Opened:
     first = next(lines, "")
-    told = re.fullmatch(r"\"?sep=(.)\"?\s*", first.lstrip("\ufeff"))
+    told = re.fullmatch(r"\"?sep=([!#-/:-@\[-`{-~\t])\"?\s*", first.lstrip("\ufeff"))
     if told:
         delimiter = told[1]
     else:

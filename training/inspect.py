@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from headlines.commands import console
 from service.errors import DataError
 from service.model.preprocessing import NEWEST_RULES, RULES
 from training import dataset, features, texts
@@ -28,6 +29,7 @@ from training.features import Features
 
 _DAY = 86_400.0
 _OUTLETS = 12  # that are listed
+_LONGEST_NAME = 40  # columns of a terminal
 
 _FLAGS = {
     "too_young": "--min-age, --collected-at",
@@ -220,10 +222,11 @@ def _describe_tables(facts: Mapping[str, Any]) -> Iterator[str]:
             yield f"{name:<12}{part['posts']:>9,}  {part['popular_share']:>7.0%}  {part['first'][:10]}  {part['last'][:10]}"
     if facts["outlets"]:
         yield ""
-        wide = max(len(it["outlet"]) for it in facts["outlets"][:_OUTLETS])
+        listed = [(console.cut(console.printable(it["outlet"]), _LONGEST_NAME), it) for it in facts["outlets"][:_OUTLETS]]
+        wide = max(len(name) for name, _ in listed)
         yield f"{'outlet':<{wide}}  {'posts':>8}  {'median':>9}  popular"
-        for it in facts["outlets"][:_OUTLETS]:
-            yield f"{it['outlet']:<{wide}}  {it['posts']:>8,}  {it['median_engagement']:>9,.0f}  {it['popular_share']:>7.0%}"
+        for name, it in listed:
+            yield f"{name:<{wide}}  {it['posts']:>8,}  {it['median_engagement']:>9,.0f}  {it['popular_share']:>7.0%}"
         if len(facts["outlets"]) > _OUTLETS:
             yield f"and {len(facts['outlets']) - _OUTLETS:,} more"
     yield ""
@@ -238,6 +241,7 @@ def show(posts: Dataset, rows: int = 3) -> Iterator[str]:
         words = RULES[NEWEST_RULES].words(text)
         outlet = posts.outlets[posts.outlet[row]] if posts.outlet[row] >= 0 else "(none)"
         moment = _iso(float(posts.posted_at[row]))
-        yield f"{moment if posts.hours else moment[:10]}  {outlet}  engagement {posts.engagement[row]:,.0f}"
-        yield f"  headline  {text}"
-        yield f"  words     {' '.join(words) or '(none)'}"
+        day = moment if posts.hours else moment[:10]
+        yield f"{day}  {console.printable(outlet)}  engagement {posts.engagement[row]:,.0f}"
+        yield f"  headline  {console.printable(text)}"
+        yield f"  words     {console.printable(' '.join(words)) or '(none)'}"

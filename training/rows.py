@@ -9,6 +9,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
 from typing import Any, NamedTuple
 
 from service.model.preprocessing import is_blank, outlet_key
@@ -170,6 +171,6 @@ def _outlet(cell: object) -> str:
     if isinstance(cell, str):
         match = _PERMALINK.fullmatch(cell.strip())
         return cell if match is None else "" if match[1] == "i" else match[1]  # x.com/i/web/status/... names nobody
-    if isinstance(cell, int | float) and not isinstance(cell, bool):
-        return str(int(cell)) if cell == int(cell) else str(cell)
+    if isinstance(cell, int | float | Decimal) and not isinstance(cell, bool):
+        return str(int(cell)) if math.isfinite(cell) and cell == int(cell) else str(cell)
     raise BadRowError("outlet is not text")

@@ -9,17 +9,20 @@ Used by tests.resilience.fuzz, with random and with coverage-guided inputs, and 
 from __future__ import annotations
 
 import asyncio
+import bz2
 import csv
 import gzip
 import hashlib
 import io
 import json
+import lzma
 import math
 import os
 import random
 import shutil
 import struct
-from collections.abc import AsyncIterator, Callable, Sequence
+import zipfile
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -48,7 +51,7 @@ from service.model.version import Prediction, Version
 from service.predictor import Limits, Predictor
 from service.repository import Repository
 from tests.resilience.fuzz.mutation import mutate, twisted
-from training import dataset
+from training import dataset, inspect
 from training.settings import Reading
 
 MESSAGE_END = b"\x00--\x00"  # between the messages of a stream, in the input of the target "request"
@@ -347,32 +350,59 @@ def _data(version: Path, directory: Path) -> Target:  # noqa: ARG001
     table = pa.Table.from_pylist(rows)
     exact = table.set_column(1, "posted_at", pa.array([WHEN] * len(rows), pa.timestamp("us", tz="UTC")))
     odd = table.set_column(2, "retweets", pa.array([{"a": [i, None]} for i in range(len(rows))]))
-    contents = {
-        "posts.csv": [text.getvalue().encode(), b"headline,posted_at,likes\n"],
-        "posts.jsonl": [b"".join(json.dumps(row).encode() + b"\n" for row in rows), b"".join(list(twisted(rows[0]))[::7])],
-        "posts.csv.gz": [gzip.compress(text.getvalue().encode(), mtime=0)],
-        "posts.parquet": [
-            _parquet(it, compression) for it in (table, exact, odd) for compression in ("none", "snappy", "zstd")
-        ],
-    }
-    contents["posts.jsonl"] += [b"".join(it + b"\n" for it in twisted(dict(rows[0])))]
-    contents["posts.csv.gz"] += [gzip.compress(b'"' + b"\0" * (8 << 20), mtime=0)]
-    names = list(contents)
+    plain = text.getvalue().encode()
+    lines = b"".join(json.dumps(row).encode() + b"\n" for row in rows)
+    by_column = {name: {str(i): row[name] for i, row in enumerate(rows)} for name in rows[0]}
+    exported = [{"text": "a", "created_at": "2016", "retweet_count": 1, "favorite_count": 2, "user": {"screen_name": "b"}}]
+    contents = [
+        plain,
+        b"headline,posted_at,likes\n",
+        b"sep=;\n" + plain.replace(b",", b";"),
+        plain.replace(b",", b"\t"),
+        plain.replace(b"3", b"1.2K"),
+        text.getvalue().encode("utf-16", "surrogatepass"),
+        lines,
+        b"".join(list(twisted(rows[0]))[::7]),
+        b"".join(it + b"\n" for it in twisted(dict(rows[0]))),
+        *(json.dumps(it).encode() for it in (rows, {"data": rows}, by_column, exported)),
+        gzip.compress(plain, mtime=0),
+        gzip.compress(b'"' + b"\0" * (8 << 20), mtime=0),
+        bz2.compress(plain),
+        lzma.compress(lines),
+        *(_parquet(it, compression) for it in (table, exact, odd) for compression in ("none", "snappy", "zstd")),
+        _zip({"posts.csv": plain}),
+        _zip({"xl/workbook.xml": b"<workbook/>"}),
+    ]
+    options = [
+        Reading(min_age=0.0, max_bad_share=1.0),
+        Reading(min_age=0.0),
+        Reading(min_age=0.0, max_bad_share=1.0, time_zone="America/New_York", empty_counts="zero", bad_counts="skip"),
+        Reading(min_age=0.0, max_bad_share=1.0, time_format="%d/%m/%Y %H:%M", time_zone="UTC", encoding="windows-1252"),
+    ]
 
     def run(data: bytes) -> str:
-        path = directory / names[(data[0] if data else 0) % len(names)]
+        path = directory / "posts"
         path.write_bytes(data[1:])
         try:
-            posts = dataset.read([path], Reading(min_age=0.0, max_bad_share=1.0 if len(data) % 2 else 0.01))
+            posts = dataset.read([path], options[(data[0] if data else 0) % len(options)])
             assert len(posts.texts(range(len(posts)))) == len(posts) == len(posts.engagement)
             assert np.isfinite(posts.engagement).all()
             assert np.isfinite(posts.posted_at).all()
+            json.dumps(inspect.inspect(posts).facts, allow_nan=False)
         except DataError as error:
             str(error).encode()
             return "DataError"
         return "read"
 
-    return Target([bytes([i]) + content for i, name in enumerate(names) for content in contents[name]], run)
+    return Target([bytes([i]) + content for i in range(len(options)) for content in contents], run)
+
+
+def _zip(members: Mapping[str, bytes]) -> bytes:
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return data.getvalue()
 
 
 def _credentials(version: Path, directory: Path) -> Target:  # noqa: ARG001

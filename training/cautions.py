@@ -31,7 +31,8 @@ _OLD_DAYS = 90  # since the newest post
 _NAMED = 5  # that a sentence names
 _EXCEL_ROWS = 1_048_575  # that a sheet holds below its header
 _QUIET_HOURS = 5  # in a row, with the fewest posts
-_BY_DAY = range(9, 15)  # hours of a day that no newsroom's quiet hours begin at
+_QUIET = 0.65  # of what as many hours hold on average
+_BY_DAY = range(9, 18)  # hours at which no newsroom's quiet ones begin
 
 
 def cautions(
@@ -137,7 +138,7 @@ def _of_hours(posts: Dataset) -> Iterator[str]:
     hours = np.bincount([datetime.fromtimestamp(it, zone).hour for it in sample], minlength=24)
     in_a_row = _in_a_row(hours)
     quiet = int(np.argmin(in_a_row))
-    if quiet in _BY_DAY and in_a_row[quiet] < 0.5 * len(sample) * _QUIET_HOURS / 24:
+    if quiet in _BY_DAY and in_a_row[quiet] < _QUIET * len(sample) * _QUIET_HOURS / 24:
         yield f"by {name}'s clocks the fewest posts are of {quiet} to {quiet + _QUIET_HOURS} h, by day: is that the right zone?"
 
 

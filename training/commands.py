@@ -124,7 +124,7 @@ def _inspect(given: Given) -> None:
         if given.get("show"):
             print("\n".join(("", *inspect.show(posts))))
     if found.problems:
-        raise errors.DataError(found.problems[0])
+        raise errors.DataError("a fit would end, for what is said above")
 
 
 def _reading(given: Given) -> Reading:

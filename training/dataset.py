@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 import time
 from array import array
 from collections import Counter
@@ -274,9 +275,11 @@ class _Rows:
         if self.shapes and self._reading.bad_counts == "end":
             shapes = ", ".join(f"{shape} ({rows} times)" for shape, rows in self.shapes.most_common(_SHAPES))
             more = f" and {len(self.shapes) - _SHAPES} more kinds" if len(self.shapes) > _SHAPES else ""
+            dotted = any(re.search(r" 9{1,3}(\.999)+$", shape) for shape in self.shapes)
+            hint = "; if dots separate thousands, remove them" if dotted else ""
             found.append(
                 f"{self.first_shape}: has a count that cannot be read; such counts are {shapes}{more}, where 9 is a digit and X"
-                " a letter. They are often the most popular posts': --bad-counts skip leaves them out"
+                f" a letter{hint}. They are often the most popular posts': --bad-counts skip leaves them out"
             )
         if bad > self._reading.max_bad_share * self.rows:
             found.append(

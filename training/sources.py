@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import glob
 import io
+import logging
 import os
 import shutil
 import stat
@@ -21,6 +22,8 @@ from typing import IO, Any, cast
 from urllib.parse import unquote
 
 from service.errors import DataError
+
+_log = logging.getLogger(__name__)
 
 _SPOOLED = 64 << 20  # bytes of standard input that stay in memory
 _HIDDEN = ("_", ".")  # what markers and unfinished files begin with
@@ -42,7 +45,9 @@ def expand(names: Sequence[str | Path]) -> list[Source]:
     found: dict[object, Source] = {}
     for name in names:
         for source in _expand(os.fspath(name)):
-            found.setdefault(source.identity or source.name, source)
+            known = found.setdefault(source.identity or source.name, source)
+            if known is not source:
+                _log.warning("%s: is named more than once (%s), and read once", known.name, source.name)
     if not found:
         raise DataError("no file is named")
     return list(found.values())

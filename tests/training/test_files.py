@@ -254,13 +254,14 @@ def test_directories_of_hive_give_columns(tmp_path):
     assert (len(posts), int((posts.outlet < 0).sum())) == (13, 1)
 
 
-def test_a_pattern_is_expanded_and_no_file_is_read_twice(tmp_path):
+def test_a_pattern_is_expanded_and_no_file_is_read_twice(tmp_path, caplog):
     for i in range(3):
         (tmp_path / f"{i}.csv").write_text(as_csv(ROWS[4 * i : 4 * i + 4]))
     (tmp_path / "link.csv").symlink_to("0.csv")
     posts = dataset.read([f"{tmp_path}/*.csv", tmp_path / "0.csv"], Reading(min_age=0))
     check(posts)
     assert posts.read == 12
+    assert caplog.text.count("is named more than once") == 2
 
 
 def test_standard_input_and_pipes_are_read(tmp_path):

@@ -266,7 +266,8 @@ def test_why_a_fit_would_end_is_a_problem_and_exit_code_1(tmp_path, capsys, rows
     assert "A fit would end:" in "\n".join(inspect.describe(found))
     assert main(["inspect", "--data", str(tmp_path / "posts.csv")], commands=COMMANDS) == 1
     captured = capsys.readouterr()
-    assert re.search(problem, captured.err)
+    assert re.search(problem, captured.out)
+    assert "a fit would end" in captured.err
     assert SECRET not in captured.out + captured.err
 
 

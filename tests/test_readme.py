@@ -1,4 +1,4 @@
-"""README's commands run as they stand: what they start exists, has all that it needs, and knows its flags."""
+"""The commands of README and docs/ run as they stand: what they start exists, has all that it needs, and knows its flags."""
 
 import re
 import shlex
@@ -10,8 +10,11 @@ import pytest
 
 from harness.process import ROOT, environment
 from headlines.v1 import popularity_pb2
+from training.columns import EXPORTERS, OWN
+from training.commands import COMMANDS as COMMANDS_OF_TRAINING
 
 README = (ROOT / "README.md").read_text("utf-8")
+YOUR_POSTS = (ROOT / "docs" / "your-posts.md").read_text("utf-8")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 STARTS = ("make", "pip", "docker", "grpcurl", "headlines", "python", ".venv/bin/")
 
@@ -20,11 +23,11 @@ FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 def blocks(language):
-    return [text for name, text in FENCED.findall(README) if name == language]
+    return [text for name, text in FENCED.findall(README + YOUR_POSTS) if name == language]
 
 
 def commands():
-    text = FENCED.sub("", README)
+    text = FENCED.sub("", README + YOUR_POSTS)
     lines = [line for block in blocks("") for line in block.replace("\\\n", " ").splitlines()]
     for line in [*lines, *re.findall(r"`([^`]+)`", text)]:
         words = shlex.split(line, comments=True) if line.startswith(STARTS) else []
@@ -111,3 +114,13 @@ def test_the_python_of_a_caller_runs(serve, models, capsys):
         server.wait_for("serving version")
         exec(program.replace("127.0.0.1:50051", server.target), {})
     assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+def test_every_exporter_is_in_the_page_for_editors_and_every_flag_in_it_exists():
+    table = YOUR_POSTS[YOUR_POSTS.index("| exporter") : YOUR_POSTS.index("If nothing fits")]
+    listed = [row.split("|")[1].strip() for row in table.splitlines()[2:] if row]
+    names = ["your own table" if exporter is OWN else exporter.name.replace(" or ", ", ") for exporter in EXPORTERS]
+    assert sorted(listed) == sorted(names)
+    known = {flag.flag for name in ("fit", "inspect") for flag in COMMANDS_OF_TRAINING[name].flags}
+    own = set(re.findall(r"--[a-z]+(?:-[a-z]+)*", YOUR_POSTS)) - {"--csv", "--jsonl"}  # of twint and snscrape
+    assert own <= known

@@ -143,7 +143,7 @@ def test_an_unknown_variable_is_warned_about(fit, name, near):
     assert f"{name} is not a variable of this program{near}\n" in log
 
 
-@pytest.mark.parametrize("command", ["fit", "evaluate", "synthesize"])
+@pytest.mark.parametrize("command", ["fit", "inspect", "evaluate", "synthesize"])
 def test_without_the_extra_it_says_what_to_install(command):
     """In an environment that has nothing but Python, as far as modules beyond the standard library go."""
     program = (
@@ -164,13 +164,14 @@ def test_without_the_extra_it_says_what_to_install(command):
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("command", ["fit", "evaluate", "synthesize"])
+@pytest.mark.parametrize("command", ["fit", "inspect", "evaluate", "synthesize"])
 def test_help_names_the_default_and_the_variable(command, capsys):
     with pytest.raises(SystemExit) as exit_:
         main([command, "--help"])
     assert exit_.value.code == 0
     shown = " ".join(capsys.readouterr().out.split())
-    assert "HEADLINES_SEED" in shown or "(default the highest; HEADLINES_VERSION)" in shown
+    variables = ("HEADLINES_SEED", "(default the highest; HEADLINES_VERSION)", "(default no; HEADLINES_SHOW)")
+    assert any(variable in shown for variable in variables)
 
 
 def test_ctrl_c_is_said_and_ends_it_with_130(monkeypatch, capsys, tmp_path):

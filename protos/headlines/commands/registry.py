@@ -21,6 +21,7 @@ _ELSEWHERE = {
     "serve": "service",
     "healthcheck": "service",
     "fit": "training",
+    "inspect": "training",
     "evaluate": "training",
     "synthesize": "training",
 }

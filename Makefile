@@ -19,6 +19,7 @@ TOOLS = \
 	github.com/bojand/ghz/cmd/ghz@v0.93.0 \
 	github.com/bufbuild/buf/cmd/buf@v1.75.0 \
 	github.com/prometheus/prometheus/cmd/promtool@v0.316.0
+S3_SERVER = "moto[server]==5.2.5"
 
 # Recipes share one environment and one models/.
 .NOTPARALLEL:
@@ -109,4 +110,5 @@ endef
 
 .tools/.installed: Makefile
 	for tool in $(TOOLS); do GOBIN="$(CURDIR)/.tools" go install $$tool || exit; done
+	.venv/bin/python -m venv --clear .tools/s3 && .tools/s3/bin/pip install --disable-pip-version-check --quiet $(S3_SERVER)
 	@touch $@

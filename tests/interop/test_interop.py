@@ -34,6 +34,10 @@ def test_buf_finds_nothing_wrong_with_the_protos():
     assert run("buf", "lint", str(ROOT / "protos")) == ""
 
 
+def test_buf_finds_no_change_that_would_break_a_caller_of_version_1():
+    assert run("buf", "breaking", str(ROOT / "protos"), "--against", str(ROOT / "tests" / "golden" / "api_v1.binpb")) == ""
+
+
 def test_grpcurl_finds_its_way_by_reflection(server):
     services = run("grpcurl", "-plaintext", server.target, "list").split()
     assert {SERVICE, "grpc.health.v1.Health"} <= set(services)

@@ -28,6 +28,7 @@ from harness import report
 from harness.load import closed_loop, open_loop
 from harness.process import ROOT, ServerProcess, serving, started
 from harness.requests import make_requests
+from harness.wire import PREDICT, framed
 
 CLOSED = ((1, 1), (8, 1), (64, 1), (4, 64))  # clients, headlines a request
 OPEN = (0.3, 0.6, 0.8)  # shares of the rate that 64 clients reached
@@ -72,9 +73,9 @@ def measure_closed(
 def measure_h2load(server: ServerProcess, request: bytes, seconds: float) -> float:
     """Requests a second with 64 clients of h2load."""
     with tempfile.NamedTemporaryFile() as file:
-        file.write(b"\x00" + len(request).to_bytes(4, "big") + request)
+        file.write(framed(request))
         file.flush()
-        url = f"http://{server.target}/headlines.v1.PopularityService/Predict"
+        url = f"http://{server.target}{PREDICT.decode()}"
         command = ["h2load", "--clients=64", f"--duration={seconds:g}", f"--data={file.name}"]
         headers = ["--header=content-type: application/grpc", "--header=te: trailers"]
         done = subprocess.run([*command, *headers, url], capture_output=True, text=True, check=True)

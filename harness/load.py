@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import math
 import random
-import re
 import select
 import socket
+import struct
 import time
 from collections import Counter, deque
 from collections.abc import Collection, Iterator, Sequence
@@ -24,19 +24,12 @@ from itertools import cycle
 import grpc
 import numpy as np
 
-PREDICT = b"/headlines.v1.PopularityService/Predict"
-PREDICT_STREAM = b"/headlines.v1.PopularityService/PredictStream"
+from harness import wire
+
 OK, CANCELLED, DEADLINE_EXCEEDED = "OK", "CANCELLED", "DEADLINE_EXCEEDED"
 UNAVAILABLE = "UNAVAILABLE"  # also how a gRPC client tells of a call that the server refused before it looked at it
 PATIENCE = 10.0  # seconds without an answer, after which a server counts as dead
 
-_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-_DATA, _HEADERS, _RESET, _SETTINGS, _PING, _GOAWAY, _WINDOW_UPDATE = 0x0, 0x1, 0x3, 0x4, 0x6, 0x7, 0x8
-_END_STREAM, _END_HEADERS, _ACK = 0x1, 0x4, 0x1
-_HEADER_TABLE_SIZE, _MAX_CONCURRENT_STREAMS, _INITIAL_WINDOW_SIZE = 0x1, 0x3, 0x4
-_CANCEL = (8).to_bytes(4, "big")
-_FRAME_BYTES = 16_384  # of a frame's payload, at most
-_WINDOW = (1 << 31) - 1  # bytes that a server may send before it is told to go on; no run comes near it
 _TIMEOUT = b"5S"  # the client's default deadline
 _STATUSES = {b"%d" % code.value[0]: code.name for code in grpc.StatusCode}
 _RESETS = {7: UNAVAILABLE, 8: CANCELLED, 11: "RESOURCE_EXHAUSTED"}  # HTTP/2's codes as gRPC's; any other is INTERNAL
@@ -71,7 +64,7 @@ def closed_loop(
     They share `connections`, on which the server may refuse what is beyond its limit; each has its own if that is None. A
     call that ends otherwise than answered or UNAVAILABLE ends the program.
     """
-    messages = cycle([framed(request) for request in requests])
+    messages = cycle([wire.framed(request) for request in requests])
     shared = [Connection(target) for _ in range(connections or clients)]
     latencies: list[float] = []
     statuses: Counter[str] = Counter()
@@ -112,7 +105,7 @@ def open_loop(
     """
     rng = random.Random(0)
     due = deque(np.cumsum([rng.expovariate(rate) for _ in range(round(rate * (settle + seconds)))]).tolist())
-    messages = cycle([framed(request) for request in requests])
+    messages = cycle([wire.framed(request) for request in requests])
     clients = [Connection(target) for _ in range(connections)]
     turns = cycle(clients)
     expiring: deque[tuple[Connection, Call]] = deque()
@@ -190,18 +183,12 @@ class Connection:
     as its windows let them, and whoever's time is up is reset.
     """
 
-    def __init__(self, target: str, path: bytes = PREDICT) -> None:
+    def __init__(self, target: str, path: bytes = wire.PREDICT) -> None:
         host, _, port = target.rpartition(":")
         self.socket = socket.create_connection((host, int(port)), PATIENCE)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        # Without a header table the server spells every status out, so that nothing has to be kept to read it.
-        settings = b"".join(
-            number.to_bytes(2, "big") + value.to_bytes(4, "big")
-            for number, value in ((_HEADER_TABLE_SIZE, 0), (_INITIAL_WINDOW_SIZE, _WINDOW))
-        )
-        window = (_WINDOW - 65_535).to_bytes(4, "big")
-        self._unsent = bytearray(_PREFACE + _frame(_SETTINGS, 0, 0, settings) + _frame(_WINDOW_UPDATE, 0, 0, window))
-        # The first request's headers enter the server's table, from where the later ones name them by a byte each.
+        self._unsent = bytearray(wire.OPENING)
+        # The first request's headers enter the server's table, so that later ones name them by a byte each.
         named = [
             (b"\x40\x0cgrpc-timeout", _TIMEOUT),
             (b"\x41", target.encode()),  # :authority
@@ -219,8 +206,8 @@ class Connection:
         self._calls: dict[int, Call] = {}  # by stream
         self._waiting: deque[Call] = deque()
         self._limit = 0  # streams; known from the server's settings on
-        self._window = 65_535  # bytes of messages that the server takes yet
-        self._first_window = 65_535  # the same for a new stream
+        self._window = wire.WINDOW_BYTES  # of messages that the server takes yet
+        self._first_window = wire.WINDOW_BYTES  # the same for a new stream
         self._windows: dict[int, int] = {}  # the same by stream
         self._messages: dict[int, bytes] = {}  # what waits for windows, by stream
         self._flush()
@@ -259,7 +246,7 @@ class Connection:
         call.status = status
         if call.stream:
             self._forget(call.stream)
-            self._unsent += _frame(_RESET, 0, call.stream, _CANCEL)
+            self._unsent += wire.frame(wire.RESET, 0, call.stream, wire.CANCEL)
             self._begin_waiting()
             self._flush()
 
@@ -283,23 +270,23 @@ class Connection:
             payload = received[at + 9 : end]
             at = end
             call = self._calls.get(number)
-            if kind == _DATA and call:
+            if kind == wire.DATA and call:
                 call.received += payload
                 if call.streaming:
                     yield call
-            elif kind == _HEADERS and flags & _END_STREAM and call:
-                found = re.search(rb"grpc-status[\x01\x02](\d+)", payload)
+            elif kind == wire.HEADERS and flags & wire.END_STREAM and call:
+                found = wire.STATUS.search(payload)
                 call.status = _STATUSES[found[1]] if found else "UNKNOWN"
-            elif kind == _RESET and call:
+            elif kind == wire.RESET and call:
                 call.status = _RESETS.get(int.from_bytes(payload, "big"), "INTERNAL")
-            elif kind == _WINDOW_UPDATE:
+            elif kind == wire.WINDOW:
                 self._widen(number, int.from_bytes(payload, "big"))
-            elif kind == _SETTINGS and not flags & _ACK:
+            elif kind == wire.SETTINGS and not flags & wire.ACK:
                 self._set(payload)
-                self._unsent += _frame(_SETTINGS, _ACK, 0, b"")
-            elif kind == _PING and not flags & _ACK:
-                self._unsent += _frame(_PING, _ACK, 0, payload)
-            elif kind == _GOAWAY:
+                self._unsent += wire.frame(wire.SETTINGS, wire.ACK, 0)
+            elif kind == wire.PING and not flags & wire.ACK:
+                self._unsent += wire.frame(wire.PING, wire.ACK, 0, payload)
+            elif kind == wire.GOAWAY:
                 raise SystemExit(f"the server ended a connection: {payload!r}")
             if call and call.status:
                 self._forget(number)
@@ -329,11 +316,11 @@ class Connection:
             headers = self._headers + timeout
             if self._first_headers:
                 headers, self._first_headers = self._first_headers, b""
-            self._unsent += _frame(_HEADERS, _END_HEADERS, self._stream, headers)
+            self._unsent += wire.frame(wire.HEADERS, wire.END_HEADERS, self._stream, headers)
             size = len(call.message)
-            if not self._messages and not call.streaming and size <= min(_FRAME_BYTES, self._window, self._first_window):
+            if not self._messages and not call.streaming and size <= min(wire.FRAME_BYTES, self._window, self._first_window):
                 self._window -= size
-                self._unsent += _frame(_DATA, _END_STREAM, self._stream, call.message)
+                self._unsent += wire.frame(wire.DATA, wire.END_STREAM, self._stream, call.message)
             else:
                 self._windows[self._stream] = self._first_window
                 self._messages[self._stream] = call.message
@@ -347,10 +334,10 @@ class Connection:
             if room <= 0:
                 continue
             done = room == len(message)
-            for start in range(0, room, _FRAME_BYTES):
-                end = min(start + _FRAME_BYTES, room)
+            for start in range(0, room, wire.FRAME_BYTES):
+                end = min(start + wire.FRAME_BYTES, room)
                 last = done and end == room and not self._calls[number].streaming
-                self._unsent += _frame(_DATA, _END_STREAM if last else 0, number, message[start:end])
+                self._unsent += wire.frame(wire.DATA, wire.END_STREAM if last else 0, number, message[start:end])
             self._window -= room
             self._windows[number] -= room
             if done:
@@ -372,12 +359,9 @@ class Connection:
             self._windows[stream] += by
 
     def _set(self, settings: bytes) -> None:
-        values = {
-            int.from_bytes(settings[i : i + 2], "big"): int.from_bytes(settings[i + 2 : i + 6], "big")
-            for i in range(0, len(settings), 6)
-        }
-        self._limit = values.get(_MAX_CONCURRENT_STREAMS, self._limit or _WINDOW)
-        first_window = values.get(_INITIAL_WINDOW_SIZE, self._first_window)
+        values = dict(struct.iter_unpack(">HI", settings))
+        self._limit = values.get(wire.MAX_CONCURRENT_STREAMS, self._limit or wire.WIDE)
+        first_window = values.get(wire.INITIAL_WINDOW_SIZE, self._first_window)
         for stream in self._windows:
             self._windows[stream] += first_window - self._first_window
         self._first_window = first_window
@@ -396,15 +380,6 @@ def wait(connections: Collection[Connection], seconds: float, *, required: bool 
     if required and not (readable or writable):
         raise SystemExit(f"the server has not answered for {seconds:.0f} s")
     return list({*readable, *writable})
-
-
-def framed(request: bytes) -> bytes:
-    """A message as gRPC sends it: not compressed, its length, its bytes."""
-    return b"\x00" + len(request).to_bytes(4, "big") + request
-
-
-def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
-    return len(payload).to_bytes(3, "big") + bytes((kind, flags)) + stream.to_bytes(4, "big") + payload
 
 
 def _require_ok(call: Call) -> None:

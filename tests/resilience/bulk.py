@@ -19,9 +19,10 @@ from itertools import cycle
 import numpy as np
 
 from harness import report
-from harness.load import OK, PATIENCE, PREDICT_STREAM, Call, Connection, framed, wait
+from harness.load import OK, PATIENCE, Call, Connection, wait
 from harness.process import ServerProcess, serving
 from harness.requests import make_requests
+from harness.wire import PREDICT_STREAM, framed
 from headlines.v1.popularity_pb2 import PredictRequest, PredictStreamRequest, PredictStreamResponse
 
 CALLERS = 8

@@ -20,9 +20,10 @@ from collections import Counter
 from collections.abc import Sequence
 
 from harness import report
-from harness.load import CANCELLED, OK, PATIENCE, UNAVAILABLE, Call, Connection, framed, wait
+from harness.load import CANCELLED, OK, PATIENCE, UNAVAILABLE, Call, Connection, wait
 from harness.process import ServerProcess, serving
 from harness.requests import make_requests
+from harness.wire import framed
 
 CONNECTIONS = 8
 CALLERS = 8  # on each

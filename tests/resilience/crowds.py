@@ -35,8 +35,9 @@ import grpc
 import numpy as np
 
 from harness import report
-from harness.load import Call, Connection, framed
+from harness.load import Call, Connection
 from harness.process import ROOT, ServerProcess, serving
+from harness.wire import PREDICT, framed
 from headlines.client import Client, ClientError
 from headlines.v1.popularity_pb2 import Headline, PredictRequest, PredictStreamRequest
 from headlines.v1.popularity_pb2_grpc import PopularityServiceStub
@@ -50,8 +51,6 @@ MEMORY = 400e6  # bytes
 RESETS_MEMORY = 100e6  # bytes more than before
 HEALTH = 1.0  # seconds
 LARGEST = [Headline(text="слово " * 371)] * 1020  # 4,081 bytes each: nearly 4 MiB
-HEADS = ("p50 ms", "p99 ms", "max ms", "health p99", "health max", "MB before", "MB most")
-PREDICT = "/headlines.v1.PopularityService/Predict"
 
 
 def streams(target: str, seconds: float) -> Counter[str]:
@@ -75,7 +74,7 @@ def calls(target: str, seconds: float) -> Counter[str]:
 
     async def call(channel: grpc.aio.Channel, until: float) -> str:
         codes: Counter[str] = Counter()
-        predict: Any = channel.unary_unary(PREDICT, None, None)
+        predict: Any = channel.unary_unary(PREDICT.decode(), None, None)
         while time.monotonic() < until:
             try:
                 await predict(message, timeout=10)
@@ -92,7 +91,7 @@ def silent(target: str, seconds: float) -> Counter[str]:
 
     async def call(channel: grpc.aio.Channel, until: float) -> str:
         while time.monotonic() < until:
-            begin: Any = channel.stream_unary(PREDICT, None, None)
+            begin: Any = channel.stream_unary(PREDICT.decode(), None, None)
             waiting = begin(timeout=until - time.monotonic() + 1)
             with suppress(grpc.RpcError, asyncio.TimeoutError):
                 await asyncio.wait_for(asyncio.shield(waiting.code()), max(0.0, until - time.monotonic()))
@@ -178,15 +177,7 @@ def ghz_callers(target: str, seconds: float) -> Counter[str]:
     ghz = shutil.which("ghz", path=ROOT / ".tools")
     if not ghz:
         return Counter({"ghz is missing: make interop": 1})
-    flags = [
-        "--insecure",
-        "--call",
-        "headlines.v1.PopularityService/Predict",
-        "--concurrency",
-        str(CALLERS),
-        "--connections",
-        "1",
-    ]
+    flags = ["--insecure", "--call", PREDICT.decode().strip("/"), "--concurrency", str(CALLERS), "--connections", "1"]
     flags += ["--duration", f"{seconds:.0f}s", "--duration-stop", "wait", "--format", "json"]
     flags += ["--proto", str(ROOT / "protos/headlines/v1/popularity.proto"), "--import-paths", str(ROOT / "protos")]
     done = subprocess.run(

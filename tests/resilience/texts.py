@@ -23,6 +23,7 @@ from collections.abc import Iterable
 
 from harness import report
 from harness.process import ServerProcess, serving
+from harness.wire import PREDICT
 
 BYTES = 4080  # of a text; 1,024 of them are 4 MB, the largest message
 HEADLINES = 1024
@@ -156,7 +157,7 @@ def beside(server: ServerProcess, name: str, text: str, seconds: float) -> tuple
 
     def ask(channel: grpc.Channel, request: bytes) -> float:
         began = time.perf_counter()
-        channel.unary_unary("/headlines.v1.PopularityService/Predict", None, None)(request, timeout=60)
+        channel.unary_unary(PREDICT.decode(), None, None)(request, timeout=60)
         return time.perf_counter() - began
 
     def ask_large() -> None:

@@ -27,6 +27,7 @@ from harness.wire import (
     PATIENCE,
     PING,
     PREDICT,
+    PREDICT_STREAM,
     TOKEN,
     Connection,
     begin,
@@ -34,7 +35,7 @@ from harness.wire import (
     framed,
     head,
 )
-from tests.resilience.fuzz.calls import CALLS, CONNECTIONS, CONNECTIONS_SHARE, MESSAGES, STREAM
+from tests.resilience.fuzz.calls import CALLS, CONNECTIONS, CONNECTIONS_SHARE, MESSAGES
 from tests.resilience.fuzz.targets import TEXTS
 
 AT_ONCE = 50  # calls under way on a connection, or connections at once
@@ -107,7 +108,7 @@ def peaks(server: ServerProcess, size: int) -> dict[str, tuple[int, str]]:
     packed = framed(deflated.compress(bytes(size)) + deflated.flush(), 1)
     found = {}
     before = server.resident_bytes
-    for path, tag in ((PREDICT, b"\x0a"), (STREAM, b"\x12")):
+    for path, tag in ((PREDICT, b"\x0a"), (PREDICT_STREAM, b"\x12")):
         longest = tag + b"\xfb\xff\xff\x01" + b"\x0a\xf6\xff\xff\x01" + bytes((4 << 20) - 10)
         calls = {
             f"{size >> 20} MB in a gzip bomb": (packed, {"grpc_encoding": b"gzip"}),

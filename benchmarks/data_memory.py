@@ -7,7 +7,6 @@ their own, so that no row is a repetition; times and outlets stay, so that all c
 case.
 """
 
-import argparse
 import csv
 import gzip
 import json
@@ -19,6 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from harness import report
 from harness.requests import REAL_DATA
 
 _MEASURE = """
@@ -41,7 +41,7 @@ print(json.dumps([posts.read, len(posts), seconds, peak]))
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = report.parser(__doc__)
     parser.add_argument(
         "data", type=Path, nargs="?", default=REAL_DATA, help="a .csv.gz file with a headline column; the real data by default"
     )
@@ -130,4 +130,4 @@ _FORMATS: dict[str, Callable[[Path, Path], Path] | None] = {
 }
 
 if __name__ == "__main__":
-    main()
+    report.run(main)

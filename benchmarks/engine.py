@@ -8,7 +8,6 @@ The network has random weights and rows have random words, which changes no time
 
 from __future__ import annotations
 
-import argparse
 import os
 import statistics
 import tempfile
@@ -22,6 +21,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import numpy as np
 
+from harness import report
 from harness.requests import real_headlines
 from service.model.artifact import Artifact
 from service.model.engines import Model, choose
@@ -74,7 +74,7 @@ def compute(model: Model, batch: Any) -> object:  # noqa: ANN401
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.engine")
+    parser = report.parser(__doc__)
     parser.add_argument("--runs", type=int, default=5)
     args = parser.parse_args()
     from training import export  # loads TensorFlow, which flags need not wait for
@@ -103,4 +103,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    report.run(main)

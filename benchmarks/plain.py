@@ -7,7 +7,6 @@ No batching across requests, one call at a time in a thread, so that the event l
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import os
@@ -20,6 +19,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import grpc
 import numpy as np
 
+from harness import report
+from harness.process import versions
 from headlines.v1.popularity_pb2 import DESCRIPTOR, PredictRequest, PredictResponse
 from service.model import artifact
 from service.model.preprocessing import SEQUENCE_LENGTH, Headline, Preprocessor
@@ -29,7 +30,7 @@ async def serve(models: Path) -> None:
     """Serve on a free port, which is told as the product tells it, until the process is ended."""
     import tensorflow as tf  # takes seconds, which flags need not wait for
 
-    version = artifact.read(models / str(artifact.versions(models)[0]))
+    version = artifact.read(versions(models)[0])
     preprocessor = Preprocessor(version.vocabulary, version.info.outlet_levels)
     serving_default = tf.saved_model.load(str(version.path)).signatures["serving_default"]
     thread = ThreadPoolExecutor(1)
@@ -58,6 +59,4 @@ async def serve(models: Path) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.plain")
-    parser.add_argument("--models", type=Path, default=Path("models"))
-    asyncio.run(serve(parser.parse_args().models))
+    report.run(lambda: asyncio.run(serve(report.models_parser(__doc__).parse_args().models)))

@@ -81,7 +81,7 @@ def measure_h2load(server: ServerProcess, request: bytes, seconds: float) -> flo
         done = subprocess.run([*command, *headers, url], capture_output=True, text=True, check=True)
     found = re.search(r"finished in .*?, ([\d.]+) req/s", done.stdout)
     if not found or not re.search(r" 0 failed, 0 errored", done.stdout):
-        raise SystemExit(done.stdout)
+        raise report.BrokenError(f"h2load: {done.stdout}")
     return float(found[1])
 
 
@@ -158,4 +158,4 @@ def show(medians: dict[tuple[str, object], dict[str, float]]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    report.run(main)

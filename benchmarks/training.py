@@ -140,4 +140,4 @@ def pad(examples: Examples) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray
 
 
 if __name__ == "__main__":
-    main()
+    report.run(main)

@@ -25,6 +25,7 @@ import grpc
 import numpy as np
 
 from harness import wire
+from harness.report import BrokenError
 
 OK, CANCELLED, DEADLINE_EXCEEDED = "OK", "CANCELLED", "DEADLINE_EXCEEDED"
 UNAVAILABLE = "UNAVAILABLE"  # also how a gRPC client tells of a call that the server refused before it looked at it
@@ -61,8 +62,8 @@ def closed_loop(
 ) -> Load:
     """Clients of which each sends its next request as soon as it has the answer; `headlines` are in every request.
 
-    They share `connections`, on which the server may refuse what is beyond its limit; each has its own if that is None. A
-    call that ends otherwise than answered or UNAVAILABLE ends the program.
+    They share `connections`, on which the server may refuse what is beyond its limit; each has its own if that is None.
+    Raises BrokenError if a call ends otherwise than answered or UNAVAILABLE.
     """
     messages = cycle([wire.framed(request) for request in requests])
     shared = [Connection(target) for _ in range(connections or clients)]
@@ -79,7 +80,7 @@ def closed_loop(
                 if call.status == OK:
                     latencies.append(now - call.due)
                 elif call.status != UNAVAILABLE or not connections:
-                    raise SystemExit(f"a call ended as {call.status}")
+                    raise BrokenError(f"a call ended as {call.status}")
                 client.begin(Call(next(messages), now))
     for client in shared:
         client.close()
@@ -100,8 +101,8 @@ def open_loop(
     """Requests that come as a Poisson process, `rate` a second in the mean, whether or not the server keeps up.
 
     A latency counts from the time at which its request was due, so that a server that falls behind cannot hide it. With a
-    `deadline` in seconds a request ends when its time is up, as in a gRPC client, and how each ended is counted; without one, a
-    call that fails ends the program. What comes in the first `settle` seconds is load like the rest but is not counted.
+    `deadline` in seconds a request ends when its time is up, as in a gRPC client, and how each ended is counted; without one,
+    BrokenError is raised if a call fails. What comes in the first `settle` seconds is load like the rest but is not counted.
     """
     rng = random.Random(0)
     due = deque(np.cumsum([rng.expovariate(rate) for _ in range(round(rate * (settle + seconds)))]).tolist())
@@ -117,8 +118,8 @@ def open_loop(
     begin = time.perf_counter()
 
     def end(call: Call, now: float) -> None:
-        if deadline is None:
-            _require_ok(call)
+        if deadline is None and call.status != OK:
+            raise BrokenError(f"a call ended as {call.status}")
         if call.due >= begin + settle:
             statuses[call.status] += 1
             if call.status == OK:
@@ -258,7 +259,7 @@ class Connection:
         except BlockingIOError:
             return
         if not received:
-            raise SystemExit("the server closed a connection")
+            raise BrokenError("the server closed a connection")
         received = self._received + received
         at = 0
         while len(received) >= at + 9:
@@ -287,7 +288,7 @@ class Connection:
             elif kind == wire.PING and not flags & wire.ACK:
                 self._unsent += wire.frame(wire.PING, wire.ACK, 0, payload)
             elif kind == wire.GOAWAY:
-                raise SystemExit(f"the server ended a connection: {payload!r}")
+                raise BrokenError(f"the server ended a connection: {payload!r}")
             if call and call.status:
                 self._forget(number)
                 self._begin_waiting()
@@ -373,15 +374,10 @@ class Connection:
 
 
 def wait(connections: Collection[Connection], seconds: float, *, required: bool = True) -> list[Connection]:
-    """The connections that can go on, after at most so many seconds; if one is `required`, none ends the program."""
+    """The connections that can go on, after at most so many seconds. Raises BrokenError if one is `required` and none can."""
     # select alone waits to the microsecond; epoll and event loops round up to a millisecond.
     writers = [connection for connection in connections if connection.writes]
     readable, writable, _ = select.select(connections, writers, (), max(0.0, seconds))
     if required and not (readable or writable):
-        raise SystemExit(f"the server has not answered for {seconds:.0f} s")
+        raise BrokenError(f"the server has not answered for {seconds:.0f} s")
     return list({*readable, *writable})
-
-
-def _require_ok(call: Call) -> None:
-    if call.status != OK:
-        raise SystemExit(f"a call ended as {call.status}")

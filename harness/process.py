@@ -16,6 +16,10 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
+from harness.report import BrokenError
+from service.errors import UsageError
+from service.model import artifact
+
 ROOT = Path(__file__).resolve().parent.parent
 PATIENCE = 120  # seconds for what takes moments; only what fails waits so long
 
@@ -60,11 +64,12 @@ class ServerProcess:
         self._new.put(None)
 
     def read_until(self, words: str) -> str:
-        """The log's next line with these words. Raises AssertionError if the process ends before, queue.Empty if it is late."""
-        while line := self._new.get(timeout=PATIENCE):
-            if words in line:
-                return line
-        raise AssertionError(f"the process ended before it logged {words!r}:\n{self.output}")
+        """The log's next line with these words. Raises BrokenError if it does not come."""
+        with suppress(queue.Empty):
+            while line := self._new.get(timeout=PATIENCE):
+                if words in line:
+                    return line
+        raise BrokenError(f"the process did not log {words!r}; its exit code is {self.process.poll()}:\n{self.output}")
 
     def wait_for(self, message: str) -> dict[str, Any]:
         """The log's next record whose message holds these words. Raises as `read_until`."""
@@ -126,6 +131,13 @@ class ServerProcess:
         self.process.stdout.close()
 
 
+def versions(models: Path) -> list[Path]:
+    """The directories of versions, the highest number first. Raises UsageError if there is none."""
+    if numbers := artifact.versions(models):
+        return [models / str(number) for number in numbers]
+    raise UsageError(f"{models} holds no version: train one, or name another directory with --models")
+
+
 def serve(models: Path | str, *flags: object) -> list[str]:
     """The command for a server on free ports; flags change that."""
     command = [sys.executable, "-m", "service", "serve", "--models", str(models), "--port", "0", "--http-port", "0"]
@@ -134,8 +146,7 @@ def serve(models: Path | str, *flags: object) -> list[str]:
 
 def serving(models: Path, *flags: str) -> AbstractContextManager[ServerProcess]:
     """A server on free ports that stops without a drain, from when a version is live until it is stopped in the end."""
-    if not any(models.glob("*/saved_model.pb")):
-        raise SystemExit(f"{models} holds no version: train one, or name another directory with --models")
+    versions(models)
     return started(serve(models, "--drain-seconds", "0", *flags))
 
 
@@ -149,7 +160,7 @@ def started(command: Sequence[str]) -> Iterator[ServerProcess]:
             if record["level"] != "info":
                 print(record["message"], file=sys.stderr)
         else:
-            raise SystemExit(f"the server ended with {server.wait()}")
+            raise BrokenError(f"the server ended with {server.wait()}")
         server.port, server.http_port = record["port"], record["http_port"]
         yield server
         server.process.send_signal(signal.SIGTERM)

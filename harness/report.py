@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+
+from service.errors import HeadlinesError, UsageError
 
 
 class BrokenError(Exception):
-    """A promise is broken; says what was seen."""
+    """A promise is broken, or whether it holds could not be measured; each argument says what was seen."""
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
     """A parser whose help is a module's docstring as it stands."""
-    return argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    spec = sys.modules["__main__"].__spec__
+    return argparse.ArgumentParser(
+        prog=f"python -m {spec.name.removesuffix('.__main__')}" if spec else None,
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
 
 
 def models_parser(description: str | None) -> argparse.ArgumentParser:
@@ -24,9 +32,20 @@ def models_parser(description: str | None) -> argparse.ArgumentParser:
     return found
 
 
-def end(problems: Iterable[str]) -> None:
-    """Print each broken promise once; if there is one, end the program with exit code 1."""
-    for problem, count in (counted := Counter(problems)).items():
-        print(f"BROKEN: {problem}" + (f" ({count} times)" if count > 1 else ""))
-    if counted:
-        raise SystemExit(1)
+def run(main: Callable[[], None]) -> None:
+    """Run a program: exit code 1 and a line for each broken promise, 2 if a flag or variable is wrong."""
+    try:
+        main()
+    except BrokenError as error:
+        for problem, count in Counter(error.args).items():
+            print(f"BROKEN: {problem}" + (f" ({count} times)" if count > 1 else ""))
+        sys.exit(1)
+    except HeadlinesError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2 if isinstance(error, UsageError) else 1)
+
+
+def require_none(problems: Iterable[str]) -> None:
+    """Raise BrokenError if there are any broken promises."""
+    if seen := tuple(problems):
+        raise BrokenError(*seen)

@@ -4,7 +4,7 @@
 
 8 callers ask for one headline at a time; beside them 1 or 50 streams, each on a connection of its own, keep four requests of
 128 headlines without an answer, as this project's client does. All are one process, so that two cores are enough. Every figure
-is the median over the runs. It ends with 1 where a promise is broken.
+is the median over the runs. It ends with 1 if a promise is broken.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def ask_beside(target: str, requests: Sequence[bytes], bulk_requests: Sequence[b
                             outcome.problems.append(f"a stream's request failed: {answer.error.message}")
                         client.write(call, next(bulk_messages))
                     if call.status:
-                        raise SystemExit(f"a stream ended as {call.status}")
+                        raise report.BrokenError(f"a stream ended as {call.status}")
                     continue
                 outcome.statuses[call.status] += 1
                 if call.status == OK:
@@ -125,8 +125,8 @@ def main() -> None:
     print(f"p99 beside {STREAMS[-1]} streams over p99 beside one: {ratio:.2f}   at most {SLOWER}")
     if ratio > SLOWER:
         problems.append("interactive calls wait too long")
-    report.end(problems)
+    report.require_none(problems)
 
 
 if __name__ == "__main__":
-    main()
+    report.run(main)

@@ -5,7 +5,7 @@
 Half of the calls are to be reset at a random moment: before the server has seen them, while they wait, or just as the answer
 is on its way; some are answered first. Most ask for one headline, some for hundreds, so that requests are given up between two
 slices of theirs too. The memory after the last tenth is compared with that after the first two tenths: by then buffers and
-allocators have what they need. It ends with 1 where a promise is broken.
+allocators have what they need. It ends with 1 if a promise is broken.
 
 With grpcio 1.78.0 it does, and 1.85.3 grows too: grpc.aio loses the array of a batch of operations that fails or whose awaiter
 is cancelled (grpc/grpc#43360), some 130 bytes a cancelled call. No Python object stays, and without cancels nothing grows.
@@ -120,8 +120,8 @@ def main() -> None:
     # gRPC would end the connections in order in the middle of it.
     with serving(args.models, "--engine", "litert", "--max-connection-age", "86400") as server:
         problems = run(server, make_requests(1), make_requests(300, 20), args.requests)
-    report.end(problems)
+    report.require_none(problems)
 
 
 if __name__ == "__main__":
-    main()
+    report.run(main)

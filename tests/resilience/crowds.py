@@ -292,8 +292,8 @@ def main() -> None:
             broken.append(f"{name}: {max(seen) / 1e6:.0f} MB")
         if name in STOCK and set(codes) - {"OK"}:
             broken.append(f"{name}: {dict(codes)}")
-    report.end(broken)
+    report.require_none(broken)
 
 
 if __name__ == "__main__":
-    main()
+    report.run(main)

@@ -10,7 +10,7 @@ this project asks for the health on a connection of its own, and /metrics is rea
 
 With several --max-streams a server of each runs, and they are measured in turn; this is how the default was chosen. Every
 figure is the median over the runs. `one connection` is what 100 callers that share one get in a closed loop, and what share of
-their calls was refused. It ends with 1 where a promise is broken; those about health and single headlines hold with
+their calls was refused. It ends with 1 if a promise is broken; those about health and single headlines hold with
 --max-streams 48, and service/settings.py says why the default is another one.
 """
 
@@ -155,7 +155,7 @@ def main() -> None:
                 for limit, server in servers.items():
                     try:
                         figures, broken = measure(server, headlines, args.seconds)
-                    except SystemExit as error:  # a run that cannot be measured must not cost the figures of the others
+                    except report.BrokenError as error:  # a run that cannot be measured must not cost the figures of the others
                         problems[f"{headlines} a request: {error}"] += 1
                         continue
                     runs[headlines, limit].append(figures)
@@ -194,8 +194,8 @@ def main() -> None:
                 problems[f"{headlines} a request: {medians['kept']:.1%} of the peak kept, not {KEPT[headlines]:.0%}"] += 1
             if not medians["health"] <= HEALTH_P99 * 1e3:
                 problems[f"{headlines} a request: health takes {medians['health']:.0f} ms"] += 1
-    report.end(problems.elements())
+    report.require_none(problems.elements())
 
 
 if __name__ == "__main__":
-    main()
+    report.run(main)

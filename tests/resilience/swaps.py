@@ -8,8 +8,8 @@ request was due between that rename and the moment at which the log says what be
 headlines.client compares answers with what the version that gave them must answer, and readiness is watched, over gRPC and
 HTTP.
 
-Sources of good versions are all those in --models, in turn. It ends with 1 where a promise is broken: with `litert` also
-where the 99th percentile during swaps is more than twice the one between them.
+Sources of good versions are all those in --models, in turn. It ends with 1 if a promise is broken: with `litert` also
+if the 99th percentile during swaps is more than twice the one between them.
 """
 
 from __future__ import annotations
@@ -39,11 +39,10 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from harness import report
 from harness.load import Load, closed_loop, open_loop
-from harness.process import ServerProcess, serving
+from harness.process import ServerProcess, serving, versions
 from harness.requests import Question, make_requests, real_headlines
 from headlines.client import AsyncClient
 from headlines.v1.popularity_pb2 import ModelVersion
-from service.model import artifact
 from service.model.artifact import CHECKSUMS, CPU_MODEL, EXAMPLES, INFO, VOCABULARY
 from tests.resilience import soak
 from tests.resilience.soak import Tally
@@ -157,7 +156,7 @@ class Outcome:
 
 
 def became_of(server: ServerProcess, version: int) -> dict[str, Any]:
-    """What the log says next of a version. Raises AssertionError and queue.Empty."""
+    """What the log says next of a version. Raises BrokenError if it says nothing."""
     while True:
         record = server.wait_for("")
         if record.get("version") == version and record["logger"] == "service.repository":
@@ -177,9 +176,7 @@ class Trial:
     def prepare(cls, directory: Path, models: Path, questions: Sequence[Question], swaps: int, broken: Container[int]) -> Trial:
         """Version 1, which is there from the start, and `swaps` more, from those in `models`; `broken` are numbers."""
         trial = cls(directory / "models", directory / "coming", {}, {})
-        sources = [directory / "sources" / str(number) for number in artifact.versions(models)]
-        for source in sources:
-            shutil.copytree(models / source.name, source)
+        sources = [shutil.copytree(version, directory / "sources" / version.name) for version in versions(models)]
         answers = [soak.expect(source, questions) for source in sources]
         breakages = cycle(BREAKAGES)
         for number in range(1, swaps + 2):
@@ -327,8 +324,8 @@ def main() -> None:
         outcome.problems.append(f"{outcome.tally.wrong} wrong answers")
     if args.engine == "litert" and ratio > TIMES_AS_LONG:
         outcome.problems.append(f"p99 during swaps is {ratio:.1f} times the one between them")
-    report.end(outcome.problems)
+    report.require_none(outcome.problems)
 
 
 if __name__ == "__main__":
-    main()
+    report.run(main)

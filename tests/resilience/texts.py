@@ -210,8 +210,8 @@ def main() -> None:
             p50, p99 = np.quantile(latencies, [0.5, 0.99]) * 1e3
             print(f"{name:40}{p50:8.1f}{p99:8.1f}{len(latencies):8}{answered:12}")
             problems += broken
-    report.end(problems)
+    report.require_none(problems)
 
 
 if __name__ == "__main__":
-    main()
+    report.run(main)

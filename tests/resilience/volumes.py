@@ -253,8 +253,8 @@ def main() -> None:
         problems += [f"{name}: {problem}" for problem in sorted(set(outcome.problems))]
         if outcome.polls > PROMISED_POLLS or not outcome.calls:
             problems.append(f"{name}: {outcome.calls} calls, live after {outcome.polls:.1f} polls")
-    report.end(problems)
+    report.require_none(problems)
 
 
 if __name__ == "__main__":
-    main()
+    report.run(main)

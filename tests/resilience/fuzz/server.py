@@ -2,7 +2,7 @@
 
 A call has damage in its messages, its framing or its metadata; a connection has damage in its HTTP/2 frames or its compressed
 headers. How calls end is read from the wire, and how those ended whose handler began from the server's own counters: there,
-INTERNAL and UNKNOWN are failures. What gRPC answers by itself shows in the first table alone: UNKNOWN (2) where a header is
+INTERNAL and UNKNOWN are failures. What gRPC answers by itself shows in the first table alone: UNKNOWN (2) if a header is
 missing that HTTP/2 or gRPC asks for, and for a path that is not UTF-8; resets for encodings and deadlines that it cannot read;
 nothing for messages that are cut off.
 """

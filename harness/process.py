@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import os
 import queue
-import re
 import signal
 import subprocess
 import sys
 import threading
-import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
+from urllib.request import urlopen
+
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
 
 from harness.report import BrokenError
 from service.errors import UsageError
@@ -112,13 +114,22 @@ class ServerProcess:
         """Memory that it holds now."""
         return int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
-    def metric(self, name: str) -> float:
-        """One value of /metrics, by its name with its labels."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.http_port}/metrics", timeout=PATIENCE) as answer:
-            found = re.search(rf"^{re.escape(name)} (\S+)$", answer.read().decode(), re.MULTILINE)
-        if not found:
-            raise LookupError(f"/metrics has no {name}")
-        return float(found[1])
+    def get(self, path: str, timeout: float = PATIENCE) -> str:
+        """What its HTTP port answers to a path. Raises OSError unless that is 200."""
+        with urlopen(f"http://127.0.0.1:{self.http_port}{path}", timeout=timeout) as answer:
+            text: str = answer.read().decode()
+            return text
+
+    def samples(self) -> Iterator[Sample]:
+        """Everything in /metrics."""
+        return (it for family in text_string_to_metric_families(self.get("/metrics")) for it in family.samples)
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The value in /metrics with this name and these labels."""
+        for sample in self.samples():
+            if sample.name == name and sample.labels == labels:
+                return float(sample.value)
+        raise BrokenError(f"/metrics has no {name} with labels {labels}")
 
     def __enter__(self) -> Self:
         return self

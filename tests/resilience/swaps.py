@@ -31,7 +31,6 @@ from itertools import cycle
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
-from urllib.request import urlopen
 
 import grpc
 import numpy as np
@@ -55,7 +54,6 @@ QUANTILES = (50, 90, 99, 99.9)
 TIMES_AS_LONG = 2.0  # the promised p99 during swaps, by the one between them
 
 VARIABLES = "variables/variables.data-00000-of-00001"
-FAILURES = r'headlines_model_loads_total{outcome="failure"}'
 
 
 def write(path: Path, data: bytes) -> None:
@@ -237,16 +235,21 @@ async def swap(
     return outcome
 
 
+def count_failures(server: ServerProcess) -> float:
+    """Versions that it could not load."""
+    return server.metric("headlines_model_loads_total", outcome="failure")
+
+
 async def let_in(number: int, trial: Trial, server: ServerProcess, client: AsyncClient, outcome: Outcome) -> None:
     """Let a version come in, see what becomes of it, and take away the one that is no longer needed."""
-    failures = await asyncio.to_thread(server.metric, FAILURES)
+    failures = await asyncio.to_thread(count_failures, server)
     began = time.perf_counter()
     (trial.coming / str(number)).rename(trial.models / str(number))
     record = await asyncio.to_thread(became_of, server, number)
     since = time.time() - datetime.fromisoformat(record["time"]).timestamp()
     outcome.windows.append((began, time.perf_counter() - since))
     model = await client.model()
-    failures = await asyncio.to_thread(server.metric, FAILURES) - failures
+    failures = await asyncio.to_thread(count_failures, server) - failures
     [version] = [it for it in model.versions if it.version == number]
     if breakage := trial.breakages.get(number):
         told = (record["level"] == "error", version.state == ModelVersion.STATE_FAILED and bool(version.error), failures == 1)
@@ -272,14 +275,9 @@ async def watch_health(server: ServerProcess, outcome: Outcome) -> None:
 
 async def watch_readiness(server: ServerProcess, outcome: Outcome, going: Callable[[], bool]) -> None:
     """See to it that /readyz says yes each time."""
-
-    def look() -> None:
-        with urlopen(f"http://127.0.0.1:{server.http_port}/readyz", timeout=10):
-            pass
-
     while going():
         try:
-            await asyncio.to_thread(look)
+            await asyncio.to_thread(server.get, "/readyz", 10)
         except OSError as error:
             outcome.problems.append(f"/readyz: {error}")
         await asyncio.sleep(PAUSE)

@@ -18,7 +18,6 @@ import sys
 import threading
 import time
 import unicodedata
-import urllib.request
 from collections.abc import Iterable
 
 from harness import report
@@ -170,7 +169,7 @@ def beside(server: ServerProcess, name: str, text: str, seconds: float) -> tuple
     def read_health() -> None:
         while time.perf_counter() < until:
             try:
-                urllib.request.urlopen(f"http://127.0.0.1:{server.http_port}/healthz", timeout=10).close()
+                server.get("/healthz", 10)
             except OSError as error:
                 problems.append(f"/healthz beside {name}: {error}")
             time.sleep(0.05)

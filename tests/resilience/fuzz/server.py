@@ -18,7 +18,6 @@ import time
 import zlib
 from collections import Counter
 from pathlib import Path
-from urllib.request import urlopen
 
 from harness.process import ServerProcess, serving
 from harness.wire import (
@@ -146,13 +145,10 @@ def read_log(server: ServerProcess) -> tuple[Counter[str], int]:
 
 def handled(server: ServerProcess) -> Counter[tuple[str, str]]:
     """Calls whose handler began, by method and how they ended."""
-    with urlopen(f"http://127.0.0.1:{server.http_port}/metrics") as answer:
-        text = answer.read().decode()
     found: Counter[tuple[str, str]] = Counter()
-    for code, method, number in re.findall(
-        r'^grpc_server_handled_total{grpc_code="(\w+)",grpc_method="(\w+)".*} (.+)$', text, re.MULTILINE
-    ):
-        found[method, code] += round(float(number))
+    for sample in server.samples():
+        if sample.name == "grpc_server_handled_total":
+            found[sample.labels["grpc_method"], sample.labels["grpc_code"]] += round(sample.value)
     return +found
 
 

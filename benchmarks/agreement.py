@@ -62,7 +62,7 @@ def main() -> None:
     questions = real_headlines(args.rows)
     expected = predict_with_keras(args.models, questions)
     print(f"{len(questions)} real headlines, largest difference from Keras' model.predict")
-    print(f"{'engine':12}{'headlines a call':>18}{'main_output':>14}{'aux_output':>14}")
+    table = report.Table("engine", {"headlines a call": "", "main_output": ".1e", "aux_output": ".1e"})
     worst = 0.0
     for engine in ("litert", "tensorflow"):
         with serving(args.models, "--engine", engine) as server:
@@ -70,7 +70,7 @@ def main() -> None:
                 served = asyncio.run(predict_with_server(server.target, questions, size))
                 main_output, aux_output = np.abs(served - expected).max(axis=0)
                 worst = max(worst, main_output, aux_output)
-                print(f"{engine:12}{size:>18}{main_output:>14.1e}{aux_output:>14.1e}")
+                table.row(engine, size, main_output, aux_output)
     if not worst <= TOLERANCE:
         raise report.BrokenError(f"answers differ by {worst:.1e}, more than {TOLERANCE}")
 

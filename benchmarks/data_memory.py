@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("--root", type=Path, default=Path(__file__).parent.parent, help="the checkout that is measured")
     options = parser.parse_args()
 
-    print(f"{'format':<12} {'rows read':>10} {'rows used':>10} {'seconds':>8} {'peak MB':>8}")
+    table = report.Table("format", {"rows read": ",", "rows used": ",", "seconds": ".1f", "peak MB": ".0f"})
     for copies in options.copies or (1, 10):
         for form in options.formats:
             with tempfile.TemporaryDirectory() as directory:
@@ -64,8 +64,7 @@ def main() -> None:
                     check=True,
                     env=os.environ | {"PYTHONPATH": f"{options.root}{os.pathsep}{options.root / 'protos'}"},
                 )
-            read, used, seconds, peak = json.loads(run.stdout)
-            print(f"{form:<12} {read:>10,} {used:>10,} {seconds:>8.1f} {peak:>8.0f}", flush=True)
+            table.row(form, *json.loads(run.stdout))
 
 
 def _multiply(source: Path, target: Path, copies: int) -> None:

@@ -9,7 +9,6 @@ The network has random weights and rows have random words, which changes no time
 from __future__ import annotations
 
 import os
-import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -93,13 +92,13 @@ def main() -> None:
         model.warm()
         engines[name] = partial(compute, model)
 
-    print(f"{'lengths':22}{'batch':>6}" + "".join(f"{f'{name}, ms':>22}{'headlines/s':>13}{'ratio':>7}" for name in engines))
+    columns = {f"{name} {unit}": spec for name in engines for unit, spec in (("ms", ".3f"), ("/s", ",.0f"), ("ratio", ".1f"))}
+    table = report.Table("lengths", {"batch": "", **columns}, width=22)
     for lengths, rows, batches in measured:
         runs = [{name: measure(call, batches) for name, call in engines.items()} for _ in range(args.runs)]
-        medians = {name: statistics.median(run[name] for run in runs) for name in engines}
-        plain = medians["serving_default"]
-        columns = "".join(f"{took * 1e3:22.3f}{rows / took:13,.0f}{plain / took:7.1f}" for took in medians.values())
-        print(f"{lengths:22}{rows:6}{columns}", flush=True)
+        seconds = report.medians(runs)
+        plain = seconds["serving_default"]
+        table.row(lengths, rows, *(it for took in seconds.values() for it in (took * 1e3, rows / took, plain / took)))
 
 
 if __name__ == "__main__":

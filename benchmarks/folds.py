@@ -47,12 +47,11 @@ def main() -> None:
         **{f"{name}={value}": {name: value} for name, value in GUIDE.items()},
     }
     rows = measure(args.data or [REAL_DATA], variants, args.seeds)
-    width = max(map(len, rows))
     heads = [column.replace("auc_within_outlets", "within").replace("_", " ") for column in COLUMNS]
-    print(" " * width + "".join(f"{head:>15}" for head in heads) + f"{'epochs':>9}{'s a fit':>9}")
+    columns = {**dict.fromkeys(heads, ".4f"), "epochs": ".1f", "s a fit": ".1f"}
+    table = report.Table("", columns, width=max(map(len, rows)))
     for name, figures in rows.items():
-        cells = "".join(f"{figures[column]:15.4f}" if column in figures else " " * 15 for column in COLUMNS)
-        print(f"{name:{width}}{cells}" + "".join(f"{figures[key]:9.1f}" for key in ("epochs", "seconds") if key in figures))
+        table.row(name, *(figures.get(key) for key in (*COLUMNS, "epochs", "seconds")))
 
 
 def parse(text: str) -> dict[str, Any]:

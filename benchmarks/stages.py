@@ -44,9 +44,9 @@ def main() -> None:
     version = Version.load(artifact.read(versions(args.models)[0]), engines.choose("litert"))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         tables = [runner.run(measure(version, size)) for size in SIZES]
-    print(f"{'us a headline; headlines a request:':38}" + "".join(f"{size:>10}" for size in SIZES))
+    shown = report.Table("us a headline; headlines a request:", {str(size): ".2f" for size in SIZES}, width=40)
     for name in tables[0]:
-        print(f"{name:38}" + "".join(f"{table[name] / size:10.2f}" for table, size in zip(tables, SIZES, strict=True)))
+        shown.row(name, *(table[name] / size for table, size in zip(tables, SIZES, strict=True)))
 
 
 async def measure(version: Version, size: int) -> dict[str, float]:

@@ -1,7 +1,7 @@
 """A load generator: gRPC over plain sockets, which costs a tenth of what a gRPC library in Python does.
 
     load = closed_loop("127.0.0.1:50051", requests, clients=8, seconds=5)
-    load.rate, load.quantile(0.99)
+    load.rate, percentiles(load.latencies)["p99 ms"]
 
 So two cores are enough: one for the server, and the generator, which runs in a process of its own, is never what is measured.
 HTTP/2 as in RFC 9113, header compression as in RFC 7541; what a gRPC client does about a server's limits, `Connection` does.
@@ -52,9 +52,10 @@ class Load:
         """Answers a second."""
         return len(self.latencies) / self.seconds
 
-    def quantile(self, share: float) -> float:
-        """The latency in seconds that this share of the answers did not exceed."""
-        return float(np.quantile(self.latencies, share))
+
+def percentiles(seconds: np.ndarray | list[float]) -> dict[str, float]:
+    """Percentiles of latencies in milliseconds, by their heads in a table."""
+    return {f"p{q:g} ms": float(np.percentile(seconds, q)) * 1e3 for q in (50, 90, 99, 99.9)}
 
 
 def closed_loop(

@@ -1,11 +1,13 @@
-"""How the programs read flags, and how they end: one way to fail."""
+"""How the programs read flags, print figures, and end: one way to fail."""
 
 from __future__ import annotations
 
 import argparse
+import math
+import statistics
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from service.errors import HeadlinesError, UsageError
@@ -49,3 +51,30 @@ def require_none(problems: Iterable[str]) -> None:
     """Raise BrokenError if there are any broken promises."""
     if seen := tuple(problems):
         raise BrokenError(*seen)
+
+
+def medians(runs: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The median of each figure over the runs that have it: those in which it is not NaN."""
+    values = {name: [run[name] for run in runs if not math.isnan(run[name])] for name in runs[0]}
+    return {name: statistics.median(some or [math.nan]) for name, some in values.items()}
+
+
+class Table:
+    """A table that is printed row by row: a name, then figures that are aligned below their heads."""
+
+    def __init__(self, name: str, columns: Mapping[str, str], width: int = 12) -> None:
+        """`columns` are heads, each with the format of its figures, or "<" for text; `width` is that of the names."""
+        self._columns = columns
+        self._width = width
+        self._print(name, columns)
+
+    def row(self, name: object, *figures: object) -> None:
+        """Print a row; a figure that is None or NaN, or missing at the end, is left blank."""
+        cells = zip(self._columns.values(), figures, strict=False)
+        self._print(name, ("" if it is None or it != it else format(it, spec) for spec, it in cells))
+
+    def _print(self, name: object, cells: Iterable[str]) -> None:
+        line = f"{name!s:{self._width}}"
+        for (head, spec), cell in zip(self._columns.items(), cells, strict=False):
+            line += f"  {cell}" if spec == "<" else f"{cell:>{max(9, len(head) + 2)}}"
+        print(line.rstrip(), flush=True)

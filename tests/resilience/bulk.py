@@ -9,17 +9,14 @@ is the median over the runs. It ends with 1 if a promise is broken.
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import cycle
 
-import numpy as np
-
 from harness import report
-from harness.load import OK, PATIENCE, Call, Connection, wait
+from harness.load import OK, PATIENCE, Call, Connection, percentiles, wait
 from harness.process import ServerProcess, serving
 from harness.requests import make_requests
 from harness.wire import PREDICT_STREAM, framed
@@ -96,7 +93,7 @@ def measure(server: ServerProcess, streams: int, seconds: float) -> tuple[dict[s
     return {
         "requests/s": len(outcome.latencies) / outcome.seconds,
         "streamed headlines/s": outcome.streamed / outcome.seconds,
-        **{f"p{q:g} ms": float(np.quantile(outcome.latencies, q / 100)) * 1e3 for q in (50, 90, 99, 99.9)},
+        **percentiles(outcome.latencies),
     }, outcome.problems
 
 
@@ -114,13 +111,10 @@ def main() -> None:
                 figures, broken = measure(server, streams, args.seconds)
                 runs[streams].append(figures)
                 problems += broken
-    medians = {
-        streams: {name: statistics.median(run[name] for run in some) for name in some[0]} for streams, some in runs.items()
-    }
-    names = list(medians[STREAMS[0]])
-    print(f"{'streams':>7}" + "".join(f"{name:>{len(name) + 3}}" for name in names))
+    medians = {streams: report.medians(some) for streams, some in runs.items()}
+    table = report.Table("streams", dict.fromkeys(medians[1], ",.1f"))
     for streams, figures in medians.items():
-        print(f"{streams:7}" + "".join(f"{figures[name]:{len(name) + 3},.1f}" for name in names))
+        table.row(streams, *figures.values())
     ratio = medians[STREAMS[-1]]["p99 ms"] / medians[1]["p99 ms"]
     print(f"p99 beside {STREAMS[-1]} streams over p99 beside one: {ratio:.2f}   at most {SLOWER}")
     if ratio > SLOWER:

@@ -91,7 +91,8 @@ def run(server: ServerProcess, small: Sequence[bytes], large: Sequence[bytes], r
     problems = []
     memory = []
     cancelled = 0  # since the memory that is compared with
-    print(f"{'requests':>10}{'a second':>10}{'answered':>10}{'cancelled':>11}{'refused':>9}{'MB':>8}")
+    columns = {"a second": ",.0f", "answered": ",", "cancelled": ",", "refused": ",", "MB": ".1f"}
+    table = report.Table("requests", columns)
     for i in range(10):
         began = time.perf_counter()
         statuses = give_up_at_random(server.target, small, large, tenth, rng)
@@ -100,8 +101,8 @@ def run(server: ServerProcess, small: Sequence[bytes], large: Sequence[bytes], r
             problems.append("headlines stay in the queue")
         memory.append(server.resident_bytes / 1e6)
         cancelled += statuses[CANCELLED] if i > 1 else 0
-        row = f"{(i + 1) * tenth:10,}{rate:10,.0f}{statuses[OK]:10,}{statuses[CANCELLED]:11,}"
-        print(f"{row}{statuses[UNAVAILABLE] + statuses['RESOURCE_EXHAUSTED']:9,}{memory[-1]:8.1f}", flush=True)
+        refused = statuses[UNAVAILABLE] + statuses["RESOURCE_EXHAUSTED"]
+        table.row(f"{(i + 1) * tenth:,}", rate, statuses[OK], statuses[CANCELLED], refused, memory[-1])
         others = {status for status in statuses if status not in {OK, CANCELLED, UNAVAILABLE, "RESOURCE_EXHAUSTED"}}
         problems += [f"{statuses[status]} calls ended as {status}" for status in others]
     growth = memory[-1] / memory[1] - 1

@@ -269,9 +269,8 @@ def main() -> None:
     if "callers" in args.only:
         runs.update(STOCK)
     broken: list[str] = []
-    print(
-        f"{'':12}{'p50 ms':>9}{'p99 ms':>9}{'max ms':>9}{'health p99':>12}{'max ms':>9}{'MB before':>11}{'MB most':>9}  calls"
-    )
+    heads = ("p50 ms", "p99 ms", "max ms", "health p99", "health max", "MB before", "MB most")
+    table = report.Table("", {**dict.fromkeys(heads, ".1f"), "calls": "<"})
     for name, crowd in runs.items():
         spinners = [multiprocessing.Process(target=spin, daemon=True) for _ in range(2 if name in STOCK else 0)]
         for spinner in spinners:
@@ -279,11 +278,10 @@ def main() -> None:
         codes, latencies, pulse, seen, problems = measure(args.models, crowd, args.seconds, args.flags.split())
         for spinner in spinners:
             spinner.kill()
-        p50, p99, longest = np.quantile(latencies, (0.5, 0.99, 1)) * 1e3
+        asked = np.quantile(latencies, (0.5, 0.99, 1)) * 1e3
         health, slowest = np.quantile(pulse.health, (0.99, 1)) * 1e3
-        figures = (p50, p99, longest, health, slowest, seen[0] / 1e6, max(seen) / 1e6)
         beside = f", beside: {dict(Counter(problems))}" if problems else ""
-        print(f"{name:12}" + "".join(f"{it:11.1f}" for it in figures) + f"  {dict(codes)}{beside}", flush=True)
+        table.row(name, *asked, health, slowest, seen[0] / 1e6, max(seen) / 1e6, f"{dict(codes)}{beside}")
         if name == "resets":
             broken += [f"{name}: health: {problem}" for problem in pulse.problems]
             if slowest > HEALTH * 1e3:

@@ -115,21 +115,20 @@ def measure(server: ServerProcess, headlines: int, seconds: float) -> tuple[dict
     problems += [
         f"health or metrics: {problem}" for each in (*(pulse for _, pulse in loads), pulse) for problem in each.problems
     ]
-    refused = {status: load.statuses[status] / max(load.statuses.total(), 1) for status in REFUSALS}
     figures = {
-        "peak": peak,
-        "offered": OVERLOAD * peak,
-        "goodput": load.rate,
+        "peak/s": peak,
+        "offered/s": OVERLOAD * peak,
+        "goodput/s": load.rate,
         "kept": load.rate / peak if peak else np.nan,
-        **refused,
-        "health": float(np.quantile(pulse.health, 0.99)) * 1e3 if pulse.health else np.nan,
-        "metrics": max(pulse.metrics, default=np.nan) * 1e3,
-        "late": load.late * 1e3,
+        **{status: load.statuses[status] / max(load.statuses.total(), 1) for status in sorted(REFUSALS)},
+        "health p99 ms": float(np.quantile(pulse.health, 0.99)) * 1e3 if pulse.health else np.nan,
+        "/metrics max ms": max(pulse.metrics, default=np.nan) * 1e3,
+        "sent late ms": load.late * 1e3,
     }
     if headlines == 1:
         shared = closed_loop(server.target, requests, headlines, SHARERS, seconds / 2, connections=1)
-        figures["shared"] = shared.rate
-        figures["shared refused"] = shared.statuses[UNAVAILABLE] / max(shared.statuses.total(), 1)
+        figures["one connection/s"] = shared.rate
+        figures["refused"] = shared.statuses[UNAVAILABLE] / max(shared.statuses.total(), 1)
     return figures, problems
 
 
@@ -160,40 +159,17 @@ def main() -> None:
                         continue
                     runs[headlines, limit].append(figures)
                     problems.update(broken)
-    columns = {
-        "peak": "peak/s",
-        "offered": "offered/s",
-        "goodput": "goodput/s",
-        "kept": "kept",
-        "RESOURCE_EXHAUSTED": "RES_EXH",
-        UNAVAILABLE: "UNAVAIL",
-        DEADLINE_EXCEEDED: "DEADLINE",
-        "health": "health p99 ms",
-        "metrics": "/metrics max ms",
-        "late": "sent late ms",
-        "shared": "one connection/s",
-        "shared refused": "refused",
-    }
-    shares = {"kept", *REFUSALS, "shared refused"}
-    print(f"{'headlines':>9}{'max-streams':>12}" + "".join(f"{head:>{max(10, len(head) + 2)}}" for head in columns.values()))
+    heads = max((some[0] for some in runs.values()), key=len, default={})
+    columns = {head: ".1%" if head in {"kept", "refused", *REFUSALS} else ",.1f" for head in heads}
+    table = report.Table("headlines", {"max-streams": "", **columns})
     for (headlines, limit), some in runs.items():
-        medians = {name: float(np.nanmedian([run[name] for run in some])) for name in some[0]}
-        row = f"{headlines:9}{limit:12}"
-        for name, head in columns.items():
-            cell = (
-                ""
-                if np.isnan(medians.get(name, np.nan))
-                else f"{medians[name]:.1%}"
-                if name in shares
-                else f"{medians[name]:,.1f}"
-            )
-            row += f"{cell:>{max(10, len(head) + 2)}}"
-        print(row)
+        medians = report.medians(some)
+        table.row(headlines, limit, *medians.values())
         if limit == Settings.max_streams:
             if not medians["kept"] >= KEPT[headlines]:
                 problems[f"{headlines} a request: {medians['kept']:.1%} of the peak kept, not {KEPT[headlines]:.0%}"] += 1
-            if not medians["health"] <= HEALTH_P99 * 1e3:
-                problems[f"{headlines} a request: health takes {medians['health']:.0f} ms"] += 1
+            if not medians["health p99 ms"] <= HEALTH_P99 * 1e3:
+                problems[f"{headlines} a request: health takes {medians['health p99 ms']:.0f} ms"] += 1
     report.require_none(problems.elements())
 
 

@@ -237,7 +237,8 @@ def main() -> None:
         parser.error(f"no case {', '.join(unknown)}; there are {', '.join(CASES)}")
     questions = real_headlines(5000)
     problems = []
-    print(f"{'':12}{'rounds':>8}{'calls':>10}{'headlines':>12}{'wrong':>8}{'slowest, s':>12}  unanswered")
+    columns = {**dict.fromkeys(("rounds", "calls", "headlines", "wrong"), ""), "slowest, s": ".2f", "unanswered": "<"}
+    table = report.Table("", columns)
     for name in args.cases or CASES:
         with tempfile.TemporaryDirectory() as temporary:
             version = versions(args.models)[0]
@@ -247,8 +248,7 @@ def main() -> None:
             outcome = asyncio.run(CASES[name](trial, random.Random(args.seed)))
         tally = outcome.tally
         codes = ", ".join(f"{code} {count}" for code, count in sorted(outcome.codes.items()))
-        row = f"{name:12}{args.rounds:>8}{tally.calls:>10}{tally.headlines:>12}{tally.wrong:>8}{tally.slowest:>12.2f}"
-        print(f"{row}  {codes or len(tally.errors)}", flush=True)
+        table.row(name, args.rounds, tally.calls, tally.headlines, tally.wrong, tally.slowest, codes or len(tally.errors))
         problems += [f"{name}: {problem}" for problem in outcome.problems]
         if tally.wrong or not tally.calls:
             problems.append(f"{name}: {tally.wrong} answers of {tally.headlines} are wrong")

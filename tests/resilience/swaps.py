@@ -37,7 +37,7 @@ import numpy as np
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from harness import report
-from harness.load import Load, closed_loop, open_loop
+from harness.load import Load, closed_loop, open_loop, percentiles
 from harness.process import ServerProcess, serving, versions
 from harness.requests import Question, make_requests, real_headlines
 from headlines.client import AsyncClient
@@ -50,7 +50,6 @@ BROKEN_EVERY = 5
 CONNECTIONS = 16  # of the load
 PAUSE = 0.05  # seconds between two looks at readiness, and between two calls whose answers are compared
 POLL = 0.2  # seconds between two looks of the server for versions
-QUANTILES = (50, 90, 99, 99.9)
 TIMES_AS_LONG = 2.0  # the promised p99 during swaps, by the one between them
 
 VARIABLES = "variables/variables.data-00000-of-00001"
@@ -302,13 +301,13 @@ def main() -> None:
     inside = np.zeros(len(outcome.load.latencies), bool)
     for begin, end in outcome.windows:
         inside |= (outcome.load.due >= begin) & (outcome.load.due < end)
-    between, during = (outcome.load.latencies[~inside] * 1e3, outcome.load.latencies[inside] * 1e3)
+    latencies = {"between": outcome.load.latencies[~inside], "during": outcome.load.latencies[inside]}
+    figures = {name: {**percentiles(some), "max ms": some.max() * 1e3} for name, some in latencies.items()}
     print(f"{args.engine}: {args.swaps} versions, {len(trial.breakages)} of them broken; {outcome.load.rate:.0f} requests/s")
-    print(f"{'':12}{'requests':>10}" + "".join(f"{f'p{q:g} ms':>10}" for q in QUANTILES) + f"{'max ms':>10}")
-    for name, some in (("between", between), ("during", during)):
-        cells = "".join(f"{np.percentile(some, q):10.2f}" for q in QUANTILES)
-        print(f"{name:12}{len(some):>10}{cells}{some.max():10.2f}")
-    ratio = np.percentile(during, 99) / np.percentile(between, 99)
+    table = report.Table("", {"requests": "", **dict.fromkeys(figures["during"], ".2f")})
+    for name, some in latencies.items():
+        table.row(name, len(some), *figures[name].values())
+    ratio = figures["during"]["p99 ms"] / figures["between"]["p99 ms"]
     took = sorted(end - begin for begin, end in outcome.windows)
     print(f"p99 during / between: {ratio:.2f}; a swap: median {took[len(took) // 2]:.2f} s, longest {took[-1]:.2f} s")
     print(f"requests were sent at most {outcome.load.late * 1e3:.1f} ms late")

@@ -201,13 +201,13 @@ def main() -> None:
     for ratio, text in table:
         print(f"{ratio:6.2f}  {text[:12]!a}")
     problems = [f"a text costs {ratio:.2f} Cyrillic ones: {text[:12]!a}" for ratio, text in table if ratio > MOST]
-    print(f"{'a lone caller beside requests of 1,024':40}{'p50 ms':>8}{'p99 ms':>8}{'calls':>8}{'large ones':>12}")
+    columns = {"p50 ms": ".1f", "p99 ms": ".1f", "calls": "", "large ones": ""}
+    shown = report.Table("a lone caller beside requests of 1,024", columns, width=40)
     texts = {"Cyrillic": fill(CYRILLIC), "the costliest": table[0][1]}
     with serving(args.models, "--engine", "litert") as server:
         for name, text in texts.items():
             latencies, answered, broken = beside(server, name, text, args.seconds)
-            p50, p99 = np.quantile(latencies, [0.5, 0.99]) * 1e3
-            print(f"{name:40}{p50:8.1f}{p99:8.1f}{len(latencies):8}{answered:12}")
+            shown.row(name, *np.quantile(latencies, [0.5, 0.99]) * 1e3, len(latencies), answered)
             problems += broken
     report.require_none(problems)
 

@@ -22,7 +22,6 @@ import json
 import multiprocessing
 import shutil
 import subprocess
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
@@ -41,7 +40,7 @@ from harness.wire import PREDICT, framed
 from headlines.client import Client, ClientError
 from headlines.v1.popularity_pb2 import Headline, PredictRequest, PredictStreamRequest
 from headlines.v1.popularity_pb2_grpc import PopularityServiceStub
-from tests.resilience.overload import Pulse, feeling_pulse
+from tests.resilience.overload import Pulse, feeling_pulse, repeating
 
 CONNECTIONS = 3
 CALLS = 100  # on each
@@ -205,44 +204,25 @@ def asking(server: ServerProcess) -> Iterator[tuple[list[float], list[str]]]:
     """Ask for a headline every 20 ms until the block ends: seconds of each answer, and what went wrong."""
     latencies: list[float] = []
     problems: list[str] = []
-    ended = threading.Event()
 
     def ask() -> None:
-        with Client(server.target) as client:
-            while not ended.wait(0.02):
-                began = time.perf_counter()
-                try:
-                    client.predict(["Storm closes every school"])
-                    latencies.append(time.perf_counter() - began)
-                except ClientError as error:
-                    problems.append(f"{type(error).__name__}: {error}")
+        began = time.perf_counter()
+        try:
+            client.predict(["Storm closes every school"])
+            latencies.append(time.perf_counter() - began)
+        except ClientError as error:
+            problems.append(f"{type(error).__name__}: {error}")
 
-    thread = threading.Thread(target=ask)
-    thread.start()
-    try:
+    with Client(server.target) as client, repeating(ask):
         yield latencies, problems
-    finally:
-        ended.set()
-        thread.join()
 
 
 @contextmanager
 def memory(server: ServerProcess) -> Iterator[list[int]]:
     """The server's memory in bytes, again and again until the block ends."""
     seen = [server.resident_bytes]
-    ended = threading.Event()
-
-    def look() -> None:
-        while not ended.wait(0.02):
-            seen.append(server.resident_bytes)
-
-    thread = threading.Thread(target=look)
-    thread.start()
-    try:
+    with repeating(lambda: seen.append(server.resident_bytes)):
         yield seen
-    finally:
-        ended.set()
-        thread.join()
 
 
 def measure(

@@ -18,9 +18,8 @@ from __future__ import annotations
 
 import threading
 import time
-import urllib.request
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
@@ -55,37 +54,44 @@ class Pulse:
 
 
 @contextmanager
-def feeling_pulse(server: ServerProcess, every: float = 0.02, timeout: float = 5.0) -> Iterator[Pulse]:
-    """Ask for the health, and now and then for the metrics, at least once and until the block ends. All in seconds."""
-    pulse = Pulse()
+def repeating(act: Callable[[], object], every: float = 0.02) -> Iterator[None]:
+    """Do this in a thread, at least once, and again after so many seconds until the block ends."""
     ended = threading.Event()
 
-    def feel() -> None:
-        with Client(server.target, timeout=timeout) as client:
-            first = True
-            while first or not ended.wait(every):
-                first = False
-                began = time.perf_counter()
-                try:
-                    if not client.health():
-                        pulse.problems.append("NOT_SERVING")
-                    pulse.health.append(time.perf_counter() - began)
-                    if len(pulse.health) % 10 == 1:
-                        began = time.perf_counter()
-                        url = f"http://127.0.0.1:{server.http_port}/metrics"
-                        with urllib.request.urlopen(url, timeout=timeout) as answer:
-                            answer.read()
-                        pulse.metrics.append(time.perf_counter() - began)
-                except Exception as error:
-                    pulse.problems.append(f"{type(error).__name__}: {error}")
+    def repeat() -> None:
+        act()
+        while not ended.wait(every):
+            act()
 
-    thread = threading.Thread(target=feel)
+    thread = threading.Thread(target=repeat)
     thread.start()
     try:
-        yield pulse
+        yield
     finally:
         ended.set()
         thread.join()
+
+
+@contextmanager
+def feeling_pulse(server: ServerProcess, timeout: float = 5.0) -> Iterator[Pulse]:
+    """Ask for the health, and now and then for the metrics, at least once and until the block ends. In seconds."""
+    pulse = Pulse()
+
+    def feel() -> None:
+        began = time.perf_counter()
+        try:
+            if not client.health():
+                pulse.problems.append("NOT_SERVING")
+            pulse.health.append(time.perf_counter() - began)
+            if len(pulse.health) % 10 == 1:
+                began = time.perf_counter()
+                server.get("/metrics", timeout)
+                pulse.metrics.append(time.perf_counter() - began)
+        except Exception as error:
+            pulse.problems.append(f"{type(error).__name__}: {error}")
+
+    with Client(server.target, timeout=timeout) as client, repeating(feel):
+        yield pulse
 
 
 def overload(

@@ -42,7 +42,7 @@ from harness.process import ServerProcess, serving, versions
 from harness.requests import Question, make_requests, real_headlines
 from headlines.client import AsyncClient
 from headlines.v1.popularity_pb2 import ModelVersion
-from service.model.artifact import CHECKSUMS, CPU_MODEL, EXAMPLES, INFO, VOCABULARY
+from service.model.artifact import CHECKSUMS, CPU_MODEL, EXAMPLES, FORMAT, INFO, VOCABULARY
 from tests.resilience import soak
 from tests.resilience.soak import Tally
 
@@ -135,7 +135,7 @@ BREAKAGES: dict[str, tuple[Callable[[Path], object], bool]] = {
     "other outputs": (lambda version: change(version / EXAMPLES, lambda it: it[0].update(main_output=0.123)), True),
     "other outlet levels": (lambda version: change(version / INFO, shift_levels), True),
     "words in other places": (swap_words, True),
-    "a format of the future": (lambda version: change(version / INFO, lambda it: it.update(format=2)), True),
+    "a format of the future": (lambda version: change(version / INFO, lambda it: it.update(format=FORMAT + 1)), True),
     "noise instead of a model": (scramble_models, True),
 }
 

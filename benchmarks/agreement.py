@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from harness import report
-from harness.process import serving
+from harness.process import serving, versions
 from harness.requests import Question, real_headlines
 from headlines.client import AsyncClient, Headline
 from service.model import artifact
@@ -29,7 +29,7 @@ def predict_with_keras(models: Path, questions: list[Question]) -> np.ndarray:
     """Main and aux output of each headline, [rows, 2]."""
     from training import export  # loads TensorFlow, which flags need not wait for
 
-    read = artifact.read(models / str(artifact.versions(models)[0]))
+    read = artifact.read(versions(models)[0])
     rows = Preprocessor(read.vocabulary, read.info.outlet_levels).encode(
         service_preprocessing.Headline(text, posted_at.timestamp(), outlet) for text, posted_at, outlet in questions
     )
@@ -62,7 +62,7 @@ def main() -> None:
     questions = real_headlines(args.rows)
     expected = predict_with_keras(args.models, questions)
     print(f"{len(questions)} real headlines, largest difference from Keras' model.predict")
-    print(f"{'engine':12}{'headlines a call':>18}{'main_output':>14}{'aux_output':>14}")
+    table = report.Table("engine", {"headlines a call": "", "main_output": ".1e", "aux_output": ".1e"})
     worst = 0.0
     for engine in ("litert", "tensorflow"):
         with serving(args.models, "--engine", engine) as server:
@@ -70,10 +70,10 @@ def main() -> None:
                 served = asyncio.run(predict_with_server(server.target, questions, size))
                 main_output, aux_output = np.abs(served - expected).max(axis=0)
                 worst = max(worst, main_output, aux_output)
-                print(f"{engine:12}{size:>18}{main_output:>14.1e}{aux_output:>14.1e}")
+                table.row(engine, size, main_output, aux_output)
     if not worst <= TOLERANCE:
-        raise SystemExit(f"more than {TOLERANCE}")
+        raise report.BrokenError(f"answers differ by {worst:.1e}, more than {TOLERANCE}")
 
 
 if __name__ == "__main__":
-    main()
+    report.run(main)

@@ -7,7 +7,6 @@ their own, so that no row is a repetition; times and outlets stay, so that all c
 case.
 """
 
-import argparse
 import csv
 import gzip
 import json
@@ -19,6 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from harness import report
 from harness.requests import REAL_DATA
 
 _MEASURE = """
@@ -41,7 +41,7 @@ print(json.dumps([posts.read, len(posts), seconds, peak]))
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = report.parser(__doc__)
     parser.add_argument(
         "data", type=Path, nargs="?", default=REAL_DATA, help="a .csv.gz file with a headline column; the real data by default"
     )
@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("--root", type=Path, default=Path(__file__).parent.parent, help="the checkout that is measured")
     options = parser.parse_args()
 
-    print(f"{'format':<12} {'rows read':>10} {'rows used':>10} {'seconds':>8} {'peak MB':>8}")
+    table = report.Table("format", {"rows read": ",", "rows used": ",", "seconds": ".1f", "peak MB": ".0f"})
     for copies in options.copies or (1, 10):
         for form in options.formats:
             with tempfile.TemporaryDirectory() as directory:
@@ -64,8 +64,7 @@ def main() -> None:
                     check=True,
                     env=os.environ | {"PYTHONPATH": f"{options.root}{os.pathsep}{options.root / 'protos'}"},
                 )
-            read, used, seconds, peak = json.loads(run.stdout)
-            print(f"{form:<12} {read:>10,} {used:>10,} {seconds:>8.1f} {peak:>8.0f}", flush=True)
+            table.row(form, *json.loads(run.stdout))
 
 
 def _multiply(source: Path, target: Path, copies: int) -> None:
@@ -130,4 +129,4 @@ _FORMATS: dict[str, Callable[[Path, Path], Path] | None] = {
 }
 
 if __name__ == "__main__":
-    main()
+    report.run(main)

@@ -8,9 +8,7 @@ The network has random weights and rows have random words, which changes no time
 
 from __future__ import annotations
 
-import argparse
 import os
-import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +20,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import numpy as np
 
+from harness import report
 from harness.requests import real_headlines
 from service.model.artifact import Artifact
 from service.model.engines import Model, choose
@@ -74,7 +73,7 @@ def compute(model: Model, batch: Any) -> object:  # noqa: ANN401
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.engine")
+    parser = report.parser(__doc__)
     parser.add_argument("--runs", type=int, default=5)
     args = parser.parse_args()
     from training import export  # loads TensorFlow, which flags need not wait for
@@ -93,14 +92,14 @@ def main() -> None:
         model.warm()
         engines[name] = partial(compute, model)
 
-    print(f"{'lengths':22}{'batch':>6}" + "".join(f"{f'{name}, ms':>22}{'headlines/s':>13}{'ratio':>7}" for name in engines))
+    columns = {f"{name} {unit}": spec for name in engines for unit, spec in (("ms", ".3f"), ("/s", ",.0f"), ("ratio", ".1f"))}
+    table = report.Table("lengths", {"batch": "", **columns}, width=22)
     for lengths, rows, batches in measured:
         runs = [{name: measure(call, batches) for name, call in engines.items()} for _ in range(args.runs)]
-        medians = {name: statistics.median(run[name] for run in runs) for name in engines}
-        plain = medians["serving_default"]
-        columns = "".join(f"{took * 1e3:22.3f}{rows / took:13,.0f}{plain / took:7.1f}" for took in medians.values())
-        print(f"{lengths:22}{rows:6}{columns}", flush=True)
+        seconds = report.medians(runs)
+        plain = seconds["serving_default"]
+        table.row(lengths, rows, *(it for took in seconds.values() for it in (took * 1e3, rows / took, plain / took)))
 
 
 if __name__ == "__main__":
-    main()
+    report.run(main)

@@ -23,7 +23,7 @@ import numpy as np
 
 from harness import report
 from harness.requests import REAL_DATA
-from service.errors import HeadlinesError, UsageError
+from service.errors import UsageError
 from training.settings import Settings
 
 FOLDS = (0.5, 0.6, 0.7)
@@ -33,31 +33,25 @@ METRICS = ("auc", "auc_within_outlets", "log_loss")
 COLUMNS = [f"{output}_{metric}" for output in ("main", "aux") for metric in METRICS]
 
 
-def main() -> int:
-    """Run the command; its exit code."""
+def main() -> None:
+    """Measure and print a table."""
     parser = report.parser(__doc__)
     parser.add_argument("--data", type=Path, nargs="+", action="extend", metavar="FILE", help="the real data by default")
     parser.add_argument("--seeds", type=int, default=3, help="fits of each variant on each fold")
     parser.add_argument("--variant", action="append", metavar="NAME=VALUE,...", help="settings to compare; repeatable")
     args = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
-    try:
-        variants: dict[str, Mapping[str, Any]] = {text: parse(text) for text in args.variant or ()} or {
-            "the guide's": GUIDE,
-            "defaults": {},
-            **{f"{name}={value}": {name: value} for name, value in GUIDE.items()},
-        }
-        rows = measure(args.data or [REAL_DATA], variants, args.seeds)
-    except HeadlinesError as error:
-        print(error, file=sys.stderr)
-        return 2 if isinstance(error, UsageError) else 1
-    width = max(map(len, rows))
+    variants: dict[str, Mapping[str, Any]] = {text: parse(text) for text in args.variant or ()} or {
+        "the guide's": GUIDE,
+        "defaults": {},
+        **{f"{name}={value}": {name: value} for name, value in GUIDE.items()},
+    }
+    rows = measure(args.data or [REAL_DATA], variants, args.seeds)
     heads = [column.replace("auc_within_outlets", "within").replace("_", " ") for column in COLUMNS]
-    print(" " * width + "".join(f"{head:>15}" for head in heads) + f"{'epochs':>9}{'s a fit':>9}")
+    columns = {**dict.fromkeys(heads, ".4f"), "epochs": ".1f", "s a fit": ".1f"}
+    table = report.Table("", columns, width=max(map(len, rows)))
     for name, figures in rows.items():
-        cells = "".join(f"{figures[column]:15.4f}" if column in figures else " " * 15 for column in COLUMNS)
-        print(f"{name:{width}}{cells}" + "".join(f"{figures[key]:9.1f}" for key in ("epochs", "seconds") if key in figures))
-    return 0
+        table.row(name, *(figures.get(key) for key in (*COLUMNS, "epochs", "seconds")))
 
 
 def parse(text: str) -> dict[str, Any]:
@@ -104,4 +98,4 @@ def measure(files: list[Path], variants: Mapping[str, Mapping[str, Any]], seeds:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    report.run(main)

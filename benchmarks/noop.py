@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from collections.abc import Awaitable, Callable
 from functools import cache
 
 import grpc
@@ -32,7 +33,7 @@ async def predict(request: PredictRequest, context: object) -> PredictResponse: 
     return response(len(request.headlines))
 
 
-async def serve() -> None:
+async def serve(predict: Callable[[PredictRequest, object], Awaitable[PredictResponse]], version: int = 1) -> None:
     """Serve on a free port, which is told as the product tells it, until the process is ended."""
     server = grpc.aio.server()
     service = DESCRIPTOR.services_by_name["PopularityService"].full_name
@@ -40,9 +41,9 @@ async def serve() -> None:
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {"Predict": handler}),))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
-    print(json.dumps({"level": "info", "version": 1, "port": port, "http_port": 0}), file=sys.stderr, flush=True)
+    print(json.dumps({"level": "info", "version": version, "port": port, "http_port": 0}), file=sys.stderr, flush=True)
     await server.wait_for_termination()
 
 
 if __name__ == "__main__":
-    asyncio.run(serve())
+    asyncio.run(serve(predict))

@@ -7,29 +7,28 @@ No batching across requests, one call at a time in a thread, so that the event l
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import json
 import os
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-import grpc
 import numpy as np
 
-from headlines.v1.popularity_pb2 import DESCRIPTOR, PredictRequest, PredictResponse
+from benchmarks import noop
+from harness import report
+from harness.process import versions
+from headlines.v1.popularity_pb2 import PredictRequest, PredictResponse
 from service.model import artifact
 from service.model.preprocessing import SEQUENCE_LENGTH, Headline, Preprocessor
 
 
 async def serve(models: Path) -> None:
-    """Serve on a free port, which is told as the product tells it, until the process is ended."""
+    """Load the plain model and serve it."""
     import tensorflow as tf  # takes seconds, which flags need not wait for
 
-    version = artifact.read(models / str(artifact.versions(models)[0]))
+    version = artifact.read(versions(models)[0])
     preprocessor = Preprocessor(version.vocabulary, version.info.outlet_levels)
     serving_default = tf.saved_model.load(str(version.path)).signatures["serving_default"]
     thread = ThreadPoolExecutor(1)
@@ -47,17 +46,8 @@ async def serve(models: Path) -> None:
     async def predict(request: PredictRequest, context: object) -> PredictResponse:  # noqa: ARG001
         return await asyncio.get_running_loop().run_in_executor(thread, compute, request)
 
-    server = grpc.aio.server()
-    service = DESCRIPTOR.services_by_name["PopularityService"].full_name
-    handler = grpc.unary_unary_rpc_method_handler(predict, PredictRequest.FromString, PredictResponse.SerializeToString)
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {"Predict": handler}),))
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    print(json.dumps({"level": "info", "version": version.number, "port": port, "http_port": 0}), file=sys.stderr, flush=True)
-    await server.wait_for_termination()
+    await noop.serve(predict, version.number)
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.plain")
-    parser.add_argument("--models", type=Path, default=Path("models"))
-    asyncio.run(serve(parser.parse_args().models))
+    report.run(lambda: asyncio.run(serve(report.models_parser(__doc__).parse_args().models)))

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -25,9 +24,10 @@ from contextlib import ExitStack
 
 from benchmarks import noop
 from harness import report
-from harness.load import closed_loop, open_loop
+from harness.load import closed_loop, open_loop, percentiles
 from harness.process import ROOT, ServerProcess, serving, started
 from harness.requests import make_requests
+from harness.wire import PREDICT, framed
 
 CLOSED = ((1, 1), (8, 1), (64, 1), (4, 64))  # clients, headlines a request
 OPEN = (0.3, 0.6, 0.8)  # shares of the rate that 64 clients reached
@@ -62,25 +62,25 @@ def measure_closed(
     began = server.cpu_seconds
     load = closed_loop(server.target, requests, headlines, clients, seconds)
     return {
-        "rate": load.rate,
-        "headlines": load.headlines / load.seconds,
-        "cpu": (server.cpu_seconds - began) / len(load.latencies) * 1e6,
-        **{f"p{q:g}": load.quantile(q / 100) * 1e3 for q in (50, 90, 99, 99.9)},
+        "requests/s": load.rate,
+        "headlines/s": load.headlines / load.seconds,
+        **percentiles(load.latencies),
+        "CPU us/req": (server.cpu_seconds - began) / len(load.latencies) * 1e6,
     }
 
 
 def measure_h2load(server: ServerProcess, request: bytes, seconds: float) -> float:
     """Requests a second with 64 clients of h2load."""
     with tempfile.NamedTemporaryFile() as file:
-        file.write(b"\x00" + len(request).to_bytes(4, "big") + request)
+        file.write(framed(request))
         file.flush()
-        url = f"http://{server.target}/headlines.v1.PopularityService/Predict"
+        url = f"http://{server.target}{PREDICT.decode()}"
         command = ["h2load", "--clients=64", f"--duration={seconds:g}", f"--data={file.name}"]
         headers = ["--header=content-type: application/grpc", "--header=te: trailers"]
         done = subprocess.run([*command, *headers, url], capture_output=True, text=True, check=True)
     found = re.search(r"finished in .*?, ([\d.]+) req/s", done.stdout)
     if not found or not re.search(r" 0 failed, 0 errored", done.stdout):
-        raise SystemExit(done.stdout)
+        raise report.BrokenError(f"h2load: {done.stdout}")
     return float(found[1])
 
 
@@ -109,47 +109,43 @@ def main() -> None:
                     figures = measure_closed(server, clients, headlines, requests[headlines], args.seconds)
                     if name == "headlines":
                         after = [product.metric(f"headlines_batch_size_{part}") for part in ("sum", "count")]
-                        figures["batch"] = (after[0] - before[0]) / (after[1] - before[1])
+                        figures["mean batch"] = (after[0] - before[0]) / (after[1] - before[1])
                     runs[name, (clients, headlines)].append(figures)
             if shutil.which("h2load"):
                 for name in ("no-op", "headlines"):
-                    runs[name, "h2load"].append({"rate": measure_h2load(servers[name], requests[1][0], args.seconds)})
-        peak = statistics.median(run["rate"] for run in runs["headlines", (64, 1)])
+                    runs[name, "h2load"].append({"requests/s": measure_h2load(servers[name], requests[1][0], args.seconds)})
+        peak = report.medians(runs["headlines", (64, 1)])["requests/s"]
         for _ in range(args.runs):
             for share in OPEN:
                 load = open_loop(product.target, requests[1], 1, share * peak, CONNECTIONS, args.seconds)
-                quantiles = {f"p{q:g}": load.quantile(q / 100) * 1e3 for q in (50, 90, 99, 99.9)}
-                runs["headlines", share].append({"rate": load.rate, "late": load.late * 1e3, **quantiles})
-    medians = {key: {name: statistics.median(run[name] for run in some) for name in some[0]} for key, some in runs.items()}
-    show(medians)
+                figures = {"requests/s": load.rate, **percentiles(load.latencies), "sent late ms": load.late * 1e3}
+                runs["headlines", share].append(figures)
+    show({key: report.medians(some) for key, some in runs.items()})
 
 
 def show(medians: dict[tuple[str, object], dict[str, float]]) -> None:
     """Print the tables and the ratios that matter."""
-    columns = ("rate", "headlines", "p50", "p90", "p99", "p99.9", "cpu", "batch")
-    heads = ("requests/s", "headlines/s", "p50 ms", "p90 ms", "p99 ms", "p99.9 ms", "CPU us/req", "mean batch")
-    print(f"{'closed loop':28}" + "".join(f"{head:>12}" for head in heads))
-    for clients, headlines in CLOSED:
+    table = report.Table("closed loop", dict.fromkeys(medians["headlines", CLOSED[0]], ",.2f"), width=20)
+    for case in CLOSED:
         for name in ("no-op", "plain", "headlines"):
-            if figures := medians.get((name, (clients, headlines))):
-                cells = "".join(f"{figures[column]:12,.2f}" if column in figures else f"{'':12}" for column in columns)
-                print(f"{f'{clients} x {headlines}':10}{name:18}{cells}")
-    print(f"\n{'open loop, Poisson':28}" + "".join(f"{head:>12}" for head in ("requests/s", *heads[2:6], "sent late ms")))
+            if figures := medians.get((name, case)):
+                table.row(f"{'{} x {}'.format(*case):9} {name}", *figures.values())
+    print()
+    table = report.Table("open loop, Poisson", dict.fromkeys(medians["headlines", OPEN[0]], ",.2f"), width=20)
     for share in OPEN:
-        figures = medians["headlines", share]
-        print(f"{f'{share:.0%} of the peak':28}" + "".join(f"{figures[c]:12,.2f}" for c in ("rate", *columns[2:6], "late")))
+        table.row(f"{share:.0%} of the peak", *medians["headlines", share].values())
 
     def of(figure: str, case: object, other: str) -> float:
         return medians["headlines", case][figure] / medians[other, case][figure]
 
     ratios = {
-        "64 clients x 1: CPU a request / no-op": of("cpu", (64, 1), "no-op"),
-        "1 client x 1: p50 / no-op": of("p50", (1, 1), "no-op"),
-        "8 clients x 1: requests/s / no-op": of("rate", (8, 1), "no-op"),
-        "4 clients x 64: headlines/s / plain": of("headlines", (4, 64), "plain"),
+        "64 clients x 1: CPU a request / no-op": of("CPU us/req", (64, 1), "no-op"),
+        "1 client x 1: p50 / no-op": of("p50 ms", (1, 1), "no-op"),
+        "8 clients x 1: requests/s / no-op": of("requests/s", (8, 1), "no-op"),
+        "4 clients x 64: headlines/s / plain": of("headlines/s", (4, 64), "plain"),
     }
     if ("no-op", "h2load") in medians:
-        ratios["h2load, 64 clients x 1: requests/s / no-op"] = of("rate", "h2load", "no-op")
+        ratios["h2load, 64 clients x 1: requests/s / no-op"] = of("requests/s", "h2load", "no-op")
     print()
     for name, (kind, target) in TARGETS.items():
         if name in ratios:
@@ -157,4 +153,4 @@ def show(medians: dict[tuple[str, object], dict[str, float]]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    report.run(main)

@@ -18,6 +18,7 @@ from typing import Any, cast
 import uvloop
 
 from harness import report
+from harness.process import versions
 from harness.requests import make_requests
 from headlines.v1 import popularity_pb2
 from service.api import middleware, popularity
@@ -40,12 +41,12 @@ def main() -> None:
     """Measure and print a table."""
     parser = report.models_parser(__doc__)
     args = parser.parse_args()
-    version = Version.load(artifact.read(args.models / str(artifact.versions(args.models)[0])), engines.choose("litert"))
+    version = Version.load(artifact.read(versions(args.models)[0]), engines.choose("litert"))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         tables = [runner.run(measure(version, size)) for size in SIZES]
-    print(f"{'us a headline; headlines a request:':38}" + "".join(f"{size:>10}" for size in SIZES))
+    shown = report.Table("us a headline; headlines a request:", {str(size): ".2f" for size in SIZES}, width=40)
     for name in tables[0]:
-        print(f"{name:38}" + "".join(f"{table[name] / size:10.2f}" for table, size in zip(tables, SIZES, strict=True)))
+        shown.row(name, *(table[name] / size for table, size in zip(tables, SIZES, strict=True)))
 
 
 async def measure(version: Version, size: int) -> dict[str, float]:
@@ -138,4 +139,4 @@ async def time_calls(call: Callable[[bytes], Awaitable[None]], inputs: list[byte
 
 
 if __name__ == "__main__":
-    main()
+    report.run(main)

@@ -7,7 +7,6 @@ Medians, beside the time that `import tensorflow` takes in the same run.
 
 from __future__ import annotations
 
-import statistics
 import subprocess
 import sys
 import time
@@ -22,26 +21,23 @@ def main() -> None:
     parser = report.models_parser(__doc__)
     parser.add_argument("--runs", type=int, default=5)
     args = parser.parse_args()
-    seconds: dict[str, list[float]] = {"import tensorflow": [], "litert": [], "tensorflow": []}
-    megabytes: dict[str, list[float]] = {"litert": [], "tensorflow": []}
+    runs: dict[str, list[dict[str, float]]] = {"import tensorflow": [], "litert": [], "tensorflow": []}
     with_tensorflow = {}
     for _ in range(args.runs):
-        began = time.perf_counter()
-        subprocess.run([sys.executable, "-c", "import tensorflow"], check=True, capture_output=True)
-        seconds["import tensorflow"].append(time.perf_counter() - began)
-        for engine, memory in megabytes.items():
+        for name, measured in runs.items():
             began = time.perf_counter()
-            with serving(args.models, "--engine", engine) as server:
-                seconds[engine].append(time.perf_counter() - began)
-                memory.append(server.resident_bytes / 1e6)
-                with_tensorflow[engine] = "tensorflow" in Path(f"/proc/{server.process.pid}/maps").read_text()
-    print(f"{'':20}{'s':>8}{'MB':>8}  TensorFlow in the process")
-    for name, values in seconds.items():
-        row = f"{name:20}{statistics.median(values):8.2f}"
-        if name in megabytes:
-            row += f"{statistics.median(megabytes[name]):8.0f}  {'yes' if with_tensorflow[name] else 'no'}"
-        print(row)
+            if name == "import tensorflow":
+                subprocess.run([sys.executable, "-c", name], check=True, capture_output=True)
+                measured.append({"s": time.perf_counter() - began})
+                continue
+            with serving(args.models, "--engine", name) as server:
+                measured.append({"s": time.perf_counter() - began, "MB": server.resident_bytes / 1e6})
+                maps = Path(f"/proc/{server.process.pid}/maps").read_text()
+                with_tensorflow[name] = "yes" if "tensorflow" in maps else "no"
+    table = report.Table("", {"s": ".2f", "MB": ".0f", "TensorFlow in the process": "<"}, width=20)
+    for name, measured in runs.items():
+        table.row(name, *report.medians(measured).values(), with_tensorflow.get(name))
 
 
 if __name__ == "__main__":
-    main()
+    report.run(main)

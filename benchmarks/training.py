@@ -11,7 +11,6 @@ step's ratio in a minute; the fit is then mostly tracing, and its losses mean no
 from __future__ import annotations
 
 import os
-import statistics
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -61,14 +60,12 @@ def main() -> None:
         for _ in range(args.runs):
             for way in ways:
                 runs[way].append(processes.submit(way, args.quick).result())
-    guide, ours = (Figures(*map(statistics.median, zip(*runs[way], strict=True))) for way in ways)
-    print(f"{'':28}{'model.fit':>12}{'training.fit':>14}{'':>10}")
+    guide, ours = (report.medians([run._asdict() for run in runs[way]]) for way in ways)
+    table = report.Table("", {"model.fit": ".4g", "training.fit": ".4g", "compared": "", "target": "<"}, width=28)
     for name, unit in (("step", "one step, ms"), ("fit", "a fit of 5 epochs, s")):
-        theirs, own = getattr(guide, name), getattr(ours, name)
-        print(f"{unit:28}{theirs:12.2f}{own:14.2f}{theirs / own:8.1f} x   {TARGETS[name]}")
+        table.row(unit, guide[name], ours[name], f"{guide[name] / ours[name]:.1f} x", TARGETS[name])
     for name in ("main_loss", "aux_loss"):
-        theirs, own = getattr(guide, name), getattr(ours, name)
-        print(f"{f'best validation {name}':28}{theirs:12.4f}{own:14.4f}{own - theirs:+10.4f}   {TARGETS[name]}")
+        table.row(f"best validation {name}", guide[name], ours[name], f"{ours[name] - guide[name]:+.4f}", TARGETS[name])
 
 
 def measure_guide(quick: bool) -> Figures:
@@ -140,4 +137,4 @@ def pad(examples: Examples) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray
 
 
 if __name__ == "__main__":
-    main()
+    report.run(main)

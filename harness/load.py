@@ -1,7 +1,7 @@
 """A load generator: gRPC over plain sockets, which costs a tenth of what a gRPC library in Python does.
 
     load = closed_loop("127.0.0.1:50051", requests, clients=8, seconds=5)
-    load.rate, load.quantile(0.99)
+    load.rate, percentiles(load.latencies)["p99 ms"]
 
 So two cores are enough: one for the server, and the generator, which runs in a process of its own, is never what is measured.
 HTTP/2 as in RFC 9113, header compression as in RFC 7541; what a gRPC client does about a server's limits, `Connection` does.
@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import math
 import random
-import re
 import select
 import socket
+import struct
 import time
 from collections import Counter, deque
 from collections.abc import Collection, Iterator, Sequence
@@ -24,19 +24,13 @@ from itertools import cycle
 import grpc
 import numpy as np
 
-PREDICT = b"/headlines.v1.PopularityService/Predict"
-PREDICT_STREAM = b"/headlines.v1.PopularityService/PredictStream"
+from harness import wire
+from harness.report import BrokenError
+
 OK, CANCELLED, DEADLINE_EXCEEDED = "OK", "CANCELLED", "DEADLINE_EXCEEDED"
 UNAVAILABLE = "UNAVAILABLE"  # also how a gRPC client tells of a call that the server refused before it looked at it
 PATIENCE = 10.0  # seconds without an answer, after which a server counts as dead
 
-_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-_DATA, _HEADERS, _RESET, _SETTINGS, _PING, _GOAWAY, _WINDOW_UPDATE = 0x0, 0x1, 0x3, 0x4, 0x6, 0x7, 0x8
-_END_STREAM, _END_HEADERS, _ACK = 0x1, 0x4, 0x1
-_HEADER_TABLE_SIZE, _MAX_CONCURRENT_STREAMS, _INITIAL_WINDOW_SIZE = 0x1, 0x3, 0x4
-_CANCEL = (8).to_bytes(4, "big")
-_FRAME_BYTES = 16_384  # of a frame's payload, at most
-_WINDOW = (1 << 31) - 1  # bytes that a server may send before it is told to go on; no run comes near it
 _TIMEOUT = b"5S"  # the client's default deadline
 _STATUSES = {b"%d" % code.value[0]: code.name for code in grpc.StatusCode}
 _RESETS = {7: UNAVAILABLE, 8: CANCELLED, 11: "RESOURCE_EXHAUSTED"}  # HTTP/2's codes as gRPC's; any other is INTERNAL
@@ -58,9 +52,10 @@ class Load:
         """Answers a second."""
         return len(self.latencies) / self.seconds
 
-    def quantile(self, share: float) -> float:
-        """The latency in seconds that this share of the answers did not exceed."""
-        return float(np.quantile(self.latencies, share))
+
+def percentiles(seconds: np.ndarray | list[float]) -> dict[str, float]:
+    """Percentiles of latencies in milliseconds, by their heads in a table."""
+    return {f"p{q:g} ms": float(np.percentile(seconds, q)) * 1e3 for q in (50, 90, 99, 99.9)}
 
 
 def closed_loop(
@@ -68,10 +63,10 @@ def closed_loop(
 ) -> Load:
     """Clients of which each sends its next request as soon as it has the answer; `headlines` are in every request.
 
-    They share `connections`, on which the server may refuse what is beyond its limit; each has its own if that is None. A
-    call that ends otherwise than answered or UNAVAILABLE ends the program.
+    They share `connections`, on which the server may refuse what is beyond its limit; each has its own if that is None.
+    Raises BrokenError if a call ends otherwise than answered or UNAVAILABLE.
     """
-    messages = cycle([framed(request) for request in requests])
+    messages = cycle([wire.framed(request) for request in requests])
     shared = [Connection(target) for _ in range(connections or clients)]
     latencies: list[float] = []
     statuses: Counter[str] = Counter()
@@ -86,7 +81,7 @@ def closed_loop(
                 if call.status == OK:
                     latencies.append(now - call.due)
                 elif call.status != UNAVAILABLE or not connections:
-                    raise SystemExit(f"a call ended as {call.status}")
+                    raise BrokenError(f"a call ended as {call.status}")
                 client.begin(Call(next(messages), now))
     for client in shared:
         client.close()
@@ -107,12 +102,12 @@ def open_loop(
     """Requests that come as a Poisson process, `rate` a second in the mean, whether or not the server keeps up.
 
     A latency counts from the time at which its request was due, so that a server that falls behind cannot hide it. With a
-    `deadline` in seconds a request ends when its time is up, as in a gRPC client, and how each ended is counted; without one, a
-    call that fails ends the program. What comes in the first `settle` seconds is load like the rest but is not counted.
+    `deadline` in seconds a request ends when its time is up, as in a gRPC client, and how each ended is counted; without one,
+    BrokenError is raised if a call fails. What comes in the first `settle` seconds is load like the rest but is not counted.
     """
     rng = random.Random(0)
     due = deque(np.cumsum([rng.expovariate(rate) for _ in range(round(rate * (settle + seconds)))]).tolist())
-    messages = cycle([framed(request) for request in requests])
+    messages = cycle([wire.framed(request) for request in requests])
     clients = [Connection(target) for _ in range(connections)]
     turns = cycle(clients)
     expiring: deque[tuple[Connection, Call]] = deque()
@@ -124,8 +119,8 @@ def open_loop(
     begin = time.perf_counter()
 
     def end(call: Call, now: float) -> None:
-        if deadline is None:
-            _require_ok(call)
+        if deadline is None and call.status != OK:
+            raise BrokenError(f"a call ended as {call.status}")
         if call.due >= begin + settle:
             statuses[call.status] += 1
             if call.status == OK:
@@ -190,18 +185,12 @@ class Connection:
     as its windows let them, and whoever's time is up is reset.
     """
 
-    def __init__(self, target: str, path: bytes = PREDICT) -> None:
+    def __init__(self, target: str, path: bytes = wire.PREDICT) -> None:
         host, _, port = target.rpartition(":")
         self.socket = socket.create_connection((host, int(port)), PATIENCE)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        # Without a header table the server spells every status out, so that nothing has to be kept to read it.
-        settings = b"".join(
-            number.to_bytes(2, "big") + value.to_bytes(4, "big")
-            for number, value in ((_HEADER_TABLE_SIZE, 0), (_INITIAL_WINDOW_SIZE, _WINDOW))
-        )
-        window = (_WINDOW - 65_535).to_bytes(4, "big")
-        self._unsent = bytearray(_PREFACE + _frame(_SETTINGS, 0, 0, settings) + _frame(_WINDOW_UPDATE, 0, 0, window))
-        # The first request's headers enter the server's table, from where the later ones name them by a byte each.
+        self._unsent = bytearray(wire.OPENING)
+        # The first request's headers enter the server's table, so that later ones name them by a byte each.
         named = [
             (b"\x40\x0cgrpc-timeout", _TIMEOUT),
             (b"\x41", target.encode()),  # :authority
@@ -219,8 +208,8 @@ class Connection:
         self._calls: dict[int, Call] = {}  # by stream
         self._waiting: deque[Call] = deque()
         self._limit = 0  # streams; known from the server's settings on
-        self._window = 65_535  # bytes of messages that the server takes yet
-        self._first_window = 65_535  # the same for a new stream
+        self._window = wire.WINDOW_BYTES  # of messages that the server takes yet
+        self._first_window = wire.WINDOW_BYTES  # the same for a new stream
         self._windows: dict[int, int] = {}  # the same by stream
         self._messages: dict[int, bytes] = {}  # what waits for windows, by stream
         self._flush()
@@ -259,7 +248,7 @@ class Connection:
         call.status = status
         if call.stream:
             self._forget(call.stream)
-            self._unsent += _frame(_RESET, 0, call.stream, _CANCEL)
+            self._unsent += wire.frame(wire.RESET, 0, call.stream, wire.CANCEL)
             self._begin_waiting()
             self._flush()
 
@@ -271,7 +260,7 @@ class Connection:
         except BlockingIOError:
             return
         if not received:
-            raise SystemExit("the server closed a connection")
+            raise BrokenError("the server closed a connection")
         received = self._received + received
         at = 0
         while len(received) >= at + 9:
@@ -283,24 +272,24 @@ class Connection:
             payload = received[at + 9 : end]
             at = end
             call = self._calls.get(number)
-            if kind == _DATA and call:
+            if kind == wire.DATA and call:
                 call.received += payload
                 if call.streaming:
                     yield call
-            elif kind == _HEADERS and flags & _END_STREAM and call:
-                found = re.search(rb"grpc-status[\x01\x02](\d+)", payload)
+            elif kind == wire.HEADERS and flags & wire.END_STREAM and call:
+                found = wire.STATUS.search(payload)
                 call.status = _STATUSES[found[1]] if found else "UNKNOWN"
-            elif kind == _RESET and call:
+            elif kind == wire.RESET and call:
                 call.status = _RESETS.get(int.from_bytes(payload, "big"), "INTERNAL")
-            elif kind == _WINDOW_UPDATE:
+            elif kind == wire.WINDOW:
                 self._widen(number, int.from_bytes(payload, "big"))
-            elif kind == _SETTINGS and not flags & _ACK:
+            elif kind == wire.SETTINGS and not flags & wire.ACK:
                 self._set(payload)
-                self._unsent += _frame(_SETTINGS, _ACK, 0, b"")
-            elif kind == _PING and not flags & _ACK:
-                self._unsent += _frame(_PING, _ACK, 0, payload)
-            elif kind == _GOAWAY:
-                raise SystemExit(f"the server ended a connection: {payload!r}")
+                self._unsent += wire.frame(wire.SETTINGS, wire.ACK, 0)
+            elif kind == wire.PING and not flags & wire.ACK:
+                self._unsent += wire.frame(wire.PING, wire.ACK, 0, payload)
+            elif kind == wire.GOAWAY:
+                raise BrokenError(f"the server ended a connection: {payload!r}")
             if call and call.status:
                 self._forget(number)
                 self._begin_waiting()
@@ -329,11 +318,11 @@ class Connection:
             headers = self._headers + timeout
             if self._first_headers:
                 headers, self._first_headers = self._first_headers, b""
-            self._unsent += _frame(_HEADERS, _END_HEADERS, self._stream, headers)
+            self._unsent += wire.frame(wire.HEADERS, wire.END_HEADERS, self._stream, headers)
             size = len(call.message)
-            if not self._messages and not call.streaming and size <= min(_FRAME_BYTES, self._window, self._first_window):
+            if not self._messages and not call.streaming and size <= min(wire.FRAME_BYTES, self._window, self._first_window):
                 self._window -= size
-                self._unsent += _frame(_DATA, _END_STREAM, self._stream, call.message)
+                self._unsent += wire.frame(wire.DATA, wire.END_STREAM, self._stream, call.message)
             else:
                 self._windows[self._stream] = self._first_window
                 self._messages[self._stream] = call.message
@@ -347,10 +336,10 @@ class Connection:
             if room <= 0:
                 continue
             done = room == len(message)
-            for start in range(0, room, _FRAME_BYTES):
-                end = min(start + _FRAME_BYTES, room)
+            for start in range(0, room, wire.FRAME_BYTES):
+                end = min(start + wire.FRAME_BYTES, room)
                 last = done and end == room and not self._calls[number].streaming
-                self._unsent += _frame(_DATA, _END_STREAM if last else 0, number, message[start:end])
+                self._unsent += wire.frame(wire.DATA, wire.END_STREAM if last else 0, number, message[start:end])
             self._window -= room
             self._windows[number] -= room
             if done:
@@ -372,12 +361,9 @@ class Connection:
             self._windows[stream] += by
 
     def _set(self, settings: bytes) -> None:
-        values = {
-            int.from_bytes(settings[i : i + 2], "big"): int.from_bytes(settings[i + 2 : i + 6], "big")
-            for i in range(0, len(settings), 6)
-        }
-        self._limit = values.get(_MAX_CONCURRENT_STREAMS, self._limit or _WINDOW)
-        first_window = values.get(_INITIAL_WINDOW_SIZE, self._first_window)
+        values = dict(struct.iter_unpack(">HI", settings))
+        self._limit = values.get(wire.MAX_CONCURRENT_STREAMS, self._limit or wire.WIDE)
+        first_window = values.get(wire.INITIAL_WINDOW_SIZE, self._first_window)
         for stream in self._windows:
             self._windows[stream] += first_window - self._first_window
         self._first_window = first_window
@@ -389,24 +375,10 @@ class Connection:
 
 
 def wait(connections: Collection[Connection], seconds: float, *, required: bool = True) -> list[Connection]:
-    """The connections that can go on, after at most so many seconds; if one is `required`, none ends the program."""
+    """The connections that can go on, after at most so many seconds. Raises BrokenError if one is `required` and none can."""
     # select alone waits to the microsecond; epoll and event loops round up to a millisecond.
     writers = [connection for connection in connections if connection.writes]
     readable, writable, _ = select.select(connections, writers, (), max(0.0, seconds))
     if required and not (readable or writable):
-        raise SystemExit(f"the server has not answered for {seconds:.0f} s")
+        raise BrokenError(f"the server has not answered for {seconds:.0f} s")
     return list({*readable, *writable})
-
-
-def framed(request: bytes) -> bytes:
-    """A message as gRPC sends it: not compressed, its length, its bytes."""
-    return b"\x00" + len(request).to_bytes(4, "big") + request
-
-
-def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
-    return len(payload).to_bytes(3, "big") + bytes((kind, flags)) + stream.to_bytes(4, "big") + payload
-
-
-def _require_ok(call: Call) -> None:
-    if call.status != OK:
-        raise SystemExit(f"a call ended as {call.status}")

@@ -5,16 +5,22 @@ from __future__ import annotations
 import json
 import os
 import queue
-import re
 import signal
 import subprocess
 import sys
 import threading
-import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
+from urllib.request import urlopen
+
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
+
+from harness.report import BrokenError
+from service.errors import UsageError
+from service.model import artifact
 
 ROOT = Path(__file__).resolve().parent.parent
 PATIENCE = 120  # seconds for what takes moments; only what fails waits so long
@@ -60,11 +66,12 @@ class ServerProcess:
         self._new.put(None)
 
     def read_until(self, words: str) -> str:
-        """The log's next line with these words. Raises AssertionError if the process ends before, queue.Empty if it is late."""
-        while line := self._new.get(timeout=PATIENCE):
-            if words in line:
-                return line
-        raise AssertionError(f"the process ended before it logged {words!r}:\n{self.output}")
+        """The log's next line with these words. Raises BrokenError if it does not come."""
+        with suppress(queue.Empty):
+            while line := self._new.get(timeout=PATIENCE):
+                if words in line:
+                    return line
+        raise BrokenError(f"the process did not log {words!r}; its exit code is {self.process.poll()}:\n{self.output}")
 
     def wait_for(self, message: str) -> dict[str, Any]:
         """The log's next record whose message holds these words. Raises as `read_until`."""
@@ -107,13 +114,22 @@ class ServerProcess:
         """Memory that it holds now."""
         return int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
-    def metric(self, name: str) -> float:
-        """One value of /metrics, by its name with its labels."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.http_port}/metrics", timeout=PATIENCE) as answer:
-            found = re.search(rf"^{re.escape(name)} (\S+)$", answer.read().decode(), re.MULTILINE)
-        if not found:
-            raise LookupError(f"/metrics has no {name}")
-        return float(found[1])
+    def get(self, path: str, timeout: float = PATIENCE) -> str:
+        """What its HTTP port answers to a path. Raises OSError unless that is 200."""
+        with urlopen(f"http://127.0.0.1:{self.http_port}{path}", timeout=timeout) as answer:
+            text: str = answer.read().decode()
+            return text
+
+    def samples(self) -> Iterator[Sample]:
+        """Everything in /metrics."""
+        return (it for family in text_string_to_metric_families(self.get("/metrics")) for it in family.samples)
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The value in /metrics with this name and these labels."""
+        for sample in self.samples():
+            if sample.name == name and sample.labels == labels:
+                return float(sample.value)
+        raise BrokenError(f"/metrics has no {name} with labels {labels}")
 
     def __enter__(self) -> Self:
         return self
@@ -126,6 +142,13 @@ class ServerProcess:
         self.process.stdout.close()
 
 
+def versions(models: Path) -> list[Path]:
+    """The directories of versions, the highest number first. Raises UsageError if there is none."""
+    if numbers := artifact.versions(models):
+        return [models / str(number) for number in numbers]
+    raise UsageError(f"{models} holds no version: train one, or name another directory with --models")
+
+
 def serve(models: Path | str, *flags: object) -> list[str]:
     """The command for a server on free ports; flags change that."""
     command = [sys.executable, "-m", "service", "serve", "--models", str(models), "--port", "0", "--http-port", "0"]
@@ -134,8 +157,7 @@ def serve(models: Path | str, *flags: object) -> list[str]:
 
 def serving(models: Path, *flags: str) -> AbstractContextManager[ServerProcess]:
     """A server on free ports that stops without a drain, from when a version is live until it is stopped in the end."""
-    if not any(models.glob("*/saved_model.pb")):
-        raise SystemExit(f"{models} holds no version: train one, or name another directory with --models")
+    versions(models)
     return started(serve(models, "--drain-seconds", "0", *flags))
 
 
@@ -149,7 +171,7 @@ def started(command: Sequence[str]) -> Iterator[ServerProcess]:
             if record["level"] != "info":
                 print(record["message"], file=sys.stderr)
         else:
-            raise SystemExit(f"the server ended with {server.wait()}")
+            raise BrokenError(f"the server ended with {server.wait()}")
         server.port, server.http_port = record["port"], record["http_port"]
         yield server
         server.process.send_signal(signal.SIGTERM)

@@ -12,6 +12,7 @@ from typing import TypeAlias
 
 from harness.process import ROOT
 from headlines.v1.popularity_pb2 import PredictRequest
+from service.errors import UsageError
 
 REAL_DATA = Path(os.environ.get("HEADLINES_REAL_DATA", ROOT.parent / "shared" / "data" / "headlines.csv.gz"))
 
@@ -21,7 +22,7 @@ Question: TypeAlias = tuple[str, datetime, str]  # text, time, outlet
 def real_headlines(rows: int | None = None) -> list[Question]:
     """The first rows of the real data, or all of them."""
     if not REAL_DATA.exists():
-        raise SystemExit(f"{REAL_DATA} is missing; name the real data in HEADLINES_REAL_DATA")
+        raise UsageError(f"{REAL_DATA} is missing; name the real data in HEADLINES_REAL_DATA")
     with gzip.open(REAL_DATA, "rt", encoding="utf-8", newline="") as file:
         reader = csv.DictReader(file)
         return [(row["headline"], datetime.fromisoformat(row["posted_at"]), row["outlet"]) for row in islice(reader, rows)]

@@ -5,7 +5,8 @@
     connection.wait(1.0)
     connection.endings   # {1: "status 0"}
 
-For tests.resilience.fuzz.server, whose calls and connections no gRPC library would make.
+Connection is for tests.resilience.fuzz.server, whose calls and connections no gRPC library would make; harness.load has one of
+its own, which keeps to the rules.
 """
 
 from __future__ import annotations
@@ -19,8 +20,14 @@ import time
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 DATA, HEADERS, PRIORITY, RESET, SETTINGS, PUSH, PING, GOAWAY, WINDOW, CONTINUATION = range(10)
 END_STREAM, END_HEADERS, ACK = 1, 4, 1
-WIDE = (1 << 31) - 1
+HEADER_TABLE_SIZE, MAX_CONCURRENT_STREAMS, INITIAL_WINDOW_SIZE = 1, 3, 4  # settings
+CANCEL = (8).to_bytes(4, "big")  # a reset's reason
+FRAME_BYTES = 16_384  # of a frame's payload, at most
+WINDOW_BYTES = 65_535  # that either side may send before it is told more
+WIDE = (1 << 31) - 1  # the widest window, which no run comes near
 PREDICT = b"/headlines.v1.PopularityService/Predict"
+PREDICT_STREAM = b"/headlines.v1.PopularityService/PredictStream"
+STATUS = re.compile(rb"grpc-status[\x01\x02](\d+)")  # in trailers that are not compressed
 TOKEN = b"token-of-the-fuzzer"
 BY_HANDLER = "INTERNAL BY A HANDLER"
 _INTERNAL = b"internal error "  # of the text that a handler's own INTERNAL has
@@ -72,7 +79,7 @@ def head(path: bytes = PREDICT, timeout: bytes = b"2S", **more: bytes) -> Head:
 def begin(stream: int, fields: Head, flags: int = END_HEADERS) -> bytes:
     """The frames of a header block."""
     data = block(fields)
-    first, rest = data[:16384], [data[i : i + 16384] for i in range(16384, len(data), 16384)]
+    first, *rest = _cut(data)
     frames = [frame(HEADERS, flags & (END_STREAM if rest else 0xFF), stream, first)]
     frames += [frame(CONTINUATION, END_HEADERS if i == len(rest) - 1 else 0, stream, it) for i, it in enumerate(rest)]
     return b"".join(frames)
@@ -80,15 +87,19 @@ def begin(stream: int, fields: Head, flags: int = END_HEADERS) -> bytes:
 
 def body(stream: int, data: bytes, flags: int = END_STREAM) -> bytes:
     """The frames of a call's messages."""
-    parts = [data[i : i + 16384] for i in range(0, len(data), 16384)] or [b""]
-    return b"".join(frame(DATA, flags if i == len(parts) - 1 else 0, stream, it) for i, it in enumerate(parts))
+    *parts, last = _cut(data)
+    return b"".join(frame(DATA, 0, stream, it) for it in parts) + frame(DATA, flags, stream, last)
 
 
-# Without a table the server names each header in full, which is what `_ending` reads.
+def _cut(data: bytes) -> list[bytes]:
+    return [data[i : i + FRAME_BYTES] for i in range(0, len(data) or 1, FRAME_BYTES)]
+
+
+# Without a table the server spells each header out, so that nothing has to be kept to read a status.
 OPENING = (
     PREFACE
-    + frame(SETTINGS, 0, 0, struct.pack(">HIHI", 1, 0, 4, WIDE))
-    + frame(WINDOW, 0, 0, (WIDE - 65_535).to_bytes(4, "big"))
+    + frame(SETTINGS, 0, 0, struct.pack(">HIHI", HEADER_TABLE_SIZE, 0, INITIAL_WINDOW_SIZE, WIDE))
+    + frame(WINDOW, 0, 0, (WIDE - WINDOW_BYTES).to_bytes(4, "big"))
 )
 
 
@@ -101,8 +112,8 @@ class Connection:
         self.endings: dict[int, str] = {}  # how calls ended, by stream
         self.ended = ""  # how the connection ended
         self.alive = False  # a ping was answered
-        self.windows = {0: 65_535}  # bytes that may be sent: on the connection and on streams
-        self.first_window = 65_535
+        self.windows = {0: WINDOW_BYTES}  # bytes that may be sent: on the connection and on streams
+        self.first_window = WINDOW_BYTES
         self._received = b""
         self._replies = b""  # not sent yet, so that they do not stand in the middle of something
 
@@ -129,7 +140,7 @@ class Connection:
         until = time.monotonic() + PATIENCE
         while at < len(data) and not self.ended and stream not in self.endings and time.monotonic() < until:
             self.wait(0)
-            room = min(self.windows[0], self.windows.setdefault(stream, self.first_window), 16384, len(data) - at)
+            room = min(self.windows[0], self.windows.setdefault(stream, self.first_window), FRAME_BYTES, len(data) - at)
             if room <= 0:
                 self.wait(0.05)
                 continue
@@ -178,7 +189,7 @@ class Connection:
             self.windows[stream] = self.windows.get(stream, self.first_window) + int.from_bytes(payload, "big")
         elif kind == SETTINGS and not flags & ACK:
             for name, value in struct.iter_unpack(">HI", payload):
-                if name == 4:  # SETTINGS_INITIAL_WINDOW_SIZE, also of streams that are open
+                if name == INITIAL_WINDOW_SIZE:  # also of streams that are open
                     self.windows = {it: left + (value - self.first_window if it else 0) for it, left in self.windows.items()}
                     self.first_window = value
             self._replies += frame(SETTINGS, ACK, 0)
@@ -187,6 +198,6 @@ class Connection:
 def _ending(trailers: bytes) -> str:
     if _INTERNAL in trailers:
         return BY_HANDLER
-    status = re.search(rb"grpc-status[\x01\x02]([0-9]+)", trailers)
+    status = STATUS.search(trailers)
     http = re.search(rb":status\x03([0-9]+)", trailers)
     return f"status {status[1].decode()}" if status else f"HTTP {http[1].decode()}" if http else "no status"

@@ -4,24 +4,22 @@
 
 8 callers ask for one headline at a time; beside them 1 or 50 streams, each on a connection of its own, keep four requests of
 128 headlines without an answer, as this project's client does. All are one process, so that two cores are enough. Every figure
-is the median over the runs. It ends with 1 where a promise is broken.
+is the median over the runs. It ends with 1 if a promise is broken.
 """
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import cycle
 
-import numpy as np
-
 from harness import report
-from harness.load import OK, PATIENCE, PREDICT_STREAM, Call, Connection, framed, wait
+from harness.load import OK, PATIENCE, Call, Connection, percentiles, wait
 from harness.process import ServerProcess, serving
 from harness.requests import make_requests
+from harness.wire import PREDICT_STREAM, framed
 from headlines.v1.popularity_pb2 import PredictRequest, PredictStreamRequest, PredictStreamResponse
 
 CALLERS = 8
@@ -69,7 +67,7 @@ def ask_beside(target: str, requests: Sequence[bytes], bulk_requests: Sequence[b
                             outcome.problems.append(f"a stream's request failed: {answer.error.message}")
                         client.write(call, next(bulk_messages))
                     if call.status:
-                        raise SystemExit(f"a stream ended as {call.status}")
+                        raise report.BrokenError(f"a stream ended as {call.status}")
                     continue
                 outcome.statuses[call.status] += 1
                 if call.status == OK:
@@ -95,7 +93,7 @@ def measure(server: ServerProcess, streams: int, seconds: float) -> tuple[dict[s
     return {
         "requests/s": len(outcome.latencies) / outcome.seconds,
         "streamed headlines/s": outcome.streamed / outcome.seconds,
-        **{f"p{q:g} ms": float(np.quantile(outcome.latencies, q / 100)) * 1e3 for q in (50, 90, 99, 99.9)},
+        **percentiles(outcome.latencies),
     }, outcome.problems
 
 
@@ -113,19 +111,16 @@ def main() -> None:
                 figures, broken = measure(server, streams, args.seconds)
                 runs[streams].append(figures)
                 problems += broken
-    medians = {
-        streams: {name: statistics.median(run[name] for run in some) for name in some[0]} for streams, some in runs.items()
-    }
-    names = list(medians[STREAMS[0]])
-    print(f"{'streams':>7}" + "".join(f"{name:>{len(name) + 3}}" for name in names))
+    medians = {streams: report.medians(some) for streams, some in runs.items()}
+    table = report.Table("streams", dict.fromkeys(medians[1], ",.1f"))
     for streams, figures in medians.items():
-        print(f"{streams:7}" + "".join(f"{figures[name]:{len(name) + 3},.1f}" for name in names))
+        table.row(streams, *figures.values())
     ratio = medians[STREAMS[-1]]["p99 ms"] / medians[1]["p99 ms"]
     print(f"p99 beside {STREAMS[-1]} streams over p99 beside one: {ratio:.2f}   at most {SLOWER}")
     if ratio > SLOWER:
         problems.append("interactive calls wait too long")
-    report.end(problems)
+    report.require_none(problems)
 
 
 if __name__ == "__main__":
-    main()
+    report.run(main)

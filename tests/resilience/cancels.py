@@ -5,7 +5,7 @@
 Half of the calls are to be reset at a random moment: before the server has seen them, while they wait, or just as the answer
 is on its way; some are answered first. Most ask for one headline, some for hundreds, so that requests are given up between two
 slices of theirs too. The memory after the last tenth is compared with that after the first two tenths: by then buffers and
-allocators have what they need. It ends with 1 where a promise is broken.
+allocators have what they need. It ends with 1 if a promise is broken.
 
 With grpcio 1.78.0 it does, and 1.85.3 grows too: grpc.aio loses the array of a batch of operations that fails or whose awaiter
 is cancelled (grpc/grpc#43360), some 130 bytes a cancelled call. No Python object stays, and without cancels nothing grows.
@@ -20,9 +20,10 @@ from collections import Counter
 from collections.abc import Sequence
 
 from harness import report
-from harness.load import CANCELLED, OK, PATIENCE, UNAVAILABLE, Call, Connection, framed, wait
+from harness.load import CANCELLED, OK, PATIENCE, UNAVAILABLE, Call, Connection, wait
 from harness.process import ServerProcess, serving
 from harness.requests import make_requests
+from harness.wire import framed
 
 CONNECTIONS = 8
 CALLERS = 8  # on each
@@ -90,7 +91,8 @@ def run(server: ServerProcess, small: Sequence[bytes], large: Sequence[bytes], r
     problems = []
     memory = []
     cancelled = 0  # since the memory that is compared with
-    print(f"{'requests':>10}{'a second':>10}{'answered':>10}{'cancelled':>11}{'refused':>9}{'MB':>8}")
+    columns = {"a second": ",.0f", "answered": ",", "cancelled": ",", "refused": ",", "MB": ".1f"}
+    table = report.Table("requests", columns)
     for i in range(10):
         began = time.perf_counter()
         statuses = give_up_at_random(server.target, small, large, tenth, rng)
@@ -99,8 +101,8 @@ def run(server: ServerProcess, small: Sequence[bytes], large: Sequence[bytes], r
             problems.append("headlines stay in the queue")
         memory.append(server.resident_bytes / 1e6)
         cancelled += statuses[CANCELLED] if i > 1 else 0
-        row = f"{(i + 1) * tenth:10,}{rate:10,.0f}{statuses[OK]:10,}{statuses[CANCELLED]:11,}"
-        print(f"{row}{statuses[UNAVAILABLE] + statuses['RESOURCE_EXHAUSTED']:9,}{memory[-1]:8.1f}", flush=True)
+        refused = statuses[UNAVAILABLE] + statuses["RESOURCE_EXHAUSTED"]
+        table.row(f"{(i + 1) * tenth:,}", rate, statuses[OK], statuses[CANCELLED], refused, memory[-1])
         others = {status for status in statuses if status not in {OK, CANCELLED, UNAVAILABLE, "RESOURCE_EXHAUSTED"}}
         problems += [f"{statuses[status]} calls ended as {status}" for status in others]
     growth = memory[-1] / memory[1] - 1
@@ -119,8 +121,8 @@ def main() -> None:
     # gRPC would end the connections in order in the middle of it.
     with serving(args.models, "--engine", "litert", "--max-connection-age", "86400") as server:
         problems = run(server, make_requests(1), make_requests(300, 20), args.requests)
-    report.end(problems)
+    report.require_none(problems)
 
 
 if __name__ == "__main__":
-    main()
+    report.run(main)

@@ -22,7 +22,6 @@ import json
 import multiprocessing
 import shutil
 import subprocess
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
@@ -35,12 +34,13 @@ import grpc
 import numpy as np
 
 from harness import report
-from harness.load import Call, Connection, framed
+from harness.load import Call, Connection
 from harness.process import ROOT, ServerProcess, serving
+from harness.wire import PREDICT, framed
 from headlines.client import Client, ClientError
 from headlines.v1.popularity_pb2 import Headline, PredictRequest, PredictStreamRequest
 from headlines.v1.popularity_pb2_grpc import PopularityServiceStub
-from tests.resilience.overload import Pulse, feeling_pulse
+from tests.resilience.overload import Pulse, feeling_pulse, repeating
 
 CONNECTIONS = 3
 CALLS = 100  # on each
@@ -50,8 +50,6 @@ MEMORY = 400e6  # bytes
 RESETS_MEMORY = 100e6  # bytes more than before
 HEALTH = 1.0  # seconds
 LARGEST = [Headline(text="слово " * 371)] * 1020  # 4,081 bytes each: nearly 4 MiB
-HEADS = ("p50 ms", "p99 ms", "max ms", "health p99", "health max", "MB before", "MB most")
-PREDICT = "/headlines.v1.PopularityService/Predict"
 
 
 def streams(target: str, seconds: float) -> Counter[str]:
@@ -75,7 +73,7 @@ def calls(target: str, seconds: float) -> Counter[str]:
 
     async def call(channel: grpc.aio.Channel, until: float) -> str:
         codes: Counter[str] = Counter()
-        predict: Any = channel.unary_unary(PREDICT, None, None)
+        predict: Any = channel.unary_unary(PREDICT.decode(), None, None)
         while time.monotonic() < until:
             try:
                 await predict(message, timeout=10)
@@ -92,7 +90,7 @@ def silent(target: str, seconds: float) -> Counter[str]:
 
     async def call(channel: grpc.aio.Channel, until: float) -> str:
         while time.monotonic() < until:
-            begin: Any = channel.stream_unary(PREDICT, None, None)
+            begin: Any = channel.stream_unary(PREDICT.decode(), None, None)
             waiting = begin(timeout=until - time.monotonic() + 1)
             with suppress(grpc.RpcError, asyncio.TimeoutError):
                 await asyncio.wait_for(asyncio.shield(waiting.code()), max(0.0, until - time.monotonic()))
@@ -178,15 +176,7 @@ def ghz_callers(target: str, seconds: float) -> Counter[str]:
     ghz = shutil.which("ghz", path=ROOT / ".tools")
     if not ghz:
         return Counter({"ghz is missing: make interop": 1})
-    flags = [
-        "--insecure",
-        "--call",
-        "headlines.v1.PopularityService/Predict",
-        "--concurrency",
-        str(CALLERS),
-        "--connections",
-        "1",
-    ]
+    flags = ["--insecure", "--call", PREDICT.decode().strip("/"), "--concurrency", str(CALLERS), "--connections", "1"]
     flags += ["--duration", f"{seconds:.0f}s", "--duration-stop", "wait", "--format", "json"]
     flags += ["--proto", str(ROOT / "protos/headlines/v1/popularity.proto"), "--import-paths", str(ROOT / "protos")]
     done = subprocess.run(
@@ -214,44 +204,25 @@ def asking(server: ServerProcess) -> Iterator[tuple[list[float], list[str]]]:
     """Ask for a headline every 20 ms until the block ends: seconds of each answer, and what went wrong."""
     latencies: list[float] = []
     problems: list[str] = []
-    ended = threading.Event()
 
     def ask() -> None:
-        with Client(server.target) as client:
-            while not ended.wait(0.02):
-                began = time.perf_counter()
-                try:
-                    client.predict(["Storm closes every school"])
-                    latencies.append(time.perf_counter() - began)
-                except ClientError as error:
-                    problems.append(f"{type(error).__name__}: {error}")
+        began = time.perf_counter()
+        try:
+            client.predict(["Storm closes every school"])
+            latencies.append(time.perf_counter() - began)
+        except ClientError as error:
+            problems.append(f"{type(error).__name__}: {error}")
 
-    thread = threading.Thread(target=ask)
-    thread.start()
-    try:
+    with Client(server.target) as client, repeating(ask):
         yield latencies, problems
-    finally:
-        ended.set()
-        thread.join()
 
 
 @contextmanager
 def memory(server: ServerProcess) -> Iterator[list[int]]:
     """The server's memory in bytes, again and again until the block ends."""
     seen = [server.resident_bytes]
-    ended = threading.Event()
-
-    def look() -> None:
-        while not ended.wait(0.02):
-            seen.append(server.resident_bytes)
-
-    thread = threading.Thread(target=look)
-    thread.start()
-    try:
+    with repeating(lambda: seen.append(server.resident_bytes)):
         yield seen
-    finally:
-        ended.set()
-        thread.join()
 
 
 def measure(
@@ -278,9 +249,8 @@ def main() -> None:
     if "callers" in args.only:
         runs.update(STOCK)
     broken: list[str] = []
-    print(
-        f"{'':12}{'p50 ms':>9}{'p99 ms':>9}{'max ms':>9}{'health p99':>12}{'max ms':>9}{'MB before':>11}{'MB most':>9}  calls"
-    )
+    heads = ("p50 ms", "p99 ms", "max ms", "health p99", "health max", "MB before", "MB most")
+    table = report.Table("", {**dict.fromkeys(heads, ".1f"), "calls": "<"})
     for name, crowd in runs.items():
         spinners = [multiprocessing.Process(target=spin, daemon=True) for _ in range(2 if name in STOCK else 0)]
         for spinner in spinners:
@@ -288,11 +258,10 @@ def main() -> None:
         codes, latencies, pulse, seen, problems = measure(args.models, crowd, args.seconds, args.flags.split())
         for spinner in spinners:
             spinner.kill()
-        p50, p99, longest = np.quantile(latencies, (0.5, 0.99, 1)) * 1e3
+        asked = np.quantile(latencies, (0.5, 0.99, 1)) * 1e3
         health, slowest = np.quantile(pulse.health, (0.99, 1)) * 1e3
-        figures = (p50, p99, longest, health, slowest, seen[0] / 1e6, max(seen) / 1e6)
         beside = f", beside: {dict(Counter(problems))}" if problems else ""
-        print(f"{name:12}" + "".join(f"{it:11.1f}" for it in figures) + f"  {dict(codes)}{beside}", flush=True)
+        table.row(name, *asked, health, slowest, seen[0] / 1e6, max(seen) / 1e6, f"{dict(codes)}{beside}")
         if name == "resets":
             broken += [f"{name}: health: {problem}" for problem in pulse.problems]
             if slowest > HEALTH * 1e3:
@@ -301,8 +270,8 @@ def main() -> None:
             broken.append(f"{name}: {max(seen) / 1e6:.0f} MB")
         if name in STOCK and set(codes) - {"OK"}:
             broken.append(f"{name}: {dict(codes)}")
-    report.end(broken)
+    report.require_none(broken)
 
 
 if __name__ == "__main__":
-    main()
+    report.run(main)

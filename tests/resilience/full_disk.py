@@ -8,7 +8,7 @@ disk up to some megabytes as soon as the job has come to a certain point. It mus
 leave no version, nothing half-made, and the state that was saved last. With room again it must end with the bits of a job
 that always had room.
 
-Exits with 1 where anything is broken.
+It ends with 1 if a promise is broken.
 """
 
 from __future__ import annotations
@@ -19,14 +19,15 @@ import tempfile
 from pathlib import Path
 
 from harness import report
-from tests.resilience.killed_training import BrokenError, Job, Result
+from harness.report import BrokenError
+from tests.resilience.killed_training import Job, Result
 
 # What the log says when the disk fills up, and the MB that are left. A state takes 83 MB; an export 26 MB for its weights,
 # 6 MB for the compiled form and as much meanwhile.
 MOMENTS = (("rows read", 20), ("epoch 1,", 20), ("evaluating", 0), ("evaluating", 15), ("evaluating", 27))
 
 
-def run(job: Job, ballast: Path, moment: str, megabytes: int, reference: Result) -> None:
+def run(job: Job, ballast: Path, moment: str, megabytes: int, reference: Result, table: report.Table) -> None:
     """Let the disk fill up at a moment and look at what the job makes of it, then and with room again."""
     job.start()
     while moment not in job.said:
@@ -38,14 +39,14 @@ def run(job: Job, ballast: Path, moment: str, megabytes: int, reference: Result)
     code, said = job.wait(), job.said
     left = sorted(path.relative_to(job.models) for path in job.models.rglob("*") if path.is_file())
     error = said.strip().splitlines()[-1]
-    print(f"{moment:12}{megabytes:5d}{code:6d}   {error.removeprefix('python -m ')}")
+    table.row(moment, megabytes, code, error.removeprefix("python -m "))
     if code != 1 or "No space left" not in error or "Traceback" in said or job.results():
         raise BrokenError(f"that was not one clear error:\n{said}")
     if unexpected := [path for path in left if path.name not in ("lock", ".lock", "state.npz")]:
         raise BrokenError(f"the job left {', '.join(map(str, unexpected))}")
     ballast.unlink()
     job.finish(reference)
-    print(f"{'':26}{', '.join(map(str, left)) or 'nothing'} left; with room again the same bits", flush=True)
+    table.row("", None, None, f"{', '.join(map(str, left)) or 'nothing'} left; with room again the same bits")
 
 
 def main() -> None:
@@ -58,15 +59,12 @@ def main() -> None:
         always.start()
         always.wait()
         (reference,) = always.results()
-        print(f"{'full from':12}{'MB':>5}{'exit':>6}   the last line")
-        try:
-            for i, (moment, megabytes) in enumerate(MOMENTS):
-                models = args.disk / str(i)
-                run(Job(Path(directory), models), args.disk / "ballast", moment, megabytes, reference)
-                shutil.rmtree(models)
-        except BrokenError as error:
-            report.end([str(error)])
+        table = report.Table("full from", {"MB": "", "exit": "", "the last line": "<"})
+        for i, (moment, megabytes) in enumerate(MOMENTS):
+            models = args.disk / str(i)
+            run(Job(Path(directory), models), args.disk / "ballast", moment, megabytes, reference, table)
+            shutil.rmtree(models)
 
 
 if __name__ == "__main__":
-    main()
+    report.run(main)

@@ -8,7 +8,7 @@ duration: half of the kills are single ones, the others come in chains of --chai
 After each kill every visible version is complete; at last the job is started again and ends with the very bits of the one
 that nobody disturbed: weights, compiled form, examples and evaluation. It leaves nothing else, in MODELS or in TMPDIR.
 
-Exits with 1 where anything is broken. Twenty kills take 7 minutes on two cores.
+It ends with 1 if a promise is broken. Twenty kills take 7 minutes on two cores.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from pathlib import Path
 
 from harness import report
 from harness.process import ROOT
+from harness.report import BrokenError
 from service.model import artifact
 
 POSTS = 3000
@@ -35,14 +36,10 @@ EPOCHS = 4
 # The time; a random number; the graph's functions, whose names number all that was traced before. What the graph answers is
 # in the examples.
 VARYING = {artifact.INFO, "fingerprint.pb", "saved_model.pb"}
-# Beside versions, a few bytes in MODELS; and in TMPDIR a few kilobytes of code that TensorFlow removes where it is not killed.
+# Beside versions, a few bytes in MODELS; and in TMPDIR a few kilobytes of code that TensorFlow removes unless it is killed.
 KEPT = re.compile(r"\d+|\.lock|\.last_version|__autograph_generated_file.*\.py|__pycache__")
 
 Result = tuple[dict[str, str], artifact.ModelInfo]
-
-
-class BrokenError(Exception):
-    """A promise is broken; says what was seen."""
 
 
 class Job:
@@ -72,7 +69,7 @@ class Job:
         self._process.wait()
 
     def wait(self, seconds: float | None = None) -> int | None:
-        """Its exit code; None where it goes on for longer."""
+        """Its exit code; None if it goes on for longer."""
         try:
             return self._process.wait(seconds)
         except subprocess.TimeoutExpired:
@@ -167,23 +164,20 @@ def main() -> None:
     args = parser.parse_args()
     rng = random.Random(args.seed)
     with tempfile.TemporaryDirectory() as directory:
-        try:
-            reference = run_together(Path(directory))
-            job = Job(Path(directory), Path(directory) / "models")
-            began = time.monotonic()
-            job.finish(reference)
-            duration = time.monotonic() - began
-            print(f"undisturbed: {duration:.1f} s, the same bits\n")
-            print(f"{'kill':>11}{'second':>10}   {'killed in':18}{'state':>6}{'versions':>10}{'versions in the end':>21}")
-            moments = [duration * (i + rng.random()) / args.kills for i in range(args.kills)]
-            rng.shuffle(moments)
-            while moments:
-                length = 1 if len(moments) > args.kills / 2 else args.chain
-                run_killed(job, moments[:length], reference, rng)
-                moments = moments[length:]
-        except BrokenError as error:
-            report.end([str(error)])
+        reference = run_together(Path(directory))
+        job = Job(Path(directory), Path(directory) / "models")
+        began = time.monotonic()
+        job.finish(reference)
+        duration = time.monotonic() - began
+        print(f"undisturbed: {duration:.1f} s, the same bits\n")
+        print(f"{'kill':>11}{'second':>10}   {'killed in':18}{'state':>6}{'versions':>10}{'versions in the end':>21}")
+        moments = [duration * (i + rng.random()) / args.kills for i in range(args.kills)]
+        rng.shuffle(moments)
+        while moments:
+            length = 1 if len(moments) > args.kills / 2 else args.chain
+            run_killed(job, moments[:length], reference, rng)
+            moments = moments[length:]
 
 
 if __name__ == "__main__":
-    main()
+    report.run(main)

@@ -10,7 +10,7 @@ this project asks for the health on a connection of its own, and /metrics is rea
 
 With several --max-streams a server of each runs, and they are measured in turn; this is how the default was chosen. Every
 figure is the median over the runs. `one connection` is what 100 callers that share one get in a closed loop, and what share of
-their calls was refused. It ends with 1 where a promise is broken; those about health and single headlines hold with
+their calls was refused. It ends with 1 if a promise is broken; those about health and single headlines hold with
 --max-streams 48, and service/settings.py says why the default is another one.
 """
 
@@ -18,9 +18,8 @@ from __future__ import annotations
 
 import threading
 import time
-import urllib.request
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
@@ -55,37 +54,44 @@ class Pulse:
 
 
 @contextmanager
-def feeling_pulse(server: ServerProcess, every: float = 0.02, timeout: float = 5.0) -> Iterator[Pulse]:
-    """Ask for the health, and now and then for the metrics, at least once and until the block ends. All in seconds."""
-    pulse = Pulse()
+def repeating(act: Callable[[], object], every: float = 0.02) -> Iterator[None]:
+    """Do this in a thread, at least once, and again after so many seconds until the block ends."""
     ended = threading.Event()
 
-    def feel() -> None:
-        with Client(server.target, timeout=timeout) as client:
-            first = True
-            while first or not ended.wait(every):
-                first = False
-                began = time.perf_counter()
-                try:
-                    if not client.health():
-                        pulse.problems.append("NOT_SERVING")
-                    pulse.health.append(time.perf_counter() - began)
-                    if len(pulse.health) % 10 == 1:
-                        began = time.perf_counter()
-                        url = f"http://127.0.0.1:{server.http_port}/metrics"
-                        with urllib.request.urlopen(url, timeout=timeout) as answer:
-                            answer.read()
-                        pulse.metrics.append(time.perf_counter() - began)
-                except Exception as error:
-                    pulse.problems.append(f"{type(error).__name__}: {error}")
+    def repeat() -> None:
+        act()
+        while not ended.wait(every):
+            act()
 
-    thread = threading.Thread(target=feel)
+    thread = threading.Thread(target=repeat)
     thread.start()
     try:
-        yield pulse
+        yield
     finally:
         ended.set()
         thread.join()
+
+
+@contextmanager
+def feeling_pulse(server: ServerProcess, timeout: float = 5.0) -> Iterator[Pulse]:
+    """Ask for the health, and now and then for the metrics, at least once and until the block ends. In seconds."""
+    pulse = Pulse()
+
+    def feel() -> None:
+        began = time.perf_counter()
+        try:
+            if not client.health():
+                pulse.problems.append("NOT_SERVING")
+            pulse.health.append(time.perf_counter() - began)
+            if len(pulse.health) % 10 == 1:
+                began = time.perf_counter()
+                server.get("/metrics", timeout)
+                pulse.metrics.append(time.perf_counter() - began)
+        except Exception as error:
+            pulse.problems.append(f"{type(error).__name__}: {error}")
+
+    with Client(server.target, timeout=timeout) as client, repeating(feel):
+        yield pulse
 
 
 def overload(
@@ -115,21 +121,20 @@ def measure(server: ServerProcess, headlines: int, seconds: float) -> tuple[dict
     problems += [
         f"health or metrics: {problem}" for each in (*(pulse for _, pulse in loads), pulse) for problem in each.problems
     ]
-    refused = {status: load.statuses[status] / max(load.statuses.total(), 1) for status in REFUSALS}
     figures = {
-        "peak": peak,
-        "offered": OVERLOAD * peak,
-        "goodput": load.rate,
+        "peak/s": peak,
+        "offered/s": OVERLOAD * peak,
+        "goodput/s": load.rate,
         "kept": load.rate / peak if peak else np.nan,
-        **refused,
-        "health": float(np.quantile(pulse.health, 0.99)) * 1e3 if pulse.health else np.nan,
-        "metrics": max(pulse.metrics, default=np.nan) * 1e3,
-        "late": load.late * 1e3,
+        **{status: load.statuses[status] / max(load.statuses.total(), 1) for status in sorted(REFUSALS)},
+        "health p99 ms": float(np.quantile(pulse.health, 0.99)) * 1e3 if pulse.health else np.nan,
+        "/metrics max ms": max(pulse.metrics, default=np.nan) * 1e3,
+        "sent late ms": load.late * 1e3,
     }
     if headlines == 1:
         shared = closed_loop(server.target, requests, headlines, SHARERS, seconds / 2, connections=1)
-        figures["shared"] = shared.rate
-        figures["shared refused"] = shared.statuses[UNAVAILABLE] / max(shared.statuses.total(), 1)
+        figures["one connection/s"] = shared.rate
+        figures["refused"] = shared.statuses[UNAVAILABLE] / max(shared.statuses.total(), 1)
     return figures, problems
 
 
@@ -155,47 +160,24 @@ def main() -> None:
                 for limit, server in servers.items():
                     try:
                         figures, broken = measure(server, headlines, args.seconds)
-                    except SystemExit as error:  # a run that cannot be measured must not cost the figures of the others
+                    except report.BrokenError as error:  # a run that cannot be measured must not cost the figures of the others
                         problems[f"{headlines} a request: {error}"] += 1
                         continue
                     runs[headlines, limit].append(figures)
                     problems.update(broken)
-    columns = {
-        "peak": "peak/s",
-        "offered": "offered/s",
-        "goodput": "goodput/s",
-        "kept": "kept",
-        "RESOURCE_EXHAUSTED": "RES_EXH",
-        UNAVAILABLE: "UNAVAIL",
-        DEADLINE_EXCEEDED: "DEADLINE",
-        "health": "health p99 ms",
-        "metrics": "/metrics max ms",
-        "late": "sent late ms",
-        "shared": "one connection/s",
-        "shared refused": "refused",
-    }
-    shares = {"kept", *REFUSALS, "shared refused"}
-    print(f"{'headlines':>9}{'max-streams':>12}" + "".join(f"{head:>{max(10, len(head) + 2)}}" for head in columns.values()))
+    heads = max((some[0] for some in runs.values()), key=len, default={})
+    columns = {head: ".1%" if head in {"kept", "refused", *REFUSALS} else ",.1f" for head in heads}
+    table = report.Table("headlines", {"max-streams": "", **columns})
     for (headlines, limit), some in runs.items():
-        medians = {name: float(np.nanmedian([run[name] for run in some])) for name in some[0]}
-        row = f"{headlines:9}{limit:12}"
-        for name, head in columns.items():
-            cell = (
-                ""
-                if np.isnan(medians.get(name, np.nan))
-                else f"{medians[name]:.1%}"
-                if name in shares
-                else f"{medians[name]:,.1f}"
-            )
-            row += f"{cell:>{max(10, len(head) + 2)}}"
-        print(row)
+        medians = report.medians(some)
+        table.row(headlines, limit, *medians.values())
         if limit == Settings.max_streams:
             if not medians["kept"] >= KEPT[headlines]:
                 problems[f"{headlines} a request: {medians['kept']:.1%} of the peak kept, not {KEPT[headlines]:.0%}"] += 1
-            if not medians["health"] <= HEALTH_P99 * 1e3:
-                problems[f"{headlines} a request: health takes {medians['health']:.0f} ms"] += 1
-    report.end(problems.elements())
+            if not medians["health p99 ms"] <= HEALTH_P99 * 1e3:
+                problems[f"{headlines} a request: health takes {medians['health p99 ms']:.0f} ms"] += 1
+    report.require_none(problems.elements())
 
 
 if __name__ == "__main__":
-    main()
+    report.run(main)

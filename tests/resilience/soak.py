@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from harness import report
-from harness.process import serving
+from harness.process import serving, versions
 from harness.requests import Question, real_headlines
 from headlines.client import AsyncClient, Headline, Prediction
 from service.model import artifact, engines
@@ -58,11 +58,6 @@ def expect(version: Path, questions: Sequence[Question]) -> list[tuple[float, fl
         loaded.predict([service_preprocessing.Headline(text, posted_at.timestamp(), outlet)]).rows()[0][:2]
         for text, posted_at, outlet in questions
     ]
-
-
-def newest(models: Path) -> Path:
-    """The directory of the version with the highest number."""
-    return models / str(artifact.versions(models)[0])
 
 
 def count_wrong(answers: Answers, chosen: Sequence[int], predictions: Sequence[Prediction]) -> int:
@@ -130,7 +125,7 @@ def main() -> None:
     parser.add_argument("--engine", default="litert")
     args = parser.parse_args()
     questions = real_headlines(5000)
-    version = newest(args.models)
+    version = versions(args.models)[0]
     answers = {int(version.name): expect(version, questions)}
     with serving(args.models, "--engine", args.engine) as server:
         until = time.monotonic() + args.seconds
@@ -139,8 +134,10 @@ def main() -> None:
     print(f"clients {args.clients}, seconds {args.seconds:g}")
     print(f"calls {tally.calls}, headlines {tally.headlines}, slowest call {tally.slowest:.3f} s")
     print(f"errors {len(tally.errors)}, wrong answers {tally.wrong}")
-    report.end([*tally.errors, *(["a wrong answer"] * tally.wrong), *([] if tally.calls else ["no call was answered"])])
+    report.require_none(
+        [*tally.errors, *(["a wrong answer"] * tally.wrong), *([] if tally.calls else ["no call was answered"])]
+    )
 
 
 if __name__ == "__main__":
-    main()
+    report.run(main)

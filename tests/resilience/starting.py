@@ -76,7 +76,7 @@ def wait_for(condition: Callable[[], object]) -> None:
     deadline = time.monotonic() + PATIENCE
     while not condition():
         if time.monotonic() > deadline:
-            raise AssertionError("waited in vain")
+            raise report.BrokenError(f"what should take moments has not come about in {PATIENCE:.0f} s")
         time.sleep(0.0005)
 
 
@@ -136,8 +136,8 @@ def main() -> None:
             outcomes = Counter(stop([*wrapper, *plain], moment, numbers) for moment in moments)
             problems += [f"{where}, {what}: {count} {it}" for it, count in outcomes.items() if it != "in order"]
             print(f"{where}, {what}: " + ", ".join(f"{count} {outcome}" for outcome, count in outcomes.items()), flush=True)
-    report.end(problems)
+    report.require_none(problems)
 
 
 if __name__ == "__main__":
-    main()
+    report.run(main)

@@ -9,7 +9,7 @@ alone      SIGTERM to the only server under 64 callers without retries: every ca
 killed     kill -9 while it starts, under traffic and as a new version comes in: MODELS is as it was, the same command starts it
            again, and the answers are right
 
-Without a name it does all four. It ends with 1 where a promise is broken.
+Without a name it does all four. It ends with 1 if a promise is broken.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from typing import Any
 import grpc
 
 from harness import report
-from harness.process import ServerProcess, serve, serving, started
+from harness.process import ServerProcess, serve, serving, started, versions
 from harness.requests import Question, make_request, real_headlines
 from headlines.client import AsyncClient, Headline, Prediction
 from headlines.v1.popularity_pb2 import PredictRequest, PredictResponse
@@ -159,7 +159,7 @@ async def kill(trial: Trial, rng: random.Random) -> Outcome:
     """Kill a server at moments of its life, and look at what is left."""
     outcome = Outcome()
     models = trial.models
-    version = soak.newest(models)
+    version = versions(models)[0]
     with serving(models, *LITERT) as server:  # finds free ports
         flags = (*LITERT, "--port", str(server.port), "--http-port", str(server.http_port), "--poll-seconds", "0.05")
     command = serve(models, "--drain-seconds", "0", *flags)
@@ -237,23 +237,23 @@ def main() -> None:
         parser.error(f"no case {', '.join(unknown)}; there are {', '.join(CASES)}")
     questions = real_headlines(5000)
     problems = []
-    print(f"{'':12}{'rounds':>8}{'calls':>10}{'headlines':>12}{'wrong':>8}{'slowest, s':>12}  unanswered")
+    columns = {**dict.fromkeys(("rounds", "calls", "headlines", "wrong"), ""), "slowest, s": ".2f", "unanswered": "<"}
+    table = report.Table("", columns)
     for name in args.cases or CASES:
         with tempfile.TemporaryDirectory() as temporary:
-            version = soak.newest(args.models)
+            version = versions(args.models)[0]
             models = Path(temporary) / "models"
             shutil.copytree(version, models / version.name)
             trial = Trial(models, questions, {int(version.name): soak.expect(version, questions)}, args.rounds)
             outcome = asyncio.run(CASES[name](trial, random.Random(args.seed)))
         tally = outcome.tally
         codes = ", ".join(f"{code} {count}" for code, count in sorted(outcome.codes.items()))
-        row = f"{name:12}{args.rounds:>8}{tally.calls:>10}{tally.headlines:>12}{tally.wrong:>8}{tally.slowest:>12.2f}"
-        print(f"{row}  {codes or len(tally.errors)}", flush=True)
+        table.row(name, args.rounds, tally.calls, tally.headlines, tally.wrong, tally.slowest, codes or len(tally.errors))
         problems += [f"{name}: {problem}" for problem in outcome.problems]
         if tally.wrong or not tally.calls:
             problems.append(f"{name}: {tally.wrong} answers of {tally.headlines} are wrong")
-    report.end(problems)
+    report.require_none(problems)
 
 
 if __name__ == "__main__":
-    main()
+    report.run(main)

@@ -8,8 +8,8 @@ request was due between that rename and the moment at which the log says what be
 headlines.client compares answers with what the version that gave them must answer, and readiness is watched, over gRPC and
 HTTP.
 
-Sources of good versions are all those in --models, in turn. It ends with 1 where a promise is broken: with `litert` also
-where the 99th percentile during swaps is more than twice the one between them.
+Sources of good versions are all those in --models, in turn. It ends with 1 if a promise is broken: with `litert` also
+if the 99th percentile during swaps is more than twice the one between them.
 """
 
 from __future__ import annotations
@@ -31,20 +31,18 @@ from itertools import cycle
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
-from urllib.request import urlopen
 
 import grpc
 import numpy as np
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from harness import report
-from harness.load import Load, closed_loop, open_loop
-from harness.process import ServerProcess, serving
+from harness.load import Load, closed_loop, open_loop, percentiles
+from harness.process import ServerProcess, serving, versions
 from harness.requests import Question, make_requests, real_headlines
 from headlines.client import AsyncClient
 from headlines.v1.popularity_pb2 import ModelVersion
-from service.model import artifact
-from service.model.artifact import CHECKSUMS, CPU_MODEL, EXAMPLES, INFO, VOCABULARY
+from service.model.artifact import CHECKSUMS, CPU_MODEL, EXAMPLES, FORMAT, INFO, VOCABULARY
 from tests.resilience import soak
 from tests.resilience.soak import Tally
 
@@ -52,11 +50,9 @@ BROKEN_EVERY = 5
 CONNECTIONS = 16  # of the load
 PAUSE = 0.05  # seconds between two looks at readiness, and between two calls whose answers are compared
 POLL = 0.2  # seconds between two looks of the server for versions
-QUANTILES = (50, 90, 99, 99.9)
 TIMES_AS_LONG = 2.0  # the promised p99 during swaps, by the one between them
 
 VARIABLES = "variables/variables.data-00000-of-00001"
-FAILURES = r'headlines_model_loads_total{outcome="failure"}'
 
 
 def write(path: Path, data: bytes) -> None:
@@ -139,7 +135,7 @@ BREAKAGES: dict[str, tuple[Callable[[Path], object], bool]] = {
     "other outputs": (lambda version: change(version / EXAMPLES, lambda it: it[0].update(main_output=0.123)), True),
     "other outlet levels": (lambda version: change(version / INFO, shift_levels), True),
     "words in other places": (swap_words, True),
-    "a format of the future": (lambda version: change(version / INFO, lambda it: it.update(format=2)), True),
+    "a format of the future": (lambda version: change(version / INFO, lambda it: it.update(format=FORMAT + 1)), True),
     "noise instead of a model": (scramble_models, True),
 }
 
@@ -157,7 +153,7 @@ class Outcome:
 
 
 def became_of(server: ServerProcess, version: int) -> dict[str, Any]:
-    """What the log says next of a version. Raises AssertionError and queue.Empty."""
+    """What the log says next of a version. Raises BrokenError if it says nothing."""
     while True:
         record = server.wait_for("")
         if record.get("version") == version and record["logger"] == "service.repository":
@@ -177,9 +173,7 @@ class Trial:
     def prepare(cls, directory: Path, models: Path, questions: Sequence[Question], swaps: int, broken: Container[int]) -> Trial:
         """Version 1, which is there from the start, and `swaps` more, from those in `models`; `broken` are numbers."""
         trial = cls(directory / "models", directory / "coming", {}, {})
-        sources = [directory / "sources" / str(number) for number in artifact.versions(models)]
-        for source in sources:
-            shutil.copytree(models / source.name, source)
+        sources = [shutil.copytree(version, directory / "sources" / version.name) for version in versions(models)]
         answers = [soak.expect(source, questions) for source in sources]
         breakages = cycle(BREAKAGES)
         for number in range(1, swaps + 2):
@@ -240,16 +234,21 @@ async def swap(
     return outcome
 
 
+def count_failures(server: ServerProcess) -> float:
+    """Versions that it could not load."""
+    return server.metric("headlines_model_loads_total", outcome="failure")
+
+
 async def let_in(number: int, trial: Trial, server: ServerProcess, client: AsyncClient, outcome: Outcome) -> None:
     """Let a version come in, see what becomes of it, and take away the one that is no longer needed."""
-    failures = await asyncio.to_thread(server.metric, FAILURES)
+    failures = await asyncio.to_thread(count_failures, server)
     began = time.perf_counter()
     (trial.coming / str(number)).rename(trial.models / str(number))
     record = await asyncio.to_thread(became_of, server, number)
     since = time.time() - datetime.fromisoformat(record["time"]).timestamp()
     outcome.windows.append((began, time.perf_counter() - since))
     model = await client.model()
-    failures = await asyncio.to_thread(server.metric, FAILURES) - failures
+    failures = await asyncio.to_thread(count_failures, server) - failures
     [version] = [it for it in model.versions if it.version == number]
     if breakage := trial.breakages.get(number):
         told = (record["level"] == "error", version.state == ModelVersion.STATE_FAILED and bool(version.error), failures == 1)
@@ -275,14 +274,9 @@ async def watch_health(server: ServerProcess, outcome: Outcome) -> None:
 
 async def watch_readiness(server: ServerProcess, outcome: Outcome, going: Callable[[], bool]) -> None:
     """See to it that /readyz says yes each time."""
-
-    def look() -> None:
-        with urlopen(f"http://127.0.0.1:{server.http_port}/readyz", timeout=10):
-            pass
-
     while going():
         try:
-            await asyncio.to_thread(look)
+            await asyncio.to_thread(server.get, "/readyz", 10)
         except OSError as error:
             outcome.problems.append(f"/readyz: {error}")
         await asyncio.sleep(PAUSE)
@@ -307,13 +301,13 @@ def main() -> None:
     inside = np.zeros(len(outcome.load.latencies), bool)
     for begin, end in outcome.windows:
         inside |= (outcome.load.due >= begin) & (outcome.load.due < end)
-    between, during = (outcome.load.latencies[~inside] * 1e3, outcome.load.latencies[inside] * 1e3)
+    latencies = {"between": outcome.load.latencies[~inside], "during": outcome.load.latencies[inside]}
+    figures = {name: {**percentiles(some), "max ms": some.max() * 1e3} for name, some in latencies.items()}
     print(f"{args.engine}: {args.swaps} versions, {len(trial.breakages)} of them broken; {outcome.load.rate:.0f} requests/s")
-    print(f"{'':12}{'requests':>10}" + "".join(f"{f'p{q:g} ms':>10}" for q in QUANTILES) + f"{'max ms':>10}")
-    for name, some in (("between", between), ("during", during)):
-        cells = "".join(f"{np.percentile(some, q):10.2f}" for q in QUANTILES)
-        print(f"{name:12}{len(some):>10}{cells}{some.max():10.2f}")
-    ratio = np.percentile(during, 99) / np.percentile(between, 99)
+    table = report.Table("", {"requests": "", **dict.fromkeys(figures["during"], ".2f")})
+    for name, some in latencies.items():
+        table.row(name, len(some), *figures[name].values())
+    ratio = figures["during"]["p99 ms"] / figures["between"]["p99 ms"]
     took = sorted(end - begin for begin, end in outcome.windows)
     print(f"p99 during / between: {ratio:.2f}; a swap: median {took[len(took) // 2]:.2f} s, longest {took[-1]:.2f} s")
     print(f"requests were sent at most {outcome.load.late * 1e3:.1f} ms late")
@@ -327,8 +321,8 @@ def main() -> None:
         outcome.problems.append(f"{outcome.tally.wrong} wrong answers")
     if args.engine == "litert" and ratio > TIMES_AS_LONG:
         outcome.problems.append(f"p99 during swaps is {ratio:.1f} times the one between them")
-    report.end(outcome.problems)
+    report.require_none(outcome.problems)
 
 
 if __name__ == "__main__":
-    main()
+    report.run(main)

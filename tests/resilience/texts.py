@@ -18,11 +18,11 @@ import sys
 import threading
 import time
 import unicodedata
-import urllib.request
 from collections.abc import Iterable
 
 from harness import report
 from harness.process import ServerProcess, serving
+from harness.wire import PREDICT
 
 BYTES = 4080  # of a text; 1,024 of them are 4 MB, the largest message
 HEADLINES = 1024
@@ -156,7 +156,7 @@ def beside(server: ServerProcess, name: str, text: str, seconds: float) -> tuple
 
     def ask(channel: grpc.Channel, request: bytes) -> float:
         began = time.perf_counter()
-        channel.unary_unary("/headlines.v1.PopularityService/Predict", None, None)(request, timeout=60)
+        channel.unary_unary(PREDICT.decode(), None, None)(request, timeout=60)
         return time.perf_counter() - began
 
     def ask_large() -> None:
@@ -169,7 +169,7 @@ def beside(server: ServerProcess, name: str, text: str, seconds: float) -> tuple
     def read_health() -> None:
         while time.perf_counter() < until:
             try:
-                urllib.request.urlopen(f"http://127.0.0.1:{server.http_port}/healthz", timeout=10).close()
+                server.get("/healthz", 10)
             except OSError as error:
                 problems.append(f"/healthz beside {name}: {error}")
             time.sleep(0.05)
@@ -201,16 +201,16 @@ def main() -> None:
     for ratio, text in table:
         print(f"{ratio:6.2f}  {text[:12]!a}")
     problems = [f"a text costs {ratio:.2f} Cyrillic ones: {text[:12]!a}" for ratio, text in table if ratio > MOST]
-    print(f"{'a lone caller beside requests of 1,024':40}{'p50 ms':>8}{'p99 ms':>8}{'calls':>8}{'large ones':>12}")
+    columns = {"p50 ms": ".1f", "p99 ms": ".1f", "calls": "", "large ones": ""}
+    shown = report.Table("a lone caller beside requests of 1,024", columns, width=40)
     texts = {"Cyrillic": fill(CYRILLIC), "the costliest": table[0][1]}
     with serving(args.models, "--engine", "litert") as server:
         for name, text in texts.items():
             latencies, answered, broken = beside(server, name, text, args.seconds)
-            p50, p99 = np.quantile(latencies, [0.5, 0.99]) * 1e3
-            print(f"{name:40}{p50:8.1f}{p99:8.1f}{len(latencies):8}{answered:12}")
+            shown.row(name, *np.quantile(latencies, [0.5, 0.99]) * 1e3, len(latencies), answered)
             problems += broken
-    report.end(problems)
+    report.require_none(problems)
 
 
 if __name__ == "__main__":
-    main()
+    report.run(main)

@@ -239,7 +239,7 @@ def main() -> None:
         parser.error(f"no case {', '.join(unknown)}; there are {', '.join(CASES)}")
     questions = real_headlines(1000)
     problems = []
-    print(f"{'':12}{'calls':>10}{'lost':>8}{'wrong':>8}{'polls':>8}")
+    table = report.Table("", {"calls": "", "lost": "", "wrong": "", "polls": ".1f"})
     for name in args.cases or CASES:
         with tempfile.TemporaryDirectory() as directory:
             try:
@@ -249,12 +249,12 @@ def main() -> None:
                 print(f"{name:12}  left out: it needs rights that this user has not")
                 continue
         lost = sum("lost" in problem for problem in outcome.problems)
-        print(f"{name:12}{outcome.calls:>10}{lost:>8}{outcome.wrong:>8}{outcome.polls:>8.1f}", flush=True)
+        table.row(name, outcome.calls, lost, outcome.wrong, outcome.polls)
         problems += [f"{name}: {problem}" for problem in sorted(set(outcome.problems))]
         if outcome.polls > PROMISED_POLLS or not outcome.calls:
             problems.append(f"{name}: {outcome.calls} calls, live after {outcome.polls:.1f} polls")
-    report.end(problems)
+    report.require_none(problems)
 
 
 if __name__ == "__main__":
-    main()
+    report.run(main)

@@ -16,11 +16,13 @@ from harness.wire import (
     DATA,
     END_HEADERS,
     END_STREAM,
+    FRAME_BYTES,
     HEADERS,
     OPENING,
     PATIENCE,
     PING,
     PREDICT,
+    PREDICT_STREAM,
     PREFACE,
     PRIORITY,
     PUSH,
@@ -39,7 +41,6 @@ from headlines.v1 import popularity_pb2 as pb
 from tests.resilience.fuzz import mutation
 from tests.resilience.fuzz.targets import message, messages
 
-STREAM = b"/headlines.v1.PopularityService/PredictStream"
 MODEL = b"/headlines.v1.PopularityService/GetModel"
 OTHERS = (
     b"/grpc.health.v1.Health/Check",
@@ -49,8 +50,8 @@ OTHERS = (
     b"/headlines.v1.PopularityService/Nothing",
 )
 
-MESSAGES = {PREDICT: messages(pb.PredictRequest), STREAM: messages(pb.PredictStreamRequest)}
-_REQUESTS = {PREDICT: pb.PredictRequest, STREAM: pb.PredictStreamRequest}
+MESSAGES = {PREDICT: messages(pb.PredictRequest), PREDICT_STREAM: messages(pb.PredictStreamRequest)}
+_REQUESTS = {PREDICT: pb.PredictRequest, PREDICT_STREAM: pb.PredictStreamRequest}
 
 
 def _message(rng: random.Random, path: bytes) -> bytes:
@@ -60,7 +61,7 @@ def _message(rng: random.Random, path: bytes) -> bytes:
 
 def _plain(rng: random.Random) -> tuple[bytes, bytes]:
     """A path, and a message for it that is empty or good."""
-    path = rng.choice((PREDICT, STREAM))
+    path = rng.choice((PREDICT, PREDICT_STREAM))
     return path, rng.choice(MESSAGES[path][:4])
 
 
@@ -69,8 +70,8 @@ def _predict(rng: random.Random, stream: int) -> bytes:
 
 
 def _predict_stream(rng: random.Random, stream: int) -> bytes:
-    some = b"".join(framed(_message(rng, STREAM)) for _ in range(rng.randrange(5)))
-    return begin(stream, head(STREAM)) + body(stream, some)
+    some = b"".join(framed(_message(rng, PREDICT_STREAM)) for _ in range(rng.randrange(5)))
+    return begin(stream, head(PREDICT_STREAM)) + body(stream, some)
 
 
 def _other(rng: random.Random, stream: int) -> bytes:
@@ -225,7 +226,7 @@ def _damaged(rng: random.Random) -> bytes:
 
 
 def _continuations(rng: random.Random) -> bytes:
-    size = rng.choice((0, 1, 16_384))
+    size = rng.choice((0, 1, FRAME_BYTES))
     more = frame(CONTINUATION, 0, rng.choice((1, 1, 3)), block([(b"a", b"b" * max(size - 5, 0))])[:size])
     return OPENING + frame(HEADERS, 0, 1, block(head())) + more * rng.choice((1, 10, 100 if size > 1 else 10_000))
 
@@ -245,7 +246,7 @@ def _compressed_headers(rng: random.Random) -> bytes:
     data = rng.choice(
         (rng.choice(bad), good + rng.choice(bad), rng.choice(bad) + good, mutation.mutate([good], rng), rng.randbytes(60))
     )
-    return OPENING + frame(HEADERS, END_HEADERS, 1, data[:16_384]) + body(1, framed(MESSAGES[PREDICT][1]))
+    return OPENING + frame(HEADERS, END_HEADERS, 1, data[:FRAME_BYTES]) + body(1, framed(MESSAGES[PREDICT][1]))
 
 
 def _frames(rng: random.Random) -> bytes:

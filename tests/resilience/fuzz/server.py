@@ -2,7 +2,7 @@
 
 A call has damage in its messages, its framing or its metadata; a connection has damage in its HTTP/2 frames or its compressed
 headers. How calls end is read from the wire, and how those ended whose handler began from the server's own counters: there,
-INTERNAL and UNKNOWN are failures. What gRPC answers by itself shows in the first table alone: UNKNOWN (2) where a header is
+INTERNAL and UNKNOWN are failures. What gRPC answers by itself shows in the first table alone: UNKNOWN (2) if a header is
 missing that HTTP/2 or gRPC asks for, and for a path that is not UTF-8; resets for encodings and deadlines that it cannot read;
 nothing for messages that are cut off.
 """
@@ -18,7 +18,6 @@ import time
 import zlib
 from collections import Counter
 from pathlib import Path
-from urllib.request import urlopen
 
 from harness.process import ServerProcess, serving
 from harness.wire import (
@@ -27,6 +26,7 @@ from harness.wire import (
     PATIENCE,
     PING,
     PREDICT,
+    PREDICT_STREAM,
     TOKEN,
     Connection,
     begin,
@@ -34,7 +34,7 @@ from harness.wire import (
     framed,
     head,
 )
-from tests.resilience.fuzz.calls import CALLS, CONNECTIONS, CONNECTIONS_SHARE, MESSAGES, STREAM
+from tests.resilience.fuzz.calls import CALLS, CONNECTIONS, CONNECTIONS_SHARE, MESSAGES
 from tests.resilience.fuzz.targets import TEXTS
 
 AT_ONCE = 50  # calls under way on a connection, or connections at once
@@ -107,7 +107,7 @@ def peaks(server: ServerProcess, size: int) -> dict[str, tuple[int, str]]:
     packed = framed(deflated.compress(bytes(size)) + deflated.flush(), 1)
     found = {}
     before = server.resident_bytes
-    for path, tag in ((PREDICT, b"\x0a"), (STREAM, b"\x12")):
+    for path, tag in ((PREDICT, b"\x0a"), (PREDICT_STREAM, b"\x12")):
         longest = tag + b"\xfb\xff\xff\x01" + b"\x0a\xf6\xff\xff\x01" + bytes((4 << 20) - 10)
         calls = {
             f"{size >> 20} MB in a gzip bomb": (packed, {"grpc_encoding": b"gzip"}),
@@ -145,13 +145,10 @@ def read_log(server: ServerProcess) -> tuple[Counter[str], int]:
 
 def handled(server: ServerProcess) -> Counter[tuple[str, str]]:
     """Calls whose handler began, by method and how they ended."""
-    with urlopen(f"http://127.0.0.1:{server.http_port}/metrics") as answer:
-        text = answer.read().decode()
     found: Counter[tuple[str, str]] = Counter()
-    for code, method, number in re.findall(
-        r'^grpc_server_handled_total{grpc_code="(\w+)",grpc_method="(\w+)".*} (.+)$', text, re.MULTILINE
-    ):
-        found[method, code] += round(float(number))
+    for sample in server.samples():
+        if sample.name == "grpc_server_handled_total":
+            found[sample.labels["grpc_method"], sample.labels["grpc_code"]] += round(sample.value)
     return +found
 
 

@@ -35,6 +35,7 @@ import pyarrow.parquet as pq
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from harness.certificates import Authority
+from harness.process import versions
 from headlines.v1 import popularity_pb2 as pb
 from service.api import popularity, status
 from service.api.middleware import Received
@@ -73,7 +74,7 @@ class Target:
 
 def make(name: str, models: Path, directory: Path) -> Target:
     """Make a target ready; it may write into `directory`, and reads the highest version in `models`."""
-    return _MAKERS[name](models / str(artifact.versions(models)[0]), directory)
+    return _MAKERS[name](versions(models)[0], directory)
 
 
 def _preprocessing(version: Path, directory: Path) -> Target:  # noqa: ARG001

@@ -17,6 +17,7 @@ from service.model import artifact
 from training import dataset, features, texts
 from training.columns import OWN
 from training.dataset import Dataset
+from training.rows import BAD_COUNT, NO_TEXT, REPLY, RETWEET
 
 _DAY = 86_400.0
 _DAMAGED = 0.001  # share of headlines from which on damage is told
@@ -51,12 +52,15 @@ def cautions(
     return [
         *_of_texts(posts, text),
         *_of_labels(parts, outlets),
-        *_of_columns(posts),
-        *_of_times(posts, now),
-        *_of_rows(posts),
+        *of_reading(posts, now),
         *_of_outlet_names(posts),
         *_of_sources(posts, models),
     ]
+
+
+def of_reading(posts: Dataset, now: float) -> list[str]:
+    """Those of them that are about how the files were read, also for an evaluation."""
+    return [*_of_columns(posts), *_of_times(posts, now), *_of_rows(posts)]
 
 
 def _of_texts(posts: Dataset, text: texts.Found) -> Iterator[str]:
@@ -152,7 +156,7 @@ def _of_rows(posts: Dataset) -> Iterator[str]:
     if posts.bad:
         worst = posts.bad_rows[0]
         yield f"{_share(posts.bad, posts.read, 'rows')} are bad and left out; most often {worst.problem} (first {worst.first})"
-    if rows := posts.dropped.get("unreadable_count", 0):
+    if rows := posts.dropped.get(BAD_COUNT, 0):
         yield f"{_share(rows, posts.read, 'rows')} have a count that cannot be read and are left out: often the popular ones"
     if posts.imprecise:
         yield f"{_share(posts.imprecise, posts.read, 'rows')} have rounded counts, such as 1.2K: similar posts look alike"
@@ -160,9 +164,9 @@ def _of_rows(posts: Dataset) -> Iterator[str]:
         yield "all posts have the same engagement"
     for reason, words in (
         (dataset.DUPLICATE, "repeat an earlier post of the same outlet; was a file given twice, or is a row a comment?"),
-        ("no_text", "have no text and are left out"),
-        ("retweet", "are retweets and left out (--keep-retweets)"),
-        ("reply", "answer others and are left out (--keep-replies)"),
+        (NO_TEXT, "have no text and are left out"),
+        (RETWEET, "are retweets and left out (--keep-retweets)"),
+        (REPLY, "answer others and are left out (--keep-replies)"),
     ):
         if (rows := posts.dropped.get(reason, 0)) > _MOST * posts.read:
             yield f"{_share(rows, posts.read, 'rows')} {words}"

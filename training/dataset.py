@@ -36,7 +36,7 @@ from service.model.preprocessing import NEWEST_RULES, RULES
 from training import columns, times
 from training.columns import Plan
 from training.files import NamesChangedError, open_table
-from training.rows import BAD_COUNT, BadRowError, LeftOutError, Post, RowReader
+from training.rows import BAD_COUNT, NO_TEXT, REPLY, RETWEET, BadRowError, LeftOutError, Post, RowReader
 from training.settings import AS_GIVEN, Reading
 from training.sources import Source, expand
 
@@ -49,6 +49,19 @@ BEFORE_2004, BEFORE_SINCE, AFTER_COLLECTION, TOO_YOUNG, DUPLICATE = (
     "too_young",
     "duplicate",
 )
+
+# Why good rows are left out, in words.
+LEFT_OUT = {
+    NO_TEXT: "without text",
+    RETWEET: "retweets of others' posts",
+    REPLY: "replies to others",
+    BAD_COUNT: "with a count that could not be read",
+    BEFORE_2004: "dated before 2004",
+    BEFORE_SINCE: "older than what was asked for",
+    AFTER_COLLECTION: "dated later than the collection",
+    TOO_YOUNG: "too young to have earned what they will earn",
+    DUPLICATE: "repeats of an earlier post of the same outlet",
+}
 
 _log = logging.getLogger(__name__)
 

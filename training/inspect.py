@@ -179,7 +179,7 @@ def describe(found: Inspection) -> Iterator[str]:
             yield f"  {reason['rows']:>9,}    {reason['problem']} (first {reason['first']})"
     for reason, rows in facts["left_out"].items():
         flag = f" ({_FLAGS[reason]})" if reason in _FLAGS else ""
-        yield f"  {rows:>9,}  left out: {reason.replace('_', ' ')}{flag}"
+        yield f"  {rows:>9,}  left out: {dataset.LEFT_OUT[reason]}{flag}"
     if facts["period"]:
         period = facts["period"]
         yield f"from {period['first']} to {period['last']}, {period['days']:.0f} days; collected {period['collected_at']}"

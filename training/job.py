@@ -124,7 +124,7 @@ def evaluate(
         import numpy as np
 
         from service.model import artifact
-        from training import dataset, features
+        from training import cautions, dataset, features
 
     models = Path(models)
     numbers = artifact.versions(models)
@@ -133,6 +133,8 @@ def evaluate(
         raise VersionError(f"{models} holds no version{f' {number}' if number else ''}; it holds {numbers or 'none'}")
     loaded = artifact.read(models / str(number))
     posts = dataset.read(data, reading, rules=loaded.info.preprocessing)
+    for sentence in cautions.of_reading(posts, time.time()):
+        logger.warning("%s", sentence)
     label = loaded.info.label
     if posts.counts != label.counts:
         raise DataError(f"the data count {' + '.join(posts.counts)}, but version {number} learned {' + '.join(label.counts)}")

@@ -27,7 +27,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from service.model.artifact import REPORT, ModelInfo
-from training.dataset import Dataset
+from training.dataset import LEFT_OUT, Dataset
 from training.evaluate import LEAST_OF_A_CLASS, METRICS, MODELS, Bin, Estimate, Evaluation
 
 if TYPE_CHECKING:  # training.fit loads TensorFlow
@@ -35,12 +35,7 @@ if TYPE_CHECKING:  # training.fit loads TensorFlow
 
 OUTLETS = 40  # that the page lists at most
 
-_REASONS = {
-    "bad": "whose time, headline or counts could not be used",
-    "too_young": "too young to have earned what they will earn",
-    "after_collection": "dated later than the collection",
-    "duplicate": "repeats of an earlier post of the same outlet",
-}
+_BAD = "whose time, headline or counts could not be used"
 
 # Matplotlib writes these colours into the SVG, and they become the style sheet's.
 _COLOURS = {
@@ -108,10 +103,15 @@ def _page(evaluation: Evaluation, info: ModelInfo, dataset: Dataset, history: Se
         least=LEAST_OF_A_CLASS,
         pictures=pictures,
         read=dataset.read,
-        left_out={_REASONS[reason]: rows for reason, rows in {"bad": dataset.bad, **dataset.dropped}.items() if rows},
+        left_out=_left_out(dataset),
         outlets=list(evaluation.outlets.items())[:OUTLETS],
         headlines=dict(zip(rows, dataset.texts(rows), strict=True)),
     )
+
+
+def _left_out(dataset: Dataset) -> dict[str, int]:
+    """Rows by the reason for which they are left out, in words."""
+    return ({_BAD: dataset.bad} if dataset.bad else {}) | {LEFT_OUT[reason]: rows for reason, rows in dataset.dropped.items()}
 
 
 def summary(evaluation: Evaluation) -> list[str]:

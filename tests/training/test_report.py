@@ -8,6 +8,7 @@ from scipy.special import expit
 
 from service.model.artifact import Label, ModelInfo, Part, Time
 from training import dataset, features, report
+from training.dataset import LEFT_OUT
 from training.evaluate import Estimate, Scores, evaluate
 from training.fit import Epoch, Losses
 from training.synthesize import synthesize
@@ -204,3 +205,11 @@ def test_plain_words_follow_the_figures(evaluation, difference, verdict):
     assert f"right 79 times in 100, {verdict}." in text
     assert "off by 2.4 percentage points" in text
     assert "same outlet" not in text
+
+
+def test_every_reason_for_leaving_rows_out_has_its_words(tmp_path, evaluation, info, posts):
+    dropped = {reason: 1000 + i for i, reason in enumerate(LEFT_OUT)}
+    text = " ".join(" ".join(Page(write(tmp_path, evaluation, info, replace(posts, dropped=dropped, bad=999))).texts).split())
+    for reason, rows in dropped.items():
+        assert f"{rows:,} {LEFT_OUT[reason]}" in text
+    assert "999 whose time, headline or counts could not be used" in text

@@ -82,8 +82,9 @@ def fit(
     with busy("loading libraries"):
         from training import dataset, inspect
 
-    posts = dataset.read(data, reading)
-    found = inspect.inspect(posts, seed=settings.seed, models=models)
+    with busy("reading posts"):
+        posts = dataset.read(data, reading)
+        found = inspect.inspect(posts, seed=settings.seed, models=models)
     for sentence in found.warnings:
         logger.warning("%s", sentence)
     if found.features is None:
@@ -132,7 +133,8 @@ def evaluate(
     if number not in numbers:
         raise VersionError(f"{models} holds no version{f' {number}' if number else ''}; it holds {numbers or 'none'}")
     loaded = artifact.read(models / str(number))
-    posts = dataset.read(data, reading, rules=loaded.info.preprocessing)
+    with busy("reading posts"):
+        posts = dataset.read(data, reading, rules=loaded.info.preprocessing)
     for sentence in cautions.of_reading(posts, time.time()):
         logger.warning("%s", sentence)
     label = loaded.info.label

@@ -13,22 +13,22 @@ from unicodedata import normalize as _normalize
 
 import regex
 
-_APOSTROPHES = ("\u2018", "\u2019", "\u02bc")
-_ALONE = r"\p{Han}\p{Hiragana}\p{Katakana}"
-_START = rf"[[\p{{L}}\p{{N}}]--[{_ALONE}]]"
-_REST = rf"[[\p{{L}}\p{{M}}\p{{N}}]--[{_ALONE}]]"
+APOSTROPHES = ("\u2018", "\u2019", "\u02bc")
+ALONE = r"\p{Han}\p{Hiragana}\p{Katakana}"
+START = rf"[[\p{{L}}\p{{N}}]--[{ALONE}]]"
+REST = rf"[[\p{{L}}\p{{M}}\p{{N}}]--[{ALONE}]]"
 # But for U+16FF0 and U+16FF1, which are marks too: after another of them they belong to its word.
-_ALONE_LETTER = rf"[[{_ALONE}]--[\p{{M}}]]"
+_ALONE_LETTER = rf"[[{ALONE}]--[\p{{M}}]]"
 ALONE_CHARACTER = regex.compile(_ALONE_LETTER, regex.V1)
 _FIRST_ALONE = "\u2e80"  # none of them is below
 # A word, or a run that _IN_RUN takes apart: characters that are words of their own, and words without marks between them. It is
 # the simpler pattern, twice as fast, and such a text may have a word in every two bytes.
 _WORDS = regex.compile(
-    rf"[{_ALONE}](?:\p{{M}}+|[[{_ALONE}\p{{L}}\p{{N}}]--[\p{{M}}]]*{_ALONE_LETTER}(?!\p{{M}})|)"
-    rf"|[\p{{L}}\p{{N}}]{_REST}*(?:'{_START}{_REST}*)*",
+    rf"[{ALONE}](?:\p{{M}}+|[[{ALONE}\p{{L}}\p{{N}}]--[\p{{M}}]]*{_ALONE_LETTER}(?!\p{{M}})|)"
+    rf"|[\p{{L}}\p{{N}}]{REST}*(?:'{START}{REST}*)*",
     regex.V1,
 )
-_IN_RUN = regex.compile(rf"[{_ALONE}]|[^{_ALONE}]+", regex.V1)
+_IN_RUN = regex.compile(rf"[{ALONE}]|[^{ALONE}]+", regex.V1)
 # What _WORDS is on ASCII text, where NFKC changes nothing, as of 97 % of English headlines: a third of the time. And where no
 # apostrophe stands at a word's edge, words are what stands between other characters: a third of that.
 _ASCII_WORDS = re.compile("[a-z0-9]+(?:'[a-z0-9]+)*")
@@ -75,7 +75,7 @@ def normalize(text: str) -> str:
 
 def split(text: str) -> list[str]:
     """The words of a text that is normalised and case-folded."""
-    for apostrophe in _APOSTROPHES:
+    for apostrophe in APOSTROPHES:
         text = text.replace(apostrophe, "'")
     found: list[str] = _WORDS.findall(text)
     if max(found, default="") < _FIRST_ALONE:

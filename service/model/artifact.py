@@ -23,7 +23,7 @@ import os
 import re
 import stat
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
@@ -45,7 +45,10 @@ from service.model.preprocessing import (
     is_time,
 )
 
-FORMAT = 2  # of new versions; format 1 has no frozen features
+FORMAT = 2  # of new versions
+FROZEN_SINCE = 2  # the first format with frozen features
+# What makes a post popular, by the name of the rule. A version with a rule that is not here is refused.
+LABEL_RULES = {"above_median": "engagement above the median of the training part"}
 VOCABULARY = "assets/vocabulary.txt"
 INFO = "assets.extra/model.json"
 EXAMPLES = "assets.extra/examples.json"
@@ -71,7 +74,7 @@ class Time(float):
 class Label:
     """What makes a post popular."""
 
-    rule: str  # "above_median": engagement above the training part's median
+    rule: str  # a key of LABEL_RULES
     threshold: float
     counts: tuple[str, ...]  # the columns whose sum is the engagement
 
@@ -98,7 +101,8 @@ class ModelInfo:
     vocabulary_size: int  # lines of vocabulary.txt
     aux_features: tuple[str, ...] = AUX_FEATURES
     outlet_levels: Mapping[str, float]  # outlet keys and standardised levels
-    frozen: Mapping[str, float] = field(default_factory=dict)  # the time features' values, if they do not depend on the time
+    # The values that stand in for all of TIME_FEATURES, whatever the posting time is; empty: none.
+    frozen: Mapping[str, float] = field(default_factory=dict)
     label: Label
     parts: Mapping[str, Part]  # training, validation, evaluation
     settings: Mapping[str, Any]  # of the training job
@@ -362,16 +366,36 @@ def _parse_info(data: bytes) -> ModelInfo:
         ("aux_features", [[*AUX_FEATURES]]),
     ):
         if (value := getattr(found, key)) not in known:
-            problem = f"{key!r} is {value!r}, and this program knows {' and '.join(map(repr, known))} alone"
-            raise VersionError(f"{INFO}: {problem[:_LONGEST_PROBLEM]}")
+            raise _not_known(key, value, known)
     info = _parse(data, INFO, ModelInfo)
-    if info.frozen and (info.format < FORMAT or info.frozen.keys() != set(TIME_FEATURES)):
-        raise VersionError(f"{INFO}: 'frozen' must hold {', '.join(TIME_FEATURES)}, or nothing, and nothing in format 1")
-    if any(abs(value) > 1 for value in info.frozen.values()):
-        raise VersionError(f"{INFO}: 'frozen' holds a number beyond 1, which no sine or cosine is")
+    if info.label.rule not in LABEL_RULES:
+        raise _not_known("label.rule", info.label.rule, LABEL_RULES)
+    _check_frozen(info)
     if any(abs(level) > _HIGHEST_LEVEL for level in info.outlet_levels.values()):
         raise VersionError(f"{INFO}: 'outlet_levels' holds one beyond {_HIGHEST_LEVEL:g}, so it is not standardised")
     return info
+
+
+def _not_known(key: str, value: object, known: Iterable[object]) -> VersionError:
+    problem = f"{key!r} is {value!r}, and this program knows {' and '.join(map(repr, known))} alone"
+    return VersionError(f"{INFO}: {problem[:_LONGEST_PROBLEM]}")
+
+
+def _check_frozen(info: ModelInfo) -> None:
+    """Raise VersionError unless all time features are frozen, each at what a sine or cosine may be, or nothing is."""
+    if not info.frozen:
+        return
+    right = f"it holds {', '.join(TIME_FEATURES)}, or nothing"
+    if info.format < FROZEN_SINCE:
+        raise VersionError(f"{INFO}: 'frozen' is there, and format {info.format} has no frozen features")
+    for name, value in info.frozen.items():
+        if name not in TIME_FEATURES:
+            raise VersionError(f"{INFO}: 'frozen' names {name[:_LONGEST_PROBLEM]!r}, which cannot be frozen; {right}")
+        if not -1 <= value <= 1:
+            raise VersionError(f"{INFO}: 'frozen.{name}' is {value!r}; it must be from -1 to 1, as sines and cosines are")
+    for name in TIME_FEATURES:
+        if name not in info.frozen:
+            raise VersionError(f"{INFO}: 'frozen' lacks {name}; {right}")
 
 
 def _parse_examples(data: bytes) -> list[Example]:

@@ -255,6 +255,10 @@ def test_an_empty_directory_is_refused(tmp_path):
         ({"sequence_length": 50}, "sequence_length"),
         ({"vocabulary_size": 4}, "vocabulary.txt"),
         ({"label": None}, "model.json"),
+        (
+            {"label": {"rule": "viral", "threshold": 1.0, "counts": []}},
+            "model.json: 'label.rule' is 'viral', and this program knows 'above_median' alone",
+        ),
         ({"created_at": 5}, r"Expected a time .* - at `\$.created_at`"),
         ({"created_at": "yesterday"}, r"at `\$.created_at`"),
         ({"outlet_levels": {"gazette": "high"}}, r"Expected `float`, got `str` - at `\$.outlet_levels"),
@@ -323,6 +327,20 @@ def test_format_1_is_read_for_ever(tmp_path):
     assert dataclasses.replace(info, format=INFO.format, preprocessing=INFO.preprocessing) == INFO
 
 
+def test_format_1_may_say_that_nothing_is_frozen(tmp_path):
+    publish(tmp_path)
+    path = tmp_path / "1" / artifact.INFO
+    path.write_text(FORMAT_1.replace('"format": 1,', '"format": 1, "frozen": {},'))
+    artifact.write_checksums(tmp_path / "1")
+    assert artifact.read(tmp_path / "1").info.frozen == {}
+
+
+def test_new_versions_have_format_2_and_rules_2(tmp_path):
+    publish(tmp_path)
+    written = json.loads((tmp_path / "1" / artifact.INFO).read_text())
+    assert (written["format"], written["preprocessing"], written["frozen"]) == (2, 2, {})
+
+
 FROZEN = {"hour_sin": 0.25, "hour_cos": -0.5, "weekday_sin": 0.0, "weekday_cos": 1.0}
 
 
@@ -335,20 +353,24 @@ def test_frozen_features_are_written_and_read(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("change", "words"),
     [
-        {"frozen": {"hour_sin": 0.25}},
-        {"frozen": FROZEN | {"outlet_level": 0.0}},
-        {"frozen": FROZEN | {"hour_sin": 1.5}},
-        {"frozen": FROZEN, "format": 1},
-        {"frozen": FROZEN | {"hour_sin": "0"}},
-        {"frozen": None},
+        ({"frozen": {"hour_sin": 0.25}}, "'frozen' lacks hour_cos; it holds hour_sin, .*, or nothing"),
+        ({"frozen": FROZEN | {"outlet_level": 0.0}}, "'frozen' names 'outlet_level', which cannot be frozen"),
+        ({"frozen": FROZEN | {"x" * 10_000: 0.0}}, "'frozen' names 'x{1,500}', which"),
+        ({"frozen": FROZEN | {"hour_cos": 1.5}}, "'frozen.hour_cos' is 1.5; it must be from -1 to 1"),
+        ({"frozen": FROZEN | {"weekday_cos": -1.0000001}}, "'frozen.weekday_cos' is -1.0000001; "),
+        ({"frozen": FROZEN | {"hour_sin": math.nan}}, "JSON is malformed"),
+        ({"frozen": FROZEN, "format": 1}, "'frozen' is there, and format 1 has no frozen features"),
+        ({"frozen": FROZEN | {"hour_sin": "0"}}, r"Expected `float`, got `str` - at `\$.frozen"),
+        ({"frozen": ["hour_sin"]}, r"Expected `object`, got `array` - at `\$.frozen`"),
+        ({"frozen": None}, r"Expected `object`, got `null` - at `\$.frozen`"),
     ],
 )
-def test_features_that_cannot_be_frozen_so_are_refused(tmp_path, change):
+def test_features_that_cannot_be_frozen_so_are_refused(tmp_path, change, words):
     publish(tmp_path)
     path = tmp_path / "1" / artifact.INFO
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     artifact.write_checksums(tmp_path / "1")
-    with pytest.raises(VersionError, match=r"model\.json: .*frozen"):
+    with pytest.raises(VersionError, match=rf"model\.json: .*{words}"):
         artifact.read(tmp_path / "1")

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 import pytest
 from command import run, sentence
 from test_get_model import with_outlets
+from variants import FROZEN, variant
 
 from harness.process import ServerProcess, serve
 from headlines.commands import description
@@ -75,6 +76,36 @@ def test_without_a_live_version_model_shows_the_others_and_fails(tmp_path):
         assert done.returncode == 1
         assert json.loads(done.stdout)["versions"][0]["state"] == "failed"
         assert "version 7 cannot be served" in sentence(run("outlets", "--target", server.target))
+
+
+def test_a_version_that_does_not_use_the_posting_time_is_described_so(models, serve, tmp_path):
+    directory = tmp_path / "models"
+    directory.mkdir()
+    variant(models, directory / "1", frozen=FROZEN)
+    with serve(directory, "--engine", "litert") as server:
+        server.wait_for("serving version")
+        shown = run("model", "--target", server.target).stdout.decode()
+        assert "  posting time  makes no difference: " in shown
+        assert "  words and outlet: ranks 75 % of pairs" in shown
+        assert json.loads(run("model", "--json", "--target", server.target).stdout)["frozen_features"] == list(FROZEN)
+
+        note = "--posted-at made no difference: this version of the model does not use the posting time."
+        asked = ("predict", "--target", server.target, "--outlet", "gazette")
+        done = run(*asked, "--posted-at", "2016-05-01T00:00Z", "City votes", "Zebra")
+        notes = done.stdout.decode()
+        assert (done.returncode, done.stderr) == (0, b"")
+        assert note in notes
+        assert "judged by words and outlet." in notes
+        assert "the number comes from the outlet alone." in notes
+        assert note not in run(*asked, "City votes").stdout.decode()
+        notes = run("predict", "--target", server.target, "City votes").stdout.decode()
+        assert "With --outlet NAME it judges by the outlet too" in notes
+
+
+def test_a_version_that_uses_the_posting_time_says_nothing_of_it(target):
+    assert "posting time" not in run("model", "--target", target).stdout.decode()
+    done = run("predict", "--target", target, "--posted-at", "2016-05-01T00:00Z", "City votes")
+    assert "--posted-at" not in done.stdout.decode()
 
 
 def test_a_server_of_before_outlet_count_is_counted_by_its_list():

@@ -6,9 +6,11 @@ import json
 import shutil
 
 from in_process import running
+from variants import FROZEN, variant
 
 from headlines.v1 import popularity_pb2 as pb
 from service.model import artifact
+from service.model.preprocessing import AUX_FEATURES, TIME_FEATURES
 
 
 def with_outlets(models, directory, outlets):
@@ -54,6 +56,27 @@ async def test_it_lists_the_live_version_and_the_99_highest_others(make_settings
         assert failed.state == pb.ModelVersion.STATE_FAILED
         assert len(failed.error) == 1000
         assert failed.error.startswith("aaa")
+
+
+async def test_it_names_the_features_that_the_live_version_does_not_use(make_settings, models, tmp_path):
+    directory = tmp_path / "models"
+    shutil.copytree(models, directory)
+    variant(models, tmp_path / "2", frozen=FROZEN)
+    async with running(make_settings(models=directory)) as (_, stub), asyncio.timeout(60):
+        model = await stub.GetModel(pb.GetModelRequest())
+        assert list(model.frozen_features) == []
+        (tmp_path / "2").rename(directory / "2")
+        while (model := await stub.GetModel(pb.GetModelRequest())).version != 2:
+            await asyncio.sleep(0.01)
+        assert list(model.frozen_features) == list(TIME_FEATURES)
+        assert list(model.aux_features) == list(AUX_FEATURES)
+        headlines = [pb.Headline(text="City votes", outlet="gazette") for _ in range(3)]
+        headlines[1].posted_at.FromSeconds(0)
+        headlines[2].posted_at.FromSeconds(1_464_050_000)
+        outputs = {
+            prediction.main_output for prediction in (await stub.Predict(pb.PredictRequest(headlines=headlines))).predictions
+        }
+        assert len(outputs) == 1
 
 
 async def test_a_second_answer_is_the_first_until_something_changes(make_settings, models, tmp_path):

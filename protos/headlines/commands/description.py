@@ -20,7 +20,8 @@ _STATES = {
     ModelVersion.STATE_RETIRED: "retired: it was live, and another took its place",
 }
 _SPECIAL_IDS = 2  # of the vocabulary: padding and the unknown word
-_OUTPUTS = {"main": "words, time and outlet", "aux": "words alone", "baseline": "a linear model, to compare with"}
+_TIME_FEATURES = {"hour_sin", "hour_cos", "weekday_sin", "weekday_cos"}
+_OUTPUTS = {"aux": "words alone", "baseline": "a linear model, to compare with"}
 
 
 def show_model(given: Given) -> int:
@@ -122,11 +123,11 @@ def _describe(model: GetModelResponse, target: str) -> Iterator[str]:
         words = f"{model.vocabulary_size - _SPECIAL_IDS:,} words"
         yield f"  knows         {words} and {how_many_outlets(model)} (`headlines outlets`)"
         yield f"  reads         the first {model.sequence_length} words of a headline"
-        if model.frozen_features:
+        if not uses_time(model):
             yield "  posting time  makes no difference: the posts that it learned from had days without hours"
         yield f"  digest        {model.digest}"
         yield ""
-        yield from _evaluation(model.evaluation)
+        yield from _evaluation(model.evaluation, {"main": judged_by(model), **_OUTPUTS})
     yield "Limits of a request"
     yield (
         f"  {model.limits.max_headlines:,} headlines, {model.limits.max_text_bytes:,} bytes of UTF-8 in each, "
@@ -137,6 +138,21 @@ def _describe(model: GetModelResponse, target: str) -> Iterator[str]:
         yield "Versions"
     for version in model.versions:
         yield f"  {version.version:<4} {_STATES.get(version.state, 'unknown')}" + (version.error and f": {version.error}")
+
+
+def uses_time(model: GetModelResponse) -> bool:
+    """Whether a score depends on the posting time; of servers before this field, it does."""
+    return not set(model.frozen_features) >= _TIME_FEATURES
+
+
+def beside_words(model: GetModelResponse) -> str:
+    """What main_output is judged by beside the words."""
+    return "time and outlet" if uses_time(model) else "the outlet"
+
+
+def judged_by(model: GetModelResponse) -> str:
+    """What main_output is judged by."""
+    return "words, time and outlet" if uses_time(model) else "words and outlet"
 
 
 def popular(model: GetModelResponse) -> str:
@@ -159,12 +175,12 @@ def percent(share: float) -> str:
     return f"{text} %"
 
 
-def _evaluation(figures: Mapping[str, float]) -> Iterator[str]:
+def _evaluation(figures: Mapping[str, float], outputs: Mapping[str, str]) -> Iterator[str]:
     if "main_auc" not in figures:
         return
     share = f", {percent(figures['positive_share'])} of them popular" if "positive_share" in figures else ""
     yield f"How good it was on {figures.get('rows', 0):,.0f} later posts that it had not seen{share}"
-    for output, meaning in _OUTPUTS.items():
+    for output, meaning in outputs.items():
         if f"{output}_auc" not in figures:
             continue
         line = f"  {meaning}: ranks {percent(figures[f'{output}_auc'])} of pairs of a popular and another post right"

@@ -67,7 +67,7 @@ def run(given: Given) -> int:
     with explained(server), server.client() as client:
         model = _model(client, timeout or _PATIENCE, server)
         left = None if deadline is None else max(0.001, deadline - time.monotonic())  # 0 is no time to a client
-        show = _JSONLines(output, posted_at, outlet) if given.get("json") else _Table(output, outlet, model)
+        show = _JSONLines(output, posted_at, outlet) if given.get("json") else _Table(output, posted_at, outlet, model)
         failed = False
         for answer in client.predict_stream(asked(), timeout=left):
             entry = taken.popleft()
@@ -137,8 +137,9 @@ class _JSONLines:
 class _Table:
     """One line a headline, printed as it comes; then what the numbers mean."""
 
-    def __init__(self, output: console.Output, outlet: str, model: GetModelResponse | None) -> None:
+    def __init__(self, output: console.Output, posted_at: datetime | None, outlet: str, model: GetModelResponse | None) -> None:
         self._output = output
+        self._posted_at = posted_at
         self._outlet = outlet
         self._model = model or GetModelResponse()
         self._last: Prediction | None = None
@@ -170,15 +171,17 @@ class _Table:
             console.note("headlines predict: standard input held no headline")
 
     def _notes(self, last: Prediction) -> Iterator[str]:
-        judged = "words, time and outlet" if last.outlet_known else "its words alone"
+        judged = description.judged_by(self._model) if last.outlet_known else "its words alone"
         yield f"best: the chance that the post becomes popular, judged by {judged}."
         if self._model.version:
             yield f"popular: {description.popular(self._model)}."
         if self._wordless:
-            rest = "comes from time and outlet alone" if last.outlet_known else "means nothing"
+            rest = f"comes from {description.beside_words(self._model)} alone" if last.outlet_known else "means nothing"
             yield f"!: the model knows no word of this headline; the number {rest}."
         if not last.outlet_known:
             yield from self._about_outlets()
+        if self._posted_at and not description.uses_time(self._model):
+            yield "--posted-at made no difference: this version of the model does not use the posting time."
         yield f"Model version {last.model_version}" + (
             " learned from made-up posts: it says nothing about real headlines." if self._model.synthetic else "."
         )
@@ -190,7 +193,10 @@ class _Table:
         if not description.outlet_count(model):
             yield "The model knows no outlets: its data named none."
         elif not self._outlet:
-            yield "No outlet was named. With --outlet NAME it judges by time and outlet too; `headlines outlets` lists them."
+            yield (
+                f"No outlet was named. With --outlet NAME it judges by {description.beside_words(model)} too; "
+                "`headlines outlets` lists them."
+            )
         else:
             nearest = description.nearest_outlet(self._outlet, model.outlets)
             hint = f"is it {console.printable(nearest)!r}? " if nearest else ""

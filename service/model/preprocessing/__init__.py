@@ -1,7 +1,8 @@
 """Headlines to arrays: the one implementation, used in training and in serving.
 
-A set of rules says how a headline becomes words. Its number travels with each model as `"preprocessing": 1`. A change is a new
-number beside the others, never a change of one of them, so that a rollback works.
+A set of rules says how a headline becomes words. Its number travels with each model as `"preprocessing": 2`. A change is a new
+number beside the others, never a change of one of them, so that a rollback works. What is refused (`is_blank`, `expands`) does
+not depend on the number.
 """
 
 from __future__ import annotations
@@ -42,10 +43,10 @@ __all__ = [
 
 
 class Rules(NamedTuple):
-    """A set of rules: how a text becomes words."""
+    """A set of rules: how a text as it was sent becomes words."""
 
-    words: Callable[[str], list[str]]  # the words of a text as it was sent, in order
-    clean: Callable[[str], str]  # the text that is read: without links and the like
+    words: Callable[[str], list[str]]  # its words in order, after it is cleaned
+    clean: Callable[[str], str]  # what of it is read: without links and the like, by rules number 2 and later
 
 
 RULES: Mapping[int, Rules] = {1: Rules(rules_1.words, str), 2: Rules(rules_2.words, rules_2.clean)}  # by number
@@ -121,8 +122,9 @@ class Preprocessor:
     ) -> None:
         """`vocabulary[i]` is the word with id i, from VOCABULARY_HEAD on; `outlet_levels` are standardised, by outlet key.
 
-        `rules` is a key of RULES. `frozen` gives each of TIME_FEATURES a value that it has whatever the time, or none of them.
-        Raises ValueError if the vocabulary does not begin as it should or names a word twice.
+        `rules` is a key of RULES. `frozen` is empty, or gives each of TIME_FEATURES the value that it has whatever the time.
+        Raises ValueError if the vocabulary does not begin as it should or names a word twice, KeyError if `rules` is not known
+        or `frozen` lacks a feature.
         """
         if tuple(vocabulary[:FIRST_WORD]) != VOCABULARY_HEAD:
             raise ValueError("the vocabulary begins otherwise than with an empty line and [UNK]")

@@ -25,7 +25,7 @@ from harness.requests import real_headlines
 from service.model.artifact import Artifact
 from service.model.engines import Model, choose
 from service.model.preprocessing import SEQUENCE_LENGTH
-from service.model.preprocessing.rules_1 import words
+from service.model.preprocessing.rules_2 import words
 
 BATCHES = (1, 8, 64, 256, 1024)
 WORDS = 10_000  # rows of the network's embedding

@@ -28,7 +28,7 @@ from service.drain import DrainGate
 from service.metrics import Metrics
 from service.model import artifact, engines
 from service.model.preprocessing import Headline
-from service.model.preprocessing.rules_1 import words
+from service.model.preprocessing.rules_2 import words
 from service.model.version import Prediction, Predictions, Version
 from service.predictor import Answer, Predictor
 

@@ -25,7 +25,7 @@ from service.model.artifact import CPU_MODEL, Artifact
 from service.model.engines import choose
 from service.model.engines.layout import Cost
 from service.model.preprocessing import VOCABULARY_HEAD, Headline, Preprocessor
-from service.model.preprocessing.rules_1 import words
+from service.model.preprocessing.rules_2 import words
 from training.export import export, serve
 from training.model import WORDS, build
 

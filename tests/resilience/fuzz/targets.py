@@ -14,6 +14,7 @@ import csv
 import gzip
 import hashlib
 import io
+import itertools
 import json
 import lzma
 import math
@@ -46,8 +47,7 @@ from service.drain import DrainGate
 from service.errors import DataError, RequestError, UsageError, VersionError
 from service.metrics import Metrics
 from service.model import artifact, engines
-from service.model.preprocessing import AUX_FEATURES, SEQUENCE_LENGTH, Headline, Preprocessor, is_blank
-from service.model.preprocessing.rules_1 import words
+from service.model.preprocessing import AUX_FEATURES, RULES, SEQUENCE_LENGTH, Headline, Preprocessor, is_blank
 from service.model.version import Prediction, Version
 from service.predictor import Limits, Predictor
 from service.repository import Repository
@@ -57,7 +57,10 @@ from training.settings import Reading
 
 MESSAGE_END = b"\x00--\x00"  # between the messages of a stream, in the input of the target "request"
 WHEN = 1_464_000_000
-TEXTS = ("City votes on new park", "!!!", "東京 wins", "Don\u2019t park", "İSTANBUL \ufdfa ẞ", "x" * 300, "e\u0301 서울 \u202e")
+TEXTS = (
+    *("City votes on new park", "!!!", "東京 wins", "Don\u2019t park", "İSTANBUL \ufdfa ẞ", "x" * 300, "e\u0301 서울 \u202e"),
+    *("RT @a.b: RT @c: A &amp;amp; B&#8217;s &#xd800; &#0;", "\ufeffhttps://t.co/x ที่ pic.twitter.com/x bit.ly/a\u200bb"),
+)
 Request = type[pb.PredictRequest] | type[pb.PredictStreamRequest]
 _CODES = {0, 3, 4, 8, 14}  # what a call that bears a token may end with
 
@@ -79,7 +82,7 @@ def make(name: str, models: Path, directory: Path) -> Target:
 
 def _preprocessing(version: Path, directory: Path) -> Target:  # noqa: ARG001
     read = artifact.read(version)
-    preprocessor = Preprocessor(read.vocabulary, read.info.outlet_levels)
+    preprocessors = {rules: Preprocessor(read.vocabulary, read.info.outlet_levels, rules) for rules in RULES}
     outlet = next(iter(read.info.outlet_levels))
     codecs = (("utf-8", "surrogateescape"), ("utf-16-le", "surrogatepass"), ("utf-32-le", "replace"), ("latin-1", "strict"))
     times = (WHEN, math.nan, math.inf, -math.inf, 1e308, -1e-308, 253_402_300_800)
@@ -89,7 +92,8 @@ def _preprocessing(version: Path, directory: Path) -> Target:  # noqa: ARG001
         (posted_at,) = struct.unpack("<d", data[1:9].ljust(8, b"\0"))
         text = data[9:].decode(codec, errors if codec != "utf-16-le" or not len(data[9:]) % 2 else "replace")
         text = text[: None if len(data) % 16 == 0 else 2000]  # a huge one takes as long as a hundred others
-        found = words(text)
+        rules = [*RULES][data[-1] % len(RULES)] if data else min(RULES)
+        found, preprocessor = RULES[rules].words(text), preprocessors[rules]
         alone = preprocessor.encode([Headline(text, posted_at, text)])
         both = preprocessor.encode([Headline("park", WHEN, outlet), Headline(text, posted_at, text)])
         length = int(alone.lengths[0])
@@ -107,7 +111,7 @@ def _preprocessing(version: Path, directory: Path) -> Target:  # noqa: ARG001
     seeds = [
         bytes([i]) + struct.pack("<d", posted_at) + text.encode(codec)
         for i, (codec, _) in enumerate(codecs[:3])
-        for text, posted_at in zip(TEXTS, times, strict=True)
+        for text, posted_at in zip(TEXTS, itertools.cycle(times), strict=False)
     ]
     return Target(seeds, run)
 

@@ -6,9 +6,9 @@ A search over Unicode: a character of each kind (by category, combining class, d
 and mixed with a space, a letter and an apostrophe, and what rules number 2 clean, then the costliest ones in pairs, then
 mixtures by hypothesis. All of them also behind Q with a dot above, a mark that does not combine: with it NFKC reads the whole
 text twice; and behind what starts each step of cleaning. What the service refuses is left out. The cost is the CPU of checking
-a text and of turning it into numbers by the newest rules, the least of several passes. The measure is Cyrillic text by rules
-number 1, which read all of it: the newest rules read 1,000 characters, so texts of 1,000 bytes are tried too. Then a server
-gets requests as large as it takes, of Cyrillic and of the costliest text, while one caller asks for one headline at a time and
+a text and of turning it into numbers, the least of several passes, per byte. Rules number 2 read 1,000 characters: so Cyrillic
+text has 1,000 bytes, all of which they read, and others have 1,000 and as many as a request may hold. Then a server gets
+requests as large as it takes, of Cyrillic and of the costliest text, while one caller asks for one headline at a time and
 /healthz is read. It ends with 1 if a text costs more than five times as much as Cyrillic, or if /healthz was not 200.
 """
 
@@ -20,7 +20,7 @@ import sys
 import threading
 import time
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from harness import report
 from harness.process import ServerProcess, serving
@@ -80,29 +80,24 @@ class Search:
         from service.model.preprocessing import VOCABULARY_HEAD, Headline, Preprocessor, expands
 
         encode = Preprocessor([*VOCABULARY_HEAD, "the"], {}).encode
-        encode_whole = Preprocessor([*VOCABULARY_HEAD, "the"], {}, rules=1).encode
         self.costs: dict[str, float] = {}  # times Cyrillic, by text
 
         def handle(text: str) -> None:
             if not expands(text):
                 encode([Headline(text, 0.0)])
 
-        def handle_whole(text: str) -> None:
-            if not expands(text):
-                encode_whole([Headline(text, 0.0)])
-
         self._handle = handle
-        self._handle_whole = handle_whole
         self._expands = expands
-        self._cyrillic = {size: fill(CYRILLIC, size=size) for size in SIZES}
+        self._cyrillic = fill(CYRILLIC, size=min(SIZES))
 
     def measure(self, text: str, passes: int = 2) -> float:
-        """The cost of a text in Cyrillic texts of its size; 0 if it is refused. Both are measured in turn."""
+        """The cost of a text in Cyrillic texts of as many bytes; 0 if it is refused. Both are measured in turn."""
         if self._expands(text) or not text or text.isspace():
             return 0.0
-        cyrillic = self._cyrillic[min(SIZES, key=lambda size: abs(size - len(text.encode())))]
-        times = [(_time(self._handle, text), _time(self._handle_whole, cyrillic)) for _ in range(passes)]
-        cost, base = (min(some) / len(it.encode()) for some, it in zip(zip(*times, strict=True), (text, cyrillic), strict=True))
+        times = [(self._time(text), self._time(self._cyrillic)) for _ in range(passes)]
+        cost, base = (
+            min(some) / len(it.encode()) for some, it in zip(zip(*times, strict=True), (text, self._cyrillic), strict=True)
+        )
         if cost / base > 0.9 * MOST and passes < 20:  # was it a moment's?
             return self.measure(text, 20)
         ratio: float = cost / base
@@ -113,11 +108,10 @@ class Search:
         """So many texts, the costliest first."""
         return heapq.nlargest(number, self.costs, key=lambda text: self.costs[text])
 
-
-def _time(handle: Callable[[str], None], text: str) -> float:
-    began = time.thread_time()
-    handle(text)
-    return time.thread_time() - began
+    def _time(self, text: str) -> float:
+        began = time.thread_time()
+        self._handle(text)
+        return time.thread_time() - began
 
 
 def search(mixtures: int) -> Search:

@@ -327,7 +327,7 @@ LINKS = [
     for pattern in (
         rf"https?://{URL}+",
         rf"(pic\.twitter\.com|pic\.x\.com)/{URL}*",
-        rf"(?<![A-Za-z0-9_.@/\-\u00c0-\u024f\u1e00-\u1eff])({HOSTS})/{URL}*",
+        rf"(?<![A-Za-z0-9_.@/-])({HOSTS})/{URL}*",
     )
 ]
 

@@ -21,6 +21,7 @@ LONGEST = 1000  # characters of a text that are read, before and after NFKC
 
 # HTML's entities, by name, decimal number or hexadecimal number. The longest name has 31 characters.
 _ENTITIES = re.compile("&(?:([A-Za-z][A-Za-z0-9]{1,30};)|#([0-9]{1,8});|#[Xx]([0-9A-Fa-f]{1,8});)")
+_NAME, _DECIMAL, _HEXADECIMAL = 1, 2, 3  # its groups
 _WINDOWS_1252 = {number: bytes([number]).decode("cp1252", "ignore") for number in range(0x80, 0xA0)}
 _NO_CHARACTER = "\ufffd"  # what HTML reads when a number is not a character's; it separates words
 
@@ -46,10 +47,6 @@ _SHORTENERS = """
 _GLUED = ("pic.twitter.com", "pic.x.com")
 
 
-def _any_case(text: str) -> str:
-    return "".join(f"[{it.upper()}{it}]" if it.isalpha() else re.escape(it) for it in text)
-
-
 def _any_host(hosts: Iterable[str], before: str = "") -> str:
     """A pattern for hosts and a slash that begins at the host's last dot and looks back: group `lastindex` is the whole host.
 
@@ -58,17 +55,18 @@ def _any_host(hosts: Iterable[str], before: str = "") -> str:
     """
     by_last_part: dict[str, list[str]] = {}
     for host in hosts:
-        by_last_part.setdefault(host.rpartition(".")[2], []).append(f"(?<={before}({_any_case(host)})/)")
-    choices = "|".join(f"{_any_case(last)}/(?:{'|'.join(ends)})" for last, ends in by_last_part.items())
+        by_last_part.setdefault(host.rpartition(".")[2], []).append(f"(?<={before}({re.escape(host)})/)")
+    choices = "|".join(f"{last}/(?:{'|'.join(ends)})" for last, ends in by_last_part.items())
     return rf"\.(?=[A-Za-z]{{2,{max(map(len, by_last_part))}}}/)(?:{choices})"
 
 
 _URL = r"[A-Za-z0-9\-._~:/?#\[\]@!$&'()*+,;=%]"  # what RFC 3986 allows; another character ends a link, an ideograph for one
-_LINKS = re.compile(rf"://(?:(?<=({_any_case('http')})://)|(?<=({_any_case('https')})://)){_URL}+")
-# A host begins a word: no Latin letter, digit or part of an address stands before it. Other scripts write no space there.
-_BEGIN = r"(?<![A-Za-z0-9_.@/\-\u00c0-\u024f\u1e00-\u1eff])"
-_SHORT_LINKS = re.compile(f"{_any_host(_SHORTENERS, _BEGIN)}{_URL}*")
-_GLUED_LINKS = re.compile(f"{_any_host(_GLUED)}{_URL}*")
+_ASCII_CASE = re.IGNORECASE | re.ASCII
+_LINKS = re.compile(rf"://(?:(?<=(http)://)|(?<=(https)://)){_URL}+", _ASCII_CASE)
+# A host begins where no other part of a URL or an address, such as a letter, stands before it. What is not ASCII is no such
+# part: Chinese writes no space there.
+_SHORT_LINKS = re.compile(rf"{_any_host(_SHORTENERS, r'(?<![A-Za-z0-9_.@/-])')}{_URL}*", _ASCII_CASE)
+_GLUED_LINKS = re.compile(f"{_any_host(_GLUED)}{_URL}*", _ASCII_CASE)
 
 # Names of Twitter's, and of Bluesky's and Mastodon's, which are hosts or hold one.
 _RETWEETED = re.compile(r"(?:\s*RT @[A-Za-z0-9_][A-Za-z0-9_.@-]*:)+")
@@ -161,13 +159,15 @@ def clean(text: str) -> str:
 
 
 def _undo(entity: re.Match[str]) -> str:
-    name, decimal, hexadecimal = entity.groups()
-    if name:
-        return html5.get(name, entity[0])
-    number = int(decimal) if decimal else int(hexadecimal, 16)
+    group = entity.lastindex
+    if group == _NAME:
+        return html5.get(entity[_NAME], entity[0])
+    number = int(entity[_DECIMAL]) if group == _DECIMAL else int(entity[_HEXADECIMAL], 16)
+    if 0xA0 <= number < 0xD800:
+        return chr(number)
     if number in _WINDOWS_1252:  # as browsers read them; five of them mean nothing
         return _WINDOWS_1252[number] or chr(number)
-    return _NO_CHARACTER if not number or 0xD800 <= number < 0xE000 or number > 0x10FFFF else chr(number)
+    return chr(number) if 0 < number < 0xD800 or 0xE000 <= number <= 0x10FFFF else _NO_CHARACTER
 
 
 def _without(links: re.Pattern[str], text: str) -> str:

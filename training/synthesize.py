@@ -55,6 +55,8 @@ def synthesize(out: Path, posts: int = POSTS, seed: int = 0) -> float:
     """
     if not out.name.endswith((".csv", ".csv.gz")):
         raise UsageError(f"--out {out}: the name must end in .csv or .csv.gz")
+    if not out.absolute().parent.is_dir():
+        raise UsageError(f"--out {out}: cannot be written: there is no directory {out.parent}")
     if posts < LEAST_POSTS:
         raise UsageError(f"--posts {posts}: must be at least {LEAST_POSTS}")
     random = np.random.default_rng(seed)

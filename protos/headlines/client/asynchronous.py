@@ -254,9 +254,10 @@ class _Stream:
             await asyncio.wait([self._task], timeout=FINISH_TIMEOUT)
 
     def cancel(self) -> None:
-        """End the stream and its task."""
-        self._call.cancel()
-        self._task.cancel()
+        """End the stream and its task; with their event loop they have ended already."""
+        if not self._task.get_loop().is_closed():
+            self._call.cancel()
+            self._task.cancel()
 
     async def _receive(self) -> None:
         end: grpc.RpcError = Broken(grpc.StatusCode.UNAVAILABLE, "the server ended the stream before it had answered all")

@@ -125,7 +125,8 @@ class FromTask(_Buffer):
 
     def stop(self) -> None:
         """Take no more from the caller's iterable."""
-        self._task.cancel()
+        if not self._task.get_loop().is_closed():
+            self._task.cancel()
 
     async def _read(self, headlines: AsyncIterator[str | Headline]) -> None:
         try:

@@ -90,7 +90,7 @@ def measure(files: list[Path], variants: Mapping[str, Mapping[str, Any]], seeds:
                 else:
                     scored = {"evaluation": made.evaluation}
                     figures = dict(evaluate(scored, predict, posts, first_row=made.ends[1]).figures)
-                kept = {column: figures[column] for column in COLUMNS}
+                kept = {column: figures.get(column, float("nan")) for column in COLUMNS}
                 found[name].append({**kept, "epochs": fitted.best_epoch + 1.0, "seconds": seconds})
                 auc, within = kept["main_auc"], kept["main_auc_within_outlets"]
                 print(f"{share:.0%} seed {seed} {name}: {auc:.4f}, within outlets {within:.4f}", file=sys.stderr, flush=True)

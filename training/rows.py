@@ -20,7 +20,7 @@ from training.times import BadTimeError, Times
 
 NO_TEXT, RETWEET, REPLY, BAD_COUNT = "no_text", "retweet", "reply", "unreadable_count"
 
-_RETWEET = re.compile(r"\s*RT @[\w.-]+:", re.ASCII)
+_RETWEET = re.compile("[\\s\ufeff\u200b-\u200f]*RT @\\w[\\w.@-]*:", re.ASCII)
 _PERMALINK = re.compile(r"https?://(?:www\.|mobile\.)?(?:twitter|x)\.com/(\w+)(?:/web)?/status/.*", re.ASCII | re.IGNORECASE)
 _TAGS = re.compile(r"</?[a-z][^<>]*>", re.IGNORECASE)
 _NO = {"", "0", "0.0", "false", "f", "no", "n", "none", "null", "nan", "na", "[]", "{}", "<na>"}

@@ -83,6 +83,7 @@ def test_a_post_is_read(tmp_path, row):
         MASTODON | {"reblog": {"id": "5"}},
         BLUESKY | {"reason": {"$type": "app.bsky.feed.defs#reasonRepost"}},
         OWN | {"headline": "RT @bbc: Senate"},
+        OWN | {"headline": "\ufeff RT @bbc@mastodon.social: Senate"},
         OWN | {"is_retweet": 1},
     ],
     ids=ascii,

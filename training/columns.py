@@ -33,6 +33,7 @@ SYNONYMS = {
     "upvotes": "likes",
     "comments": "replies",
 }
+_LONG = 8  # characters of the end of a column's name that say what it is for
 _SHOWN = 60  # columns of a file that a message lists
 _NAME = re.compile(r"[^\W\d][\w.()/%#-]*( [\w.()/%#-]+){0,3}")  # what a column may be called: up to four words
 
@@ -80,17 +81,18 @@ EXPORTERS = (
     OWN,
     Exporter(
         name="X API v1, tweepy or rtweet",
-        headline="full_text|extended_tweet.full_text/text|text",
-        posted_at="created_at",
+        headline="full_text|extended_tweet.full_text/text|text|tweet.full_text",
+        posted_at="created_at|tweet.created_at",
         outlet="user.screen_name|screen_name|username",
-        retweets="retweet_count",
-        likes="favorite_count",
+        retweets="retweet_count|tweet.retweet_count",
+        likes="favorite_count|tweet.favorite_count",
         replies="reply_count",
         quotes="quote_count",
         retweet="retweeted_status retweeted_status.id retweeted_status_id retweet_status_id is_retweet",
-        reply="in_reply_to_status_id in_reply_to_status_id_str in_reply_to_user_id reply_to_status_id reply_to_user_id",
+        reply="in_reply_to_status_id in_reply_to_status_id_str in_reply_to_user_id reply_to_status_id reply_to_user_id"
+        " tweet.in_reply_to_status_id",
         thread="in_reply_to_screen_name=user.screen_name in_reply_to_screen_name=screen_name reply_to_screen_name=screen_name",
-        unused="source user user.name name",
+        unused="source user user.name name tweet tweet.source",
     ),
     Exporter(
         name="X API v2, tweepy or twarc",
@@ -112,7 +114,7 @@ EXPORTERS = (
         marker="tweet_text|post_text",
         headline="tweet_text|post_text",
         posted_at="time|date",
-        outlet="tweet_permalink|post_link",
+        outlet="tweet_permalink|post_link|username",
         retweets="retweets|reposts",
         likes="likes",
         replies="replies",
@@ -148,7 +150,7 @@ EXPORTERS = (
     ),
     Exporter(
         name="GetOldTweets",
-        headline="text",
+        headline="text|content",
         posted_at="date",
         outlet="username",
         retweets="retweets",
@@ -173,17 +175,29 @@ EXPORTERS = (
         marker="created_time",
         headline="name|message",
         posted_at="created_time",
-        outlet="from.name|from.id",
+        outlet="from.name|from.id|page_name|page_id",
         retweets="shares.count|shares",
-        likes="reactions.summary.total_count|likes.summary.total_count",
+        likes="reactions.summary.total_count|likes.summary.total_count"
+        "|react_like+react_love?+react_wow?+react_haha?+react_sad?+react_angry?",
         replies="comments.summary.total_count",
         unused="message",
     ),
     Exporter(
+        name="Facebook posts with counts of each reaction",
+        marker="shares_count",
+        headline="name|message",
+        posted_at="posted_at|created_time|created_at",
+        outlet="page_name|page_id",
+        retweets="shares_count",
+        likes="reactions_count|likes_count+love_count?+wow_count?+haha_count?+sad_count?+angry_count?+thankful_count?+care_count?",
+        replies="comments_count",
+        unused="message caption",
+    ),
+    Exporter(
         name="CrowdTangle",
-        marker="post_created|post_created_date",
+        marker="post_created|post_created_date|overperforming_score|total_interactions",
         headline="link_text|message",
-        posted_at="post_created|post_created_date+post_created_time",
+        posted_at="post_created|post_created_date+post_created_time|created",
         outlet="page_name|group_name|account|user_name",
         retweets="shares",
         likes="likes+love?+wow?+haha?+sad?+angry?+care?+thankful?",
@@ -192,7 +206,7 @@ EXPORTERS = (
     ),
     Exporter(
         name="Meta Business Suite",
-        marker="publish_time",
+        marker="publish_time permalink|post_id",
         headline="title|description",
         posted_at="publish_time",
         outlet="page_name|account_name|account_username",
@@ -232,11 +246,11 @@ EXPORTERS = (
     Exporter(
         name="Reddit",
         headline="title|data.title",
-        posted_at="created_utc|data.created_utc",
+        posted_at="created_utc|data.created_utc|time_created",
         outlet="subreddit|data.subreddit",
-        likes="score|ups|data.score|data.ups",
+        likes="score|ups|data.score|data.ups|up_votes",
         replies="num_comments|data.num_comments",
-        unused="author data.author created data.created domain data.likes likes",
+        unused="date_created author data.author created data.created domain data.likes likes",
     ),
     Exporter(
         name="Hacker News",
@@ -365,7 +379,7 @@ def choose(
         own = _plan(replace(OWN, name=""), found, chosen, engagement, needed)
         missing = _missing(own, engagement, needed)
         if missing:
-            raise DataError(_nothing_fits(found, chosen, missing))
+            raise DataError(_nothing_fits(found, own.describe(), missing))
         return own
     if plans[0].exporter != OWN.name:  # who uses this project's names means them
         _check_agreement(plans)
@@ -483,13 +497,13 @@ def _missing(plan: Plan, engagement: Sequence[str], needed: Sequence[str]) -> li
     return missing
 
 
-def _nothing_fits(found: _Names, chosen: Mapping[str, str], missing: Sequence[str]) -> str:
+def _nothing_fits(found: _Names, taken: Mapping[str, str], missing: Sequence[str]) -> str:
     if not found.all:
         return "is empty; its first line must name the columns"
     similar: dict[str, str] = {}
     for name in found.all:
-        need = _similar(name)
-        if need and need not in chosen:
+        need = _suggestion(name)
+        if need and need not in taken and name not in taken.values():
             similar.setdefault(need, name)
     looks = "".join(f"; {name!r} looks like {need}" for need, name in similar.items())
     flags = "".join(f" --column {need}={name!r}" for need, name in similar.items())
@@ -509,6 +523,12 @@ def _has(found: _Names) -> str:
 def _similar(name: str) -> str | None:
     """The need that a column of this name may be for, going by what other tools call theirs."""
     return _SIMILAR.get(plain(name)) or _SIMILAR.get(plain(name.rsplit(".", 1)[-1]) if "." in name else "")
+
+
+def _suggestion(name: str) -> str | None:
+    """The need that a column may be for, also if its name only ends as one that other tools use."""
+    endings = (need for ending, need in _SIMILAR.items() if len(ending) >= _LONG and plain(name).endswith(ending))
+    return _similar(name) or next(endings, None)
 
 
 def _in_words(taken: Mapping[str, str]) -> str:

@@ -158,8 +158,8 @@ def _open_characters(name: str, stack: ExitStack, data: io.BufferedReader[Any], 
     text = io.TextIOWrapper(data, used, errors="surrogateescape" if utf8 else "replace", newline="")
     stack.callback(text.detach)
     lines = Lines(text, name)
-    first = head.decode(used, "ignore").lstrip("\ufeff \t\r\n")[:1]
-    form, names, read = _open_json(lines, name) if first in ("{", "[") else _open_csv(lines)
+    first = head.decode(used, "ignore").lstrip("\ufeff \t\r\n")
+    form, names, read = _open_json(lines, name) if first.startswith(("{", "[", "window.YTD.")) else _open_csv(lines)
     return form if utf8 else f"{form}, {used.upper()}", names, read
 
 

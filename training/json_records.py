@@ -7,6 +7,7 @@ to be decoded whole.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any, NamedTuple, Protocol
@@ -24,6 +25,7 @@ _DEEPEST = 4  # objects inside objects whose fields are columns
 _LISTS = ("data", "statuses", "tweets", "posts", "items", "results", "records", "hits", "feed", "children", "value", "rows")
 _TEXTS = {"headline", "text", "fulltext", "tweet", "title", "message", "content", "rawcontent", "record"}
 _DECODER = json.JSONDecoder()
+_ARCHIVE = re.compile(r"\s*window\.[\w.]+ = (?=\[)")  # how the archive that X gives to an account begins
 _NO_OBJECT = "is not a JSON object"
 
 Record = dict[str, Any]
@@ -106,6 +108,8 @@ def _names(record: Mapping[str, Any], above: str = "", depth: int = 1) -> Iterat
 def read(text: Text, name: str) -> tuple[str, Iterator[Numbered]]:
     """The form of a text, for people, and its records. Raises DataError if it is not JSON."""
     head = text.read(_HEAD)
+    if archived := _ARCHIVE.match(head):
+        head = head[archived.end() :]
     text.back(head)
     lines = [line for line in head.lstrip("\ufeff").split("\n") if not line.isspace() and line]
     if head.lstrip("\ufeff \t\r\n").startswith("["):

@@ -24,6 +24,9 @@ EXPORTS = {
     "Facebook page scrape": "status_id status_message link_name status_type status_link status_published num_reactions"
     " num_comments"
     " num_shares num_likes num_loves num_wows num_hahas num_sads num_angrys",
+    "Facebook posts with counts of each reaction": "id page_id name message description caption post_type likes_count"
+    " comments_count"
+    " shares_count love_count wow_count haha_count sad_count thankful_count angry_count link picture posted_at",
     "Mastodon": "id created_at in_reply_to_id in_reply_to_account_id content reblog account account.id account.acct"
     " reblogs_count favourites_count replies_count",
     "Bluesky": "uri author author.handle record record.text record.createdAt likeCount repostCount replyCount quoteCount"
@@ -90,6 +93,56 @@ def test_a_column_that_the_user_names_goes_first():
     plan = choose(NAMES["X Analytics"], named={"outlet": "Tweet id", "likes": "url clicks"})
     assert (plan.outlet, plan.counts["likes"]) == ("Tweet id", ("url clicks",))
     assert plan.headline == ("Tweet text",)
+
+
+@pytest.mark.parametrize(
+    ("names", "exporter", "taken"),
+    [
+        ("id link content date retweets favorites mentions geo", "GetOldTweets", {"headline": "content", "likes": "favorites"}),
+        ("Date Username Tweet-text Retweets Likes", "X Analytics", {"headline": "Tweet-text", "outlet": "Username"}),
+        (
+            "created_at date tweet username retweet nlikes nretweets nreplies",
+            "twint",
+            {"posted_at": "created_at", "likes": "nlikes"},
+        ),
+        ("time_created date_created up_votes down_votes title author subreddit", "Reddit", {"likes": "up_votes"}),
+        (
+            "created_time link message page_id post_id react_like react_love react_angry shares",
+            "Facebook Graph API",
+            {"likes": "react_like + react_love + react_angry", "outlet": "page_id"},
+        ),
+        ("Page_Name Created Likes Comments Shares Love Message Total_Interactions", "CrowdTangle", {"posted_at": "Created"}),
+    ],
+)
+def test_other_versions_of_an_export_are_known_too(names, exporter, taken):
+    plan = choose(names.split())
+    assert plan.exporter == exporter
+    assert {need: plan.describe()[need] for need in taken} == taken
+    assert not plan.unused
+
+
+@pytest.mark.parametrize(
+    ("names", "flags"),
+    [
+        (
+            "video_id title channel_title publish_time views likes dislikes",
+            "--column headline='title' --column posted_at='publish_time'",
+        ),
+        ("Title Headline Source PublishDate Facebook", "--column outlet='Source' --column posted_at='PublishDate'"),
+        (
+            "source_name title published_at engagement_reaction_count engagement_share_count",
+            (
+                "--column headline='title' --column posted_at='published_at' --column likes='engagement_reaction_count'"
+                " --column retweets='engagement_share_count'"
+            ),
+        ),
+        ("created_at test_id headline impressions clicks", "--column posted_at='created_at'"),
+    ],
+)
+def test_what_is_no_export_that_is_known_is_never_guessed(names, flags):
+    with pytest.raises(DataError) as caught:
+        choose(names.split())
+    assert str(caught.value).endswith(f"if these are right, add {flags}")
 
 
 def test_columns_that_no_exporter_has_can_all_be_named():

@@ -120,6 +120,7 @@ CONTENTS = {
     "JSON page": json.dumps({"meta": {"count": 12}, "data": ROWS}).encode(),
     "JSON page, indented": json.dumps({"posts": ROWS}, indent=1).encode(),
     "JSON pages, one a line": "\n".join(json.dumps({"data": ROWS[i : i + 5], "meta": {}}) for i in (0, 5, 10)).encode(),
+    "an account's own archive of X": b"window.YTD.tweets.part0 = " + json.dumps(ROWS, indent=1).encode(),
     "JSON listing": json.dumps({"kind": "Listing", "data": {"after": None, "children": ROWS}}).encode(),
     "JSON object of columns": json.dumps(BY_COLUMN).encode(),
     "JSON object of columns, indented": json.dumps(BY_COLUMN, indent=1).encode(),

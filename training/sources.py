@@ -1,7 +1,7 @@
 """What `--data` names: files, directories, patterns, standard input and objects of a cloud's storage.
 
-Directories are read as Spark and Hive write them: all files but those whose names begin with `_` or `.`, and a directory named
-`outlet=cnn` gives its files a column `outlet`.
+Directories are read as Spark and Hive write them: all files but empty ones and those whose names begin with `_` or `.`, and a
+directory named `outlet=cnn` gives its files a column `outlet`.
 """
 
 from __future__ import annotations
@@ -100,8 +100,15 @@ def _walk(directory: Path) -> Iterator[Path]:
             continue
         if entry.is_dir():
             yield from _walk(entry)
-        else:
+        elif not _is_empty(entry):  # Spark writes a file for each task, whether it has rows or not
             yield entry
+
+
+def _is_empty(path: Path) -> bool:
+    try:
+        return path.stat().st_size == 0
+    except OSError:
+        return False  # opening it says what is wrong
 
 
 def _constants(parts: Sequence[str]) -> dict[str, str]:
@@ -178,7 +185,7 @@ def _remote(uri: str) -> list[Source]:
     sources = []
     for file in files:
         parts = file.path[len(path) :].strip("/").split("/")
-        if not any(part.startswith(_HIDDEN) for part in parts):
+        if file.size and not any(part.startswith(_HIDDEN) for part in parts):
             opened = _Opening(system, file.path)
             sources.append(Source(f"{scheme}://{file.path}", opened, _constants(parts[:-1]), (scheme, file.path)))
     if not sources:

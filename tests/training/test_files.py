@@ -241,6 +241,7 @@ def test_a_directory_of_spark_is_read_without_its_marks(tmp_path):
         (tmp_path / f"part-0000{i}.snappy.parquet").write_bytes(parquet(ROWS[4 * i : 4 * i + 4]))
     for name in ("_SUCCESS", "_committed_1", ".part-00000.snappy.parquet.crc"):
         (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "part-00003.snappy.parquet").touch()  # a task without rows
     check(read(tmp_path))
 
 

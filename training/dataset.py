@@ -188,7 +188,8 @@ def _choose(source: Source, choose: Callable[[Sequence[str]], Plan], names: Sequ
 def _report(dataset: Dataset) -> None:
     for file in dataset.files:
         exporter = f", as {file.plan.exporter} writes it" if file.plan.exporter not in ("", columns.OWN.name) else ""
-        taken = ", ".join(f"{need} = {column}" for need, column in file.plan.describe().items() if need != column)
+        columns_ = file.plan.describe().items()
+        taken = ", ".join(need if need == column else f"{need} = {column}" for need, column in columns_)
         _log.info(
             "%s: %s%s%s; times: %s", file.name, file.format, exporter, f"; {taken}" if taken else "", file.times.describe()
         )

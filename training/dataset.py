@@ -188,11 +188,9 @@ def _choose(source: Source, choose: Callable[[Sequence[str]], Plan], names: Sequ
 def _report(dataset: Dataset) -> None:
     for file in dataset.files:
         exporter = f", as {file.plan.exporter} writes it" if file.plan.exporter not in ("", columns.OWN.name) else ""
-        columns_ = file.plan.describe().items()
-        taken = ", ".join(need if need == column else f"{need} = {column}" for need, column in columns_)
-        _log.info(
-            "%s: %s%s%s; times: %s", file.name, file.format, exporter, f"; {taken}" if taken else "", file.times.describe()
-        )
+        taken_from = file.plan.describe().items()
+        taken = ", ".join(need if need == column else f"{need} = {column}" for need, column in taken_from)
+        _log.info("%s: %s%s; %s; times: %s", file.name, file.format, exporter, taken, file.times.describe())
     left_out = ", ".join(f"{number:,} {reason.replace('_', ' ')}" for reason, number in dataset.dropped.items())
     _log.info(
         "%d rows read, %d used%s; left out: %d bad%s; engagement = %s%s",

@@ -33,7 +33,7 @@ _NAMED = 5  # that a sentence names
 _EXCEL_ROWS = 1_048_575  # that a sheet holds below its header
 _QUIET_HOURS = 5  # in a row, with the fewest posts
 _QUIET = 0.65  # of what as many hours hold on average
-_BY_DAY = range(9, 18)  # hours at which no newsroom's quiet ones begin
+_BY_DAY = range(6, 18)  # hours at which no newsroom's quiet ones begin
 
 
 def cautions(

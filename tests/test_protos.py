@@ -12,7 +12,7 @@ PROTOS = Path(popularity_pb2.__file__).parents[2]
 
 NUMBERS = {
     "Headline": {"text": 1, "posted_at": 2, "outlet": 3},
-    "Prediction": {"main_output": 1, "aux_output": 2, "word_count": 3, "unknown_word_count": 4, "outlet_known": 5},
+    "Prediction": {"main_output": 1, "aux_output": 2, "word_count": 3, "unknown_word_count": 4, "outlet_known": 5, "best": 6},
     "PredictRequest": {"headlines": 1},
     "PredictResponse": {"predictions": 1, "model_version": 2},
     "PredictStreamRequest": {"id": 1, "headlines": 2},

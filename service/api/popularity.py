@@ -225,3 +225,4 @@ def _fill(response: popularity_pb2.PredictResponse, answer: Answer) -> None:
         prediction.word_count = each.word_count
         prediction.unknown_word_count = each.unknown_word_count
         prediction.outlet_known = each.outlet_known
+        prediction.best = each.main_output if each.outlet_known else each.aux_output

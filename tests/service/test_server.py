@@ -75,6 +75,7 @@ async def test_predict_answers_each_headline_in_order(stub, version):
     for got, wanted in zip(answer.predictions, expected, strict=True):
         assert math.isclose(got.main_output, wanted.main_output, abs_tol=1e-6)
         assert math.isclose(got.aux_output, wanted.aux_output, abs_tol=1e-6)
+        assert got.best == (got.main_output if wanted.outlet_known else got.aux_output)
     assert [it.word_count for it in answer.predictions] == [5, 0, 3, 180, 2]
     assert [it.unknown_word_count for it in answer.predictions] == [0, 0, 2, 60, 1]
     assert [it.outlet_known for it in answer.predictions] == [True, True, False, False, True]

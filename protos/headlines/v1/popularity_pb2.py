@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dheadlines/v1/popularity.proto\x12\x0cheadlines.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"W\n\x08Headline\x12\x0c\n\x04text\x18\x01 \x01(\t\x12-\n\tposted_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06outlet\x18\x03 \x01(\t\"{\n\nPrediction\x12\x13\n\x0bmain_output\x18\x01 \x01(\x02\x12\x12\n\naux_output\x18\x02 \x01(\x02\x12\x12\n\nword_count\x18\x03 \x01(\x05\x12\x1a\n\x12unknown_word_count\x18\x04 \x01(\x05\x12\x14\n\x0coutlet_known\x18\x05 \x01(\x08\";\n\x0ePredictRequest\x12)\n\theadlines\x18\x01 \x03(\x0b\x32\x16.headlines.v1.Headline\"W\n\x0fPredictResponse\x12-\n\x0bpredictions\x18\x01 \x03(\x0b\x32\x18.headlines.v1.Prediction\x12\x15\n\rmodel_version\x18\x02 \x01(\x03\"M\n\x14PredictStreamRequest\x12\n\n\x02id\x18\x01 \x01(\x03\x12)\n\theadlines\x18\x02 \x03(\x0b\x32\x16.headlines.v1.Headline\"\x86\x01\n\x15PredictStreamResponse\x12\n\n\x02id\x18\x01 \x01(\x03\x12\x31\n\x08response\x18\x02 \x01(\x0b\x32\x1d.headlines.v1.PredictResponseH\x00\x12$\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x13.headlines.v1.ErrorH\x00\x42\x08\n\x06result\"X\n\x05\x45rror\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x30\n\nviolations\x18\x03 \x03(\x0b\x32\x1c.headlines.v1.FieldViolation\"4\n\x0e\x46ieldViolation\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\"\x11\n\x0fGetModelRequest\"\xbe\x04\n\x10GetModelResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12.\n\ntrained_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tloaded_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tsynthetic\x18\x06 \x01(\x08\x12\x0e\n\x06\x65ngine\x18\x07 \x01(\t\x12\x17\n\x0fvocabulary_size\x18\x08 \x01(\x05\x12\x17\n\x0fsequence_length\x18\t \x01(\x05\x12\x14\n\x0c\x61ux_features\x18\n \x03(\t\x12\x0f\n\x07outlets\x18\x0b \x03(\t\x12\r\n\x05label\x18\x0c \x01(\t\x12\x17\n\x0flabel_threshold\x18\r \x01(\x01\x12\x42\n\nevaluation\x18\x0e \x03(\x0b\x32..headlines.v1.GetModelResponse.EvaluationEntry\x12$\n\x06limits\x18\x0f \x01(\x0b\x32\x14.headlines.v1.Limits\x12,\n\x08versions\x18\x10 \x03(\x0b\x32\x1a.headlines.v1.ModelVersion\x12\x17\n\x0f\x66rozen_features\x18\x12 \x03(\t\x12\x14\n\x0coutlet_count\x18\x13 \x01(\x03\x1a\x31\n\x0f\x45valuationEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"R\n\x06Limits\x12\x15\n\rmax_headlines\x18\x01 \x01(\x05\x12\x16\n\x0emax_text_bytes\x18\x02 \x01(\x05\x12\x19\n\x11max_message_bytes\x18\x03 \x01(\x05\"\xd7\x01\n\x0cModelVersion\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12/\n\x05state\x18\x03 \x01(\x0e\x32 .headlines.v1.ModelVersion.State\x12\r\n\x05\x65rror\x18\x04 \x01(\t\"f\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x11\n\rSTATE_LOADING\x10\x01\x12\x0e\n\nSTATE_LIVE\x10\x02\x12\x10\n\x0cSTATE_FAILED\x10\x03\x12\x11\n\rSTATE_RETIRED\x10\x04\x32\x84\x02\n\x11PopularityService\x12\x46\n\x07Predict\x12\x1c.headlines.v1.PredictRequest\x1a\x1d.headlines.v1.PredictResponse\x12\\\n\rPredictStream\x12\".headlines.v1.PredictStreamRequest\x1a#.headlines.v1.PredictStreamResponse(\x01\x30\x01\x12I\n\x08GetModel\x12\x1d.headlines.v1.GetModelRequest\x1a\x1e.headlines.v1.GetModelResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dheadlines/v1/popularity.proto\x12\x0cheadlines.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"W\n\x08Headline\x12\x0c\n\x04text\x18\x01 \x01(\t\x12-\n\tposted_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06outlet\x18\x03 \x01(\t\"\x89\x01\n\nPrediction\x12\x13\n\x0bmain_output\x18\x01 \x01(\x02\x12\x12\n\naux_output\x18\x02 \x01(\x02\x12\x12\n\nword_count\x18\x03 \x01(\x05\x12\x1a\n\x12unknown_word_count\x18\x04 \x01(\x05\x12\x14\n\x0coutlet_known\x18\x05 \x01(\x08\x12\x0c\n\x04\x62\x65st\x18\x06 \x01(\x02\";\n\x0ePredictRequest\x12)\n\theadlines\x18\x01 \x03(\x0b\x32\x16.headlines.v1.Headline\"W\n\x0fPredictResponse\x12-\n\x0bpredictions\x18\x01 \x03(\x0b\x32\x18.headlines.v1.Prediction\x12\x15\n\rmodel_version\x18\x02 \x01(\x03\"M\n\x14PredictStreamRequest\x12\n\n\x02id\x18\x01 \x01(\x03\x12)\n\theadlines\x18\x02 \x03(\x0b\x32\x16.headlines.v1.Headline\"\x86\x01\n\x15PredictStreamResponse\x12\n\n\x02id\x18\x01 \x01(\x03\x12\x31\n\x08response\x18\x02 \x01(\x0b\x32\x1d.headlines.v1.PredictResponseH\x00\x12$\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x13.headlines.v1.ErrorH\x00\x42\x08\n\x06result\"X\n\x05\x45rror\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x30\n\nviolations\x18\x03 \x03(\x0b\x32\x1c.headlines.v1.FieldViolation\"4\n\x0e\x46ieldViolation\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\"\x11\n\x0fGetModelRequest\"\xbe\x04\n\x10GetModelResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12.\n\ntrained_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tloaded_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tsynthetic\x18\x06 \x01(\x08\x12\x0e\n\x06\x65ngine\x18\x07 \x01(\t\x12\x17\n\x0fvocabulary_size\x18\x08 \x01(\x05\x12\x17\n\x0fsequence_length\x18\t \x01(\x05\x12\x14\n\x0c\x61ux_features\x18\n \x03(\t\x12\x0f\n\x07outlets\x18\x0b \x03(\t\x12\r\n\x05label\x18\x0c \x01(\t\x12\x17\n\x0flabel_threshold\x18\r \x01(\x01\x12\x42\n\nevaluation\x18\x0e \x03(\x0b\x32..headlines.v1.GetModelResponse.EvaluationEntry\x12$\n\x06limits\x18\x0f \x01(\x0b\x32\x14.headlines.v1.Limits\x12,\n\x08versions\x18\x10 \x03(\x0b\x32\x1a.headlines.v1.ModelVersion\x12\x17\n\x0f\x66rozen_features\x18\x12 \x03(\t\x12\x14\n\x0coutlet_count\x18\x13 \x01(\x03\x1a\x31\n\x0f\x45valuationEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"R\n\x06Limits\x12\x15\n\rmax_headlines\x18\x01 \x01(\x05\x12\x16\n\x0emax_text_bytes\x18\x02 \x01(\x05\x12\x19\n\x11max_message_bytes\x18\x03 \x01(\x05\"\xd7\x01\n\x0cModelVersion\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12/\n\x05state\x18\x03 \x01(\x0e\x32 .headlines.v1.ModelVersion.State\x12\r\n\x05\x65rror\x18\x04 \x01(\t\"f\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x11\n\rSTATE_LOADING\x10\x01\x12\x0e\n\nSTATE_LIVE\x10\x02\x12\x10\n\x0cSTATE_FAILED\x10\x03\x12\x11\n\rSTATE_RETIRED\x10\x04\x32\x84\x02\n\x11PopularityService\x12\x46\n\x07Predict\x12\x1c.headlines.v1.PredictRequest\x1a\x1d.headlines.v1.PredictResponse\x12\\\n\rPredictStream\x12\".headlines.v1.PredictStreamRequest\x1a#.headlines.v1.PredictStreamResponse(\x01\x30\x01\x12I\n\x08GetModel\x12\x1d.headlines.v1.GetModelRequest\x1a\x1e.headlines.v1.GetModelResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,32 +36,32 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETMODELRESPONSE_EVALUATIONENTRY']._serialized_options = b'8\001'
   _globals['_HEADLINE']._serialized_start=80
   _globals['_HEADLINE']._serialized_end=167
-  _globals['_PREDICTION']._serialized_start=169
-  _globals['_PREDICTION']._serialized_end=292
-  _globals['_PREDICTREQUEST']._serialized_start=294
-  _globals['_PREDICTREQUEST']._serialized_end=353
-  _globals['_PREDICTRESPONSE']._serialized_start=355
-  _globals['_PREDICTRESPONSE']._serialized_end=442
-  _globals['_PREDICTSTREAMREQUEST']._serialized_start=444
-  _globals['_PREDICTSTREAMREQUEST']._serialized_end=521
-  _globals['_PREDICTSTREAMRESPONSE']._serialized_start=524
-  _globals['_PREDICTSTREAMRESPONSE']._serialized_end=658
-  _globals['_ERROR']._serialized_start=660
-  _globals['_ERROR']._serialized_end=748
-  _globals['_FIELDVIOLATION']._serialized_start=750
-  _globals['_FIELDVIOLATION']._serialized_end=802
-  _globals['_GETMODELREQUEST']._serialized_start=804
-  _globals['_GETMODELREQUEST']._serialized_end=821
-  _globals['_GETMODELRESPONSE']._serialized_start=824
-  _globals['_GETMODELRESPONSE']._serialized_end=1398
-  _globals['_GETMODELRESPONSE_EVALUATIONENTRY']._serialized_start=1349
-  _globals['_GETMODELRESPONSE_EVALUATIONENTRY']._serialized_end=1398
-  _globals['_LIMITS']._serialized_start=1400
-  _globals['_LIMITS']._serialized_end=1482
-  _globals['_MODELVERSION']._serialized_start=1485
-  _globals['_MODELVERSION']._serialized_end=1700
-  _globals['_MODELVERSION_STATE']._serialized_start=1598
-  _globals['_MODELVERSION_STATE']._serialized_end=1700
-  _globals['_POPULARITYSERVICE']._serialized_start=1703
-  _globals['_POPULARITYSERVICE']._serialized_end=1963
+  _globals['_PREDICTION']._serialized_start=170
+  _globals['_PREDICTION']._serialized_end=307
+  _globals['_PREDICTREQUEST']._serialized_start=309
+  _globals['_PREDICTREQUEST']._serialized_end=368
+  _globals['_PREDICTRESPONSE']._serialized_start=370
+  _globals['_PREDICTRESPONSE']._serialized_end=457
+  _globals['_PREDICTSTREAMREQUEST']._serialized_start=459
+  _globals['_PREDICTSTREAMREQUEST']._serialized_end=536
+  _globals['_PREDICTSTREAMRESPONSE']._serialized_start=539
+  _globals['_PREDICTSTREAMRESPONSE']._serialized_end=673
+  _globals['_ERROR']._serialized_start=675
+  _globals['_ERROR']._serialized_end=763
+  _globals['_FIELDVIOLATION']._serialized_start=765
+  _globals['_FIELDVIOLATION']._serialized_end=817
+  _globals['_GETMODELREQUEST']._serialized_start=819
+  _globals['_GETMODELREQUEST']._serialized_end=836
+  _globals['_GETMODELRESPONSE']._serialized_start=839
+  _globals['_GETMODELRESPONSE']._serialized_end=1413
+  _globals['_GETMODELRESPONSE_EVALUATIONENTRY']._serialized_start=1364
+  _globals['_GETMODELRESPONSE_EVALUATIONENTRY']._serialized_end=1413
+  _globals['_LIMITS']._serialized_start=1415
+  _globals['_LIMITS']._serialized_end=1497
+  _globals['_MODELVERSION']._serialized_start=1500
+  _globals['_MODELVERSION']._serialized_end=1715
+  _globals['_MODELVERSION_STATE']._serialized_start=1613
+  _globals['_MODELVERSION_STATE']._serialized_end=1715
+  _globals['_POPULARITYSERVICE']._serialized_start=1718
+  _globals['_POPULARITYSERVICE']._serialized_end=1978
 # @@protoc_insertion_point(module_scope)

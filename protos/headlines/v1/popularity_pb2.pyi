@@ -19,18 +19,20 @@ class Headline(_message.Message):
     def __init__(self, text: _Optional[str] = ..., posted_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., outlet: _Optional[str] = ...) -> None: ...
 
 class Prediction(_message.Message):
-    __slots__ = ("main_output", "aux_output", "word_count", "unknown_word_count", "outlet_known")
+    __slots__ = ("main_output", "aux_output", "word_count", "unknown_word_count", "outlet_known", "best")
     MAIN_OUTPUT_FIELD_NUMBER: _ClassVar[int]
     AUX_OUTPUT_FIELD_NUMBER: _ClassVar[int]
     WORD_COUNT_FIELD_NUMBER: _ClassVar[int]
     UNKNOWN_WORD_COUNT_FIELD_NUMBER: _ClassVar[int]
     OUTLET_KNOWN_FIELD_NUMBER: _ClassVar[int]
+    BEST_FIELD_NUMBER: _ClassVar[int]
     main_output: float
     aux_output: float
     word_count: int
     unknown_word_count: int
     outlet_known: bool
-    def __init__(self, main_output: _Optional[float] = ..., aux_output: _Optional[float] = ..., word_count: _Optional[int] = ..., unknown_word_count: _Optional[int] = ..., outlet_known: bool = ...) -> None: ...
+    best: float
+    def __init__(self, main_output: _Optional[float] = ..., aux_output: _Optional[float] = ..., word_count: _Optional[int] = ..., unknown_word_count: _Optional[int] = ..., outlet_known: bool = ..., best: _Optional[float] = ...) -> None: ...
 
 class PredictRequest(_message.Message):
     __slots__ = ("headlines",)

@@ -373,6 +373,13 @@ def choose(
     chosen = {need: _named_column(found, need, name) for need, name in named.items()}
     # Who exports both counts goes before who exports one of them: names such as `text` and `created_at` are many exporters'.
     fitting = [exporter for exporter in EXPORTERS if _fits(exporter, found, chosen, needed)]
+    # A column that the user names tells exporters apart that fit both.
+    meant = [
+        exporter
+        for exporter in fitting
+        if all(found.columns(getattr(exporter, need))[:1] == (name,) for need, name in chosen.items())
+    ]
+    fitting = meant or fitting
     whole = [exporter for exporter in fitting if _has_all_counts(exporter, found, chosen)]
     plans = [_plan(exporter, found, chosen, engagement, needed) for exporter in whole or fitting]
     if not plans:

@@ -57,9 +57,8 @@ _OTHERS = {
 Hash: TypeAlias = "hashlib._Hash"
 Cells = Sequence[Any]  # in the order of the columns that were asked for
 Row = tuple[int, Cells | str]  # line (Parquet, JSON, Excel: row) from 1; its cells, or what is wrong with it
-Changed = Callable[
-    [Sequence[str]], bool
-]  # whether these columns, of which some were not there before, are to be read otherwise
+# Whether these columns, of which some were not there before, are to be read otherwise.
+Changed = Callable[[Sequence[str]], bool]
 Opened = tuple[str, Sequence[str], Callable[[Sequence[str], Changed], Iterator[Row]]]  # format, names and reader, as in Table
 
 

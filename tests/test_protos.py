@@ -37,6 +37,7 @@ NUMBERS = {
         "evaluation": 14,
         "limits": 15,
         "versions": 16,
+        "label_description": 17,
         "frozen_features": 18,
         "outlet_count": 19,
     },

@@ -184,6 +184,7 @@ class Popularity:
             response.outlet_count = len(live.info.outlet_levels)
             response.label = live.info.label.rule
             response.label_threshold = live.info.label.threshold
+            response.label_description = live.info.label.describe()
             response.evaluation.update(live.info.evaluation)
         return response.SerializeToString()
 

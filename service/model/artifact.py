@@ -48,7 +48,10 @@ from service.model.preprocessing import (
 FORMAT = 2  # of new versions
 FROZEN_SINCE = 2  # the first format with frozen features
 # What makes a post popular, by the name of the rule. A version with a rule that is not here is refused.
-LABEL_RULES = {"above_median": "engagement above the median of the training part"}
+LABEL_RULES = {
+    "above_median": "more than {threshold:,g} {counts}, as half of the posts that the model learned from had"
+    " (of all its outlets)",
+}
 VOCABULARY = "assets/vocabulary.txt"
 INFO = "assets.extra/model.json"
 EXAMPLES = "assets.extra/examples.json"
@@ -77,6 +80,12 @@ class Label:
     rule: str  # a key of LABEL_RULES
     threshold: float
     counts: tuple[str, ...]  # the columns whose sum is the engagement
+
+    def describe(self) -> str:
+        """The rule in words, to follow "popular:"."""
+        *others, last = self.counts or ("counts",)
+        counts = f"{', '.join(others)} and {last} together" if others else last
+        return LABEL_RULES[self.rule].format(threshold=self.threshold, counts=counts)
 
 
 @dataclass(frozen=True)

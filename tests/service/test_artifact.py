@@ -374,3 +374,15 @@ def test_features_that_cannot_be_frozen_so_are_refused(tmp_path, change, words):
     artifact.write_checksums(tmp_path / "1")
     with pytest.raises(VersionError, match=rf"model\.json: .*{words}"):
         artifact.read(tmp_path / "1")
+
+
+@pytest.mark.parametrize(
+    ("counts", "words"),
+    [
+        (("likes",), "more than 1,234.5 likes, as half of"),
+        (("retweets", "likes"), "more than 1,234.5 retweets and likes together, as half of"),
+        (("retweets", "likes", "replies"), "more than 1,234.5 retweets, likes and replies together, as half of"),
+    ],
+)
+def test_a_label_says_what_is_counted(counts, words):
+    assert artifact.Label("above_median", 1234.5, counts).describe().startswith(words)

@@ -157,11 +157,10 @@ def judged_by(model: GetModelResponse) -> str:
 
 def popular(model: GetModelResponse) -> str:
     """What the model calls popular, in words."""
-    if model.label == "above_median":
-        return (
-            f"more than {model.label_threshold:,g} retweets and likes together (or what else it was trained to count), "
-            "as half of the posts that the model learned from had (of all its outlets)"
-        )
+    if model.label_description:
+        return console.printable(model.label_description)
+    if model.label == "above_median":  # a server before label_description
+        return f"more engagement than {model.label_threshold:,g}, as half of the posts that the model learned from had"
     return model.label
 
 

@@ -41,7 +41,7 @@ def make_examples(rows: int, seed: int, longest: int = 8) -> Examples:
 
 def make_features(seed: int = 0) -> Features:
     parts = (make_examples(rows, seed + i) for i, rows in enumerate((960, 240, 240)))
-    return Features([], {}, [], 1.0, (960, 1200, 1440), *parts)
+    return Features([], {}, {}, [], 1.0, (960, 1200, 1440), *parts)
 
 
 def padded(examples: Examples) -> np.ndarray:

@@ -79,7 +79,7 @@ def test_a_seed_makes_the_same_bytes_and_another_one_others(tmp_path):
     [
         ("data.parquet", 1_000, r"--out .*data\.parquet: the name must end in \.csv or \.csv\.gz"),
         ("data.csv", 999, "--posts 999: must be at least 1000"),
-        ("missing/data.csv", 1_000, "--out .*: cannot be written: No such file"),
+        ("missing/data.csv", 1_000, "--out .*: cannot be written: there is no directory"),
     ],
 )
 def test_a_wrong_flag_is_named(tmp_path, name, posts, sentence):

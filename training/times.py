@@ -53,6 +53,8 @@ _MAIL = re.compile(
 )
 _NUMBER = re.compile(r"0(?:\.0*)?|[0-9]{9,19}(?:\.[0-9]*)?")
 _NUMERIC_DATE = re.compile(r"[0-9]{1,2}[-/.][0-9]{1,2}[-/.][0-9]{2,4}\b.*")
+_YEARS = re.compile(r"(?<!%)(?:%%)*%[YyGcx]")  # directives of strptime that hold a year
+_NO_DAY = "must hold a year, a month and a day, such as '%d/%m/%Y %H:%M'"
 _HOURS = re.compile(r"(?<!%)(?:%%)*%[-]?[HIcXTR]")  # directives of strptime that hold an hour
 
 
@@ -88,13 +90,15 @@ def zone(name: str) -> zoneinfo.ZoneInfo:
 
 def check_format(given: str) -> str:
     """A format of strptime that fixes a day. Raises ValueError."""
+    if not _YEARS.search(given):  # strptime of Python 3.13 and later warns of a day without a year
+        raise ValueError(_NO_DAY)
     try:
         sample = datetime(2016, 11, 22, 13, 44, 55, tzinfo=UTC).strftime(given)
         read = datetime.strptime(sample, given)
     except (ValueError, re.error) as error:
         raise ValueError(f"must be a format of strptime, such as '%d/%m/%Y %H:%M' ({error})") from None
     if (read.year, read.month, read.day) != (2016, 11, 22):
-        raise ValueError("must hold a year, a month and a day, such as '%d/%m/%Y %H:%M'")
+        raise ValueError(_NO_DAY)
     return given
 
 

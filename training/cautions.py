@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -107,9 +108,9 @@ def _of_columns(posts: Dataset) -> Iterator[str]:
 
 def _of_times(posts: Dataset, now: float) -> Iterator[str]:
     if not posts.hours:
-        files = [file.name for file in posts.files if not file.times.hours and file.rows]
+        name = next(file.name for file in posts.files if file.times.days_only)
         yield (
-            f"{files[0] if files else 'the data'}: the times are days without hours, so hour and weekday are switched off: this"
+            f"{name}: the times are days without hours, so hour and weekday are switched off: this"
             " version's scores do not depend on the posting time"
         )
     for reason, words in (
@@ -190,14 +191,12 @@ def _of_outlet_names(posts: Dataset) -> Iterator[str]:
 def _of_sources(posts: Dataset, models: Path | None) -> Iterator[str]:
     if posts.synthetic:
         yield "the data are made-up: a model of them knows nothing of real headlines"
-    newest = artifact.versions(models)[:1] if models else []
-    for number in newest:
-        try:
-            same = artifact.read(models / str(number)).info.data_checksum == posts.checksum if models else False
-        except HeadlinesError:
-            continue
-        if same:
-            yield f"version {number} was trained on the same files; are these the newest?"
+    if models is None:
+        return
+    for number in artifact.versions(models)[:1]:
+        with suppress(HeadlinesError):  # the fit makes a new one
+            if artifact.read(models / str(number)).info.data_checksum == posts.checksum:
+                yield f"version {number} was trained on the same files; are these the newest?"
 
 
 def _share(rows: int, total: int, what: str) -> str:

@@ -361,7 +361,6 @@ def choose(
     *,
     named: Mapping[str, str] = _NONE,
     engagement: Sequence[str] = (),
-    needed: Sequence[str] = ("headline", "posted_at", "counts"),
 ) -> Plan:
     """Choose the columns of a file that has these.
 
@@ -372,7 +371,7 @@ def choose(
     found = _Names(names)
     chosen = {need: _named_column(found, need, name) for need, name in named.items()}
     # Who exports both counts goes before who exports one of them: names such as `text` and `created_at` are many exporters'.
-    fitting = [exporter for exporter in EXPORTERS if _fits(exporter, found, chosen, needed)]
+    fitting = [exporter for exporter in EXPORTERS if _fits(exporter, found, chosen)]
     # A column that the user names tells exporters apart that fit both.
     meant = [
         exporter
@@ -381,10 +380,10 @@ def choose(
     ]
     fitting = meant or fitting
     whole = [exporter for exporter in fitting if _has_all_counts(exporter, found, chosen)]
-    plans = [_plan(exporter, found, chosen, engagement, needed) for exporter in whole or fitting]
+    plans = [_plan(exporter, found, chosen, engagement) for exporter in whole or fitting]
     if not plans:
-        own = _plan(replace(OWN, name=""), found, chosen, engagement, needed)
-        missing = _missing(own, engagement, needed)
+        own = _plan(replace(OWN, name=""), found, chosen, engagement)
+        missing = _missing(own, engagement)
         if missing:
             raise DataError(_nothing_fits(found, own.describe(), missing))
         return own
@@ -437,14 +436,13 @@ def _named_column(found: _Names, need: str, name: str) -> str:
     return column
 
 
-def _fits(exporter: Exporter, found: _Names, chosen: Mapping[str, str], needed: Sequence[str]) -> bool:
+def _fits(exporter: Exporter, found: _Names, chosen: Mapping[str, str]) -> bool:
     if {"headline", "posted_at"} <= chosen.keys():
         return False  # the user has said what the file is
     named = {getattr(exporter, need) for need in chosen}
-    wanted = [getattr(exporter, need) for need in ("headline", "posted_at") if need in needed]
-    wanted += exporter.marker.split()
+    wanted = [exporter.headline, exporter.posted_at, *exporter.marker.split()]
     counts = [count for count in DEFAULT_COUNTS if count in chosen or found.columns(getattr(exporter, count))]
-    return bool(counts or "counts" not in needed) and all(found.columns(names) for names in wanted if names not in named)
+    return bool(counts) and all(found.columns(names) for names in wanted if names not in named)
 
 
 def _has_all_counts(exporter: Exporter, found: _Names, chosen: Mapping[str, str]) -> bool:
@@ -452,14 +450,12 @@ def _has_all_counts(exporter: Exporter, found: _Names, chosen: Mapping[str, str]
     return all(found.columns(names[count]) for count in DEFAULT_COUNTS if names[count] and count not in chosen)
 
 
-def _plan(
-    exporter: Exporter, found: _Names, chosen: Mapping[str, str], engagement: Sequence[str], needed: Sequence[str]
-) -> Plan:
+def _plan(exporter: Exporter, found: _Names, chosen: Mapping[str, str], engagement: Sequence[str]) -> Plan:
     def columns(need: str) -> tuple[str, ...]:
         return (chosen[need],) if need in chosen else found.columns(getattr(exporter, need))
 
     outlet = columns("outlet")
-    counts = {name: columns(name) for name in engagement or DEFAULT_COUNTS} if "counts" in needed else {}
+    counts = {name: columns(name) for name in engagement or DEFAULT_COUNTS}
     marks = {need: _marks(found, getattr(exporter, need)) for need in ("retweet", "reply")}
     pairs = [tuple(map(found.find, pair.split("="))) for pair in exporter.thread.split()]
     plan = Plan(
@@ -478,12 +474,7 @@ def _plan(
     known = {plain(name) for name in exporter.unused.split()} | {plain(name) for name in plan.columns}
     taken = {need for need in NEEDS if need in plan.describe()}
     unused = tuple(
-        (name, need)
-        for name in found.all
-        if (need := _similar(name))
-        and need not in taken
-        and plain(name) not in known
-        and ("counts" in needed or need not in COUNTS)
+        (name, need) for name in found.all if (need := _similar(name)) and need not in taken and plain(name) not in known
     )
     return replace(plan, unused=unused)
 
@@ -497,9 +488,9 @@ def _marks(found: _Names, names: str) -> tuple[str, ...]:
     return tuple(marks)
 
 
-def _missing(plan: Plan, engagement: Sequence[str], needed: Sequence[str]) -> list[str]:
-    missing = [need for need in ("headline", "posted_at") if need in needed and not getattr(plan, need)]
-    if "counts" in needed and not plan.counts:
+def _missing(plan: Plan, engagement: Sequence[str]) -> list[str]:
+    missing = [need for need in ("headline", "posted_at") if not getattr(plan, need)]
+    if not plan.counts:
         missing.append(" or ".join(engagement or DEFAULT_COUNTS))
     return missing
 

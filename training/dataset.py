@@ -102,7 +102,7 @@ class Dataset:
     words: Sequence[str] = field(repr=False)  # all distinct words, sorted
     outlets: Sequence[str]  # outlet keys, sorted
     counts: tuple[str, ...]  # those that make the engagement
-    hours: bool  # the times have hours; else they are days, and midnight stands for each
+    hours: bool  # the times have hours; else those of some file are days, and midnight stands for each
     synthetic: bool  # a row says that it is made up
     checksum: str  # hex SHA-256 of the files' sorted SHA-256s: the same in whatever order the files are named
     collected_at: float  # seconds since 1970-01-01 UTC
@@ -337,7 +337,7 @@ class _Rows:
             words=vocabulary,
             outlets=outlets,
             counts=tuple(self.files[0].plan.counts),
-            hours=all(file.times.hours for file in self.files if file.rows),
+            hours=not any(file.times.days_only for file in self.files),
             synthetic=self.synthetic,
             checksum="",
             collected_at=collected_at,

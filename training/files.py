@@ -26,11 +26,12 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from typing import IO, Any, TypeAlias, cast
 
 from service.errors import DataError
 from training import json_records
-from training.sources import Source
+from training.sources import Adapter, Source
 from training.times import Instant
 
 LONGEST_LINE = 4 << 20  # characters; without a bound a small .gz file without line ends would fill the memory
@@ -94,7 +95,9 @@ def open_table(source: Source, digest: Hash, encoding: str = "") -> Iterator[Tab
     try:
         with ExitStack() as stack:
             file = stack.enter_context(source.open())
-            table = _open_binary(source.name, stack, file, digest) or _open_text(source.name, stack, file, digest, encoding)
+            table = _open_binary(source.name, stack, file, digest, encoding) or _open_text(
+                source.name, stack, file, digest, encoding
+            )
             yield _with_constants(table, source.constants) if source.constants else table
     except (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, zipfile.BadZipFile):
         raise DataError(f"{source.name}: is damaged or incomplete, as a compressed file") from None
@@ -102,7 +105,7 @@ def open_table(source: Source, digest: Hash, encoding: str = "") -> Iterator[Tab
         raise DataError(f"{source.name}: cannot be read: {error.strerror or 'the file is damaged'}") from None
 
 
-def _open_binary(name: str, stack: ExitStack, file: IO[bytes], digest: Hash) -> Table | None:
+def _open_binary(name: str, stack: ExitStack, file: IO[bytes], digest: Hash, encoding: str) -> Table | None:
     """A table in a format that is read in an order of its own, and whose bytes go into the digest afterwards."""
     head = file.read(_HEAD)
     file.seek(0)
@@ -116,7 +119,7 @@ def _open_binary(name: str, stack: ExitStack, file: IO[bytes], digest: Hash) -> 
         if "xl/workbook.xml" in archive.namelist():
             form, names, read = _open_workbook(name, stack, file)
         else:
-            form, names, read = _open_archive(name, stack, archive)
+            form, names, read = _open_archive(name, stack, archive, encoding)
     else:
         return None
 
@@ -178,7 +181,7 @@ def _decompress(stack: ExitStack, data: io.BufferedReader[Any]) -> tuple[io.Buff
     if kind == "zstd":
         import pyarrow as pa
 
-        opened: Any = _Reading(pa.CompressedInputStream(pa.PythonFile(data, mode="r"), "zstd"))
+        opened: Any = Adapter(pa.CompressedInputStream(pa.PythonFile(data, mode="r"), "zstd"))
     else:
         open_: Callable[[Any], Any] = {"gzip": gzip.open, "bzip2": bz2.open, "xz": lzma.open}[kind]  # type: ignore[assignment]
         opened = open_(data)
@@ -192,7 +195,7 @@ def _open_zip(name: str, file: IO[bytes]) -> zipfile.ZipFile:
         raise DataError(f"{name}: is a ZIP archive of a rare kind; unpack it") from None
 
 
-def _open_archive(name: str, stack: ExitStack, archive: zipfile.ZipFile) -> Opened:
+def _open_archive(name: str, stack: ExitStack, archive: zipfile.ZipFile, encoding: str) -> Opened:
     """The only file of a ZIP archive."""
     names = [it for it in archive.namelist() if it and not it.endswith("/") and not it.startswith(("__MACOSX/", "."))]
     if len(names) != 1:
@@ -202,7 +205,7 @@ def _open_archive(name: str, stack: ExitStack, archive: zipfile.ZipFile) -> Open
     except (RuntimeError, ValueError):
         raise DataError(f"{name}: is a ZIP archive that is encrypted or compressed in a rare way; unpack it") from None
     buffered = stack.enter_context(io.BufferedReader(cast("io.RawIOBase", opened), _BUFFER))
-    form, columns, read = _open_characters(name, stack, buffered, "")
+    form, columns, read = _open_characters(name, stack, buffered, encoding)
     return f"{form}, ZIP", columns, read
 
 
@@ -313,11 +316,7 @@ def _open_json(lines: Lines, name: str) -> Opened:
 
     def read(columns: Sequence[str], changed: Changed) -> Iterator[Row]:
         paths = [json_records.path(column) for column in columns]
-        sample.reverse()
-        while sample:
-            number, record = sample.pop()
-            yield number, record if isinstance(record, str) else [json_records.value(record, path) for path in paths]
-        for number, record in records:
+        for number, record in chain(sample, records):
             if isinstance(record, str):
                 yield number, record
                 continue
@@ -347,7 +346,8 @@ def _open_parquet(name: str, stack: ExitStack, file: IO[bytes]) -> Opened:
             for batch in opened.iter_batches(batch_size=4096, columns=roots):
                 lists = {root: _cells(batch.column(root)) for root in roots}
                 table = [
-                    lists[path[0]] if len(path) == 1 else [_inside(cell, path[1:]) for cell in lists[path[0]]] for path in paths
+                    [json_records.inside(cell, path[1:]) for cell in lists[path[0]]] if path[1:] else lists[path[0]]
+                    for path in paths
                 ]
                 for row in zip(*table, strict=True):
                     number += 1
@@ -356,12 +356,6 @@ def _open_parquet(name: str, stack: ExitStack, file: IO[bytes]) -> Opened:
             raise DataError(f"{name}: cannot be read as Parquet: {type(error).__name__}") from None
 
     return "Parquet", [*_field_names(schema)], read
-
-
-def _inside(cell: object, path: Sequence[str]) -> object:
-    for part in path:
-        cell = cell.get(part) if isinstance(cell, dict) else None
-    return cell
 
 
 def _field_names(fields: Iterable[Any], above: str = "") -> Iterator[str]:
@@ -442,32 +436,14 @@ def _with_constants(table: Table, constants: Mapping[str, str]) -> Table:
     return Table(table.format, names, read, table.finish)
 
 
-class _Reading(io.RawIOBase):
-    """A file of Arrow's as Python's layers expect one."""
-
-    def __init__(self, file: Any) -> None:  # noqa: ANN401
-        self._opened = file
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:  # noqa: ANN401
-        data = self._opened.read(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
-
-
-class _Hashing(io.RawIOBase):
+class _Hashing(Adapter):
     """A file whose bytes go into a digest as they are read."""
 
     def __init__(self, file: IO[bytes], digest: Hash) -> None:
-        self._opened = file
+        super().__init__(file)
         self._digest = digest
 
-    def readable(self) -> bool:
-        return True
-
     def readinto(self, buffer: Any) -> int:  # noqa: ANN401
-        size: int = self._opened.readinto(buffer) or 0  # type: ignore[attr-defined]
+        size = super().readinto(buffer)
         self._digest.update(memoryview(buffer)[:size])
         return size

@@ -64,12 +64,14 @@ def value(record: Mapping[str, Any], place: Path) -> Any:  # noqa: ANN401
     """What stands there; None if nothing does."""
     if len(place.parts) == 1 or place.name in record:
         return record.get(place.name)
-    inner: Any = record
-    for part in place.parts:
-        if not isinstance(inner, dict):
-            return None
-        inner = inner.get(part)
-    return inner
+    return inside(record, place.parts)
+
+
+def inside(cell: Any, parts: Sequence[str]) -> Any:  # noqa: ANN401
+    """What stands in objects inside each other, by their fields; None if nothing does."""
+    for part in parts:
+        cell = cell.get(part) if isinstance(cell, dict) else None
+    return cell
 
 
 class Union:
@@ -207,8 +209,8 @@ def _list_inside(record: Record) -> list[Record] | None:
 
 def _document(document: Record) -> tuple[str, Iterable[Record]]:
     """The records of one object that holds everything."""
-    if (inner := _list_inside(document)) is not None:
-        return "one JSON object with a list", _expanded(document) if inner else []
+    if _list_inside(document) is not None:
+        return "one JSON object with a list", _expanded(document)
     names, rows = document.get("columns"), document.get("data")
     if isinstance(names, list) and isinstance(rows, list):
         return "JSON, columns and rows apart", (

@@ -13,6 +13,7 @@ from decimal import Decimal
 from typing import Any, NamedTuple
 
 from service.model.preprocessing import is_blank, outlet_key
+from service.model.preprocessing.rules_2 import INVISIBLE, RETWEETED
 from training import counts
 from training.columns import Plan
 from training.settings import Reading
@@ -20,7 +21,6 @@ from training.times import BadTimeError, Times
 
 NO_TEXT, RETWEET, REPLY, BAD_COUNT = "no_text", "retweet", "reply", "unreadable_count"
 
-_RETWEET = re.compile("[\\s\ufeff\u200b-\u200f]*RT @\\w[\\w.@-]*:", re.ASCII)
 _PERMALINK = re.compile(r"https?://(?:www\.|mobile\.)?(?:twitter|x)\.com/(\w+)(?:/web)?/status/.*", re.ASCII | re.IGNORECASE)
 _TAGS = re.compile(r"</?[a-z][^<>]*>", re.IGNORECASE)
 _NO = {"", "0", "0.0", "false", "f", "no", "n", "none", "null", "nan", "na", "[]", "{}", "<na>"}
@@ -75,7 +75,7 @@ class RowReader:
         headline = self._text(cells)
         if is_blank(headline):
             raise LeftOutError(NO_TEXT)
-        if self._retweets_by_text and ((self._is_retweet and self._is_retweet(cells)) or _RETWEET.match(headline)):
+        if self._retweets_by_text and ((self._is_retweet and self._is_retweet(cells)) or _is_marked(headline)):
             raise LeftOutError(RETWEET)
         if self._is_reply is not None and self._is_reply(cells) and not self._continues_thread(cells):
             raise LeftOutError(REPLY)
@@ -156,6 +156,11 @@ def _mark(names: Sequence[str], place: Mapping[str, int]) -> Callable[[Sequence[
         return False
 
     return is_set
+
+
+def _is_marked(headline: str) -> bool:
+    """Whether a text begins with `RT @name:`, as the rules read it."""
+    return "RT @" in headline and RETWEETED.match(INVISIBLE.sub("", headline)) is not None
 
 
 def _says_yes(cell: object) -> bool:

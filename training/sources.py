@@ -106,7 +106,8 @@ def _walk(directory: Path) -> Iterator[Path]:
 
 def _is_empty(path: Path) -> bool:
     try:
-        return path.stat().st_size == 0
+        found = path.stat()
+        return stat.S_ISREG(found.st_mode) and found.st_size == 0
     except OSError:
         return False  # opening it says what is wrong
 
@@ -122,6 +123,8 @@ def _file(path: Path, constants: Mapping[str, str]) -> Source:
         found = path.stat()
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+    if not stat.S_ISREG(found.st_mode):
+        raise DataError(f"{path}: is not a regular file")  # to open a pipe among others would wait for ever
     return Source(str(path), lambda: path.open("rb"), constants, (found.st_dev, found.st_ino))
 
 
@@ -139,29 +142,33 @@ def _spool(name: str, file: IO[bytes]) -> Source:
     return source
 
 
-class _Kept(io.RawIOBase):
-    """A file that stays open when a reader closes it."""
+class Adapter(io.RawIOBase):
+    """What can be read, as Python's layers expect a file. Closing it leaves the other open."""
 
     def __init__(self, file: Any) -> None:  # noqa: ANN401
-        self._kept = file
+        self._file = file
 
-    def readable(self) -> bool:
+    def readable(self) -> bool:  # noqa: D102
         return True
+
+    def readinto(self, buffer: Any) -> int:  # noqa: ANN401, D102
+        data = self._file.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+
+class _Kept(Adapter):
+    """A file that is read again and again."""
 
     def seekable(self) -> bool:
         return True
 
-    def readinto(self, buffer: Any) -> int:  # noqa: ANN401
-        data = self._kept.read(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
-
     def seek(self, offset: int, whence: int = 0) -> int:
-        self._kept.seek(offset, whence)
+        self._file.seek(offset, whence)
         return self.tell()
 
     def tell(self) -> int:
-        at: int = self._kept.tell()
+        at: int = self._file.tell()
         return at
 
 

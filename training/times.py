@@ -25,12 +25,8 @@ ABBREVIATED = "ISO 8601 with an abbreviated zone"
 DAYS = "days without hours"
 TWITTER = "as X's API v1 writes them"
 MAIL = "as mail writes them"
-EPOCH = {
-    "seconds": 1.0,
-    "milliseconds": 1e3,
-    "microseconds": 1e6,
-    "nanoseconds": 1e9,
-}  # since 1970-01-01 UTC, by the number's range
+# Numbers since 1970-01-01 UTC; their range tells the unit.
+EPOCH = {"seconds": 1.0, "milliseconds": 1e3, "microseconds": 1e6, "nanoseconds": 1e9}
 
 EARLIEST = 1_072_915_200.0  # 2004, when nobody posted yet; in seconds since 1970-01-01 UTC
 _LATEST = 4_102_444_800.0  # 2100: what lies between both tells the unit of a number
@@ -56,8 +52,7 @@ _NUMERIC_DATE = re.compile(r"[0-9]{1,2}[-/.][0-9]{1,2}[-/.][0-9]{2,4}\b.*")
 _YEARS = re.compile(r"(?<!%)(?:%%)*%[YyGcx]")  # directives of strptime that hold a year
 _NO_DAY = "must hold a year, a month and a day, such as '%d/%m/%Y %H:%M'"
 _HOURS = re.compile(r"(?<!%)(?:%%)*%[-]?[HIcXTR]")  # directives of strptime that hold an hour
-
-
+_MANY_MIDNIGHTS = 20  # a day has 1,440 minutes, so that so many are no chance
 _OUTSIDE = "posted_at is outside the years 1 to 9999"
 
 
@@ -114,6 +109,7 @@ class Times:
             raise UsageError(str(error)) from None
         self._told = f"as --time-format {time_format}" if time_format and "%z" not in time_format else None
         self.spelling = ""  # that of the first time that could be read; empty: none yet
+        self._midnights = 0  # times at midnight
         self.hours = False  # some time is not at midnight, so that hours mean something
         self.twice = 0  # local times that exist twice, taken as the first
         self.never = 0  # local times that the zone passes over, taken as if it had not
@@ -159,16 +155,21 @@ class Times:
         return ", ".join(said)
 
     @property
+    def days_only(self) -> bool:
+        """Whether the times are days: written so, or many and all at midnight. A few may be at midnight by chance."""
+        return not self.hours and (self.spelling == DAYS or self._midnights >= _MANY_MIDNIGHTS)
+
+    @property
     def precision(self) -> str:
         """The finest unit in which the times differ: days, minutes or seconds."""
-        return "days" if not self.hours else "seconds" if self.seconds_precise else "minutes"
+        return "days" if self.days_only else "seconds" if self.seconds_precise else "minutes"
 
     def _read(self, cell: object) -> tuple[str, float]:
         if isinstance(cell, str):
             return self._of_text(cell.strip())
         if isinstance(cell, Instant):
             if cell.has_zone:
-                self._note(cell.seconds % 86_400)
+                self._note(cell.seconds % 86_400, cell.seconds % 60)
                 return ZONED, cell.seconds
             return LOCAL, self._local(datetime.fromtimestamp(0, UTC).replace(tzinfo=None) + timedelta(seconds=cell.seconds))
         if isinstance(cell, datetime):
@@ -267,7 +268,7 @@ class Times:
                 return self.spelling, number / scale  # before 2004, such as 0 for "missing"
         if number == 0 or 1e8 <= number < EARLIEST:  # a smaller one is a year, or a spreadsheet's day
             return "seconds since 1970", number
-        raise BadTimeError("posted_at is a number, but no time in seconds, milliseconds or microseconds since 1970")
+        raise BadTimeError("posted_at is a number, but no time in seconds to nanoseconds since 1970")
 
     def _local(self, read: datetime) -> float:
         """A time without a zone: in the zone that was named."""
@@ -305,6 +306,7 @@ class Times:
 
     def _note(self, past_midnight: float, past_minute: float = 0) -> None:
         self.hours = self.hours or bool(past_midnight)
+        self._midnights += not past_midnight
         self.seconds_precise = self.seconds_precise or bool(past_minute)
 
 

@@ -346,6 +346,26 @@ def test_a_name_that_stands_for_no_file_is_told(tmp_path, make, name, words):
         read(tmp_path / name)
 
 
+def test_an_encoding_holds_inside_an_archive_too(tmp_path):
+    rows = [{**row, "headline": "Café"[:3] + f"é {i}"} for i, row in enumerate(ROWS)]
+    (tmp_path / "posts.zip").write_bytes(zipped(posts_csv=as_csv(rows).encode("windows-1252")))
+    check(read(tmp_path / "posts.zip", encoding="windows-1252"), rows)
+
+
+def test_a_pipe_among_files_is_told_and_not_waited_for(tmp_path):
+    (tmp_path / "posts.csv").write_text(as_csv())
+    os.mkfifo(tmp_path / "zpipe")
+    with pytest.raises(DataError, match="zpipe: is not a regular file"):
+        read(tmp_path)
+
+
+def test_a_file_of_few_posts_or_none_does_not_switch_the_time_off(tmp_path):
+    (tmp_path / "a.csv").write_text(as_csv())
+    (tmp_path / "b.csv").write_text(as_csv([{**ROWS[0], "headline": "At midnight"}]))
+    (tmp_path / "c.csv").write_text(as_csv([{**ROWS[1], "headline": "RT @a: b"}]))
+    assert read(tmp_path).hours
+
+
 def test_a_file_without_permission_is_told(tmp_path, monkeypatch):
     def forbid(*_, **__):
         raise PermissionError(13, "Permission denied")

@@ -64,16 +64,17 @@ def test_a_time_that_needs_no_more_is_read(cell, seconds):
 def test_days_are_read_as_midnights_and_known_as_days(cell):
     found = Times()
     assert found.parse(cell) == datetime(2016, 5, 1, tzinfo=UTC).timestamp()
-    assert (found.spelling, found.hours, found.precision) == (times.DAYS, False, "days")
+    assert (found.spelling, found.days_only, found.precision) == (times.DAYS, True, "days")
 
 
 def test_times_that_are_all_at_midnight_have_no_hours():
     found = Times()
-    for day in range(1, 9):
-        found.parse(f"2016-05-0{day}T00:00:00Z")
-    assert (found.hours, found.precision) == (False, "days")
-    found.parse("2016-05-09T00:01:00Z")
-    assert (found.hours, found.precision) == (True, "minutes")
+    for day in range(1, 31):
+        assert found.days_only == (day > 20)  # a few may be at midnight by chance
+        found.parse(f"2016-05-{day:02}T00:00:00Z")
+    assert found.precision == "days"
+    found.parse("2016-05-31T00:01:00Z")
+    assert (found.days_only, found.precision) == (False, "minutes")
 
 
 @pytest.mark.parametrize(
@@ -267,3 +268,9 @@ def test_any_cell_is_a_time_or_refused(cell):
     for zone in ("", "America/New_York"):
         with contextlib.suppress(BadTimeError, ZoneNeededError):
             assert isinstance(Times(zone).parse(cell), float)
+
+
+def test_a_column_that_knows_times_is_as_precise_as_text():
+    found = Times()
+    found.parse(Instant(MAY, has_zone=True))
+    assert found.precision == "seconds"

@@ -29,7 +29,7 @@ _NO_CHARACTER = "\ufffd"  # what HTML reads when a number is not a character's; 
 # split words at them. The zero-width joiner and non-joiner (U+200D, U+200C) are among them although Persian and Indic scripts
 # use them: people write the same word with and without, and an emoji is no word either way. Variation selectors and U+034F are
 # marks, which split nothing, so they stay.
-_INVISIBLE = re.compile("[\u00ad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff]+")
+INVISIBLE = re.compile("[\u00ad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff]+")
 
 # Hosts that shorten links. Exports write these without https:// too, while a bare domain is a name that headlines use.
 _SHORTENERS = """
@@ -69,7 +69,7 @@ _SHORT_LINKS = re.compile(rf"{_any_host(_SHORTENERS, r'(?<![A-Za-z0-9_.@/-])')}{
 _GLUED_LINKS = re.compile(f"{_any_host(_GLUED)}{_URL}*", _ASCII_CASE)
 
 # Names of Twitter's, and of Bluesky's and Mastodon's, which are hosts or hold one.
-_RETWEETED = re.compile(r"(?:\s*RT @[A-Za-z0-9_][A-Za-z0-9_.@-]*:)+")
+RETWEETED = re.compile(r"(?:\s*RT @[A-Za-z0-9_][A-Za-z0-9_.@-]*:)+")
 
 # Scripts that write no space between words, beside those of rules number 1. Their characters are written out, so that no newer
 # Unicode changes the words of an older version: letters and digits here, marks below.
@@ -149,11 +149,11 @@ def clean(text: str) -> str:
     if "&" in text:
         text = _ENTITIES.sub(_undo, text)
     if not text.isascii():
-        text = _INVISIBLE.sub("", text)
+        text = INVISIBLE.sub("", text)
     if "/" in text:
         for pattern in (_LINKS, _GLUED_LINKS, _SHORT_LINKS):
             text = _without(pattern, text)
-    if "@" in text and (retweeted := _RETWEETED.match(text)):
+    if "@" in text and (retweeted := RETWEETED.match(text)):
         text = text[retweeted.end() :]
     return text
 

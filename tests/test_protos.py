@@ -40,6 +40,7 @@ NUMBERS = {
         "label_description": 17,
         "frozen_features": 18,
         "outlet_count": 19,
+        "label_change": 20,
     },
     "Limits": {"max_headlines": 1, "max_text_bytes": 2, "max_message_bytes": 3},
     "ModelVersion": {"version": 1, "digest": 2, "state": 3, "error": 4},

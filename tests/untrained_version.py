@@ -6,12 +6,14 @@ from pathlib import Path
 import keras
 
 from service.model import artifact
+from service.model.labels import Label
 from service.model.preprocessing import Headline, Preprocessor
 from training import export, model
 from training.publish import new_version
 
 WORDS = "a after at by city council for in is market new of on over park report says the to votes wins"
 OUTLETS = {"gazette": 1.5, "herald": -0.5}
+EVALUATION = {"main_auc": 0.75, "main_pair_accuracy": 0.66, "main_pair_gap": 0.12, "aux_pair_gap": 0.2, "rows": 10.0}
 HEADLINES = [
     Headline("City votes on new park", 1_464_000_000.0, "Gazette"),
     Headline("The market wins", 1_464_050_000.0, "nobody"),
@@ -26,10 +28,10 @@ def publish(models):
         synthetic=True,
         vocabulary_size=len(vocabulary),
         outlet_levels=OUTLETS,
-        label=artifact.Label("above_median", 12.0, ("retweets", "likes")),
+        label=Label("above_median", ("retweets", "likes"), threshold=12.0),
         parts={"training": artifact.Part(80, 0.5, artifact.Time(1_460_000_000.0), artifact.Time(1_464_000_000.0))},
         settings={"seed": 8},
-        evaluation={"main_auc": 0.75, "rows": 10.0},
+        evaluation=EVALUATION,
         libraries={"keras": keras.__version__},
         data_checksum="0" * 64,
     )

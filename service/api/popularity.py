@@ -183,8 +183,9 @@ class Popularity:
             response.outlets.extend(live.outlets)
             response.outlet_count = len(live.info.outlet_levels)
             response.label = live.info.label.rule
-            response.label_threshold = live.info.label.threshold
+            response.label_threshold = live.info.label.threshold or 0.0
             response.label_description = live.info.label.describe()
+            response.label_change = self._repository.label_change
             response.evaluation.update(live.info.evaluation)
         return response.SerializeToString()
 

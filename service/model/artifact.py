@@ -32,7 +32,8 @@ from typing import IO, Any, NamedTuple, TypeVar
 import msgspec
 
 from service.errors import Unreadable, VersionError
-from service.model import throttle
+from service.model import labels, throttle
+from service.model.labels import Label
 from service.model.preprocessing import (
     AUX_FEATURES,
     FIRST_WORD,
@@ -47,11 +48,6 @@ from service.model.preprocessing import (
 
 FORMAT = 2  # of new versions
 FROZEN_SINCE = 2  # the first format with frozen features
-# What makes a post popular, by the name of the rule. A version with a rule that is not here is refused.
-LABEL_RULES = {
-    "above_median": "more than {threshold:,g} {counts}, as half of the posts that the model learned from had"
-    " (of all its outlets)",
-}
 VOCABULARY = "assets/vocabulary.txt"
 INFO = "assets.extra/model.json"
 EXAMPLES = "assets.extra/examples.json"
@@ -74,18 +70,12 @@ class Time(float):
 
 
 @dataclass(frozen=True)
-class Label:
-    """What makes a post popular."""
+class Teacher:
+    """What the network learned from beside the labels."""
 
-    rule: str  # a key of LABEL_RULES
-    threshold: float
-    counts: tuple[str, ...]  # the columns whose sum is the engagement
-
-    def describe(self) -> str:
-        """The rule in words, to follow "popular:"."""
-        *others, last = self.counts or ("counts",)
-        counts = f"{', '.join(others)} and {last} together" if others else last
-        return LABEL_RULES[self.rule].format(threshold=self.threshold, counts=counts)
+    model: str  # "ridge"
+    share: float  # of the targets
+    encoder_sha256: str | None = None  # of the sentence encoder's weights; none: it had no embeddings
 
 
 @dataclass(frozen=True)
@@ -112,12 +102,21 @@ class ModelInfo:
     outlet_levels: Mapping[str, float]  # outlet keys and standardised levels
     # The values that stand in for all of TIME_FEATURES, whatever the posting time is; empty: none.
     frozen: Mapping[str, float] = field(default_factory=dict)
+    # How much main_output's AUC falls on the validation part if the time features are permuted: "auc", the "high" end of its
+    # one-sided 95 % interval, and the "rows"; empty if that was not looked at.
+    time_worth: Mapping[str, float] = field(default_factory=dict)
     label: Label
+    teacher: Teacher | None = None
     parts: Mapping[str, Part]  # training, validation, evaluation
     settings: Mapping[str, Any]  # of the training job
     evaluation: Mapping[str, float]  # figures on the latest part; what is undefined is absent
     libraries: Mapping[str, str]  # name and version
     data_checksum: str
+
+
+@dataclass(frozen=True)
+class _LabelRule:
+    rule: Any = None
 
 
 @dataclass(frozen=True)
@@ -128,6 +127,7 @@ class _Compatibility:
     preprocessing: Any
     sequence_length: Any
     aux_features: Any
+    label: _LabelRule = field(default_factory=_LabelRule)
 
 
 class Example(NamedTuple):
@@ -376,9 +376,9 @@ def _parse_info(data: bytes) -> ModelInfo:
     ):
         if (value := getattr(found, key)) not in known:
             raise _not_known(key, value, known)
+    if (rule := found.label.rule) not in labels.RULES:
+        raise _not_known("label.rule", rule, labels.RULES)
     info = _parse(data, INFO, ModelInfo)
-    if info.label.rule not in LABEL_RULES:
-        raise _not_known("label.rule", info.label.rule, LABEL_RULES)
     _check_frozen(info)
     if any(abs(level) > _HIGHEST_LEVEL for level in info.outlet_levels.values()):
         raise VersionError(f"{INFO}: 'outlet_levels' holds one beyond {_HIGHEST_LEVEL:g}, so it is not standardised")

@@ -77,6 +77,7 @@ class Repository:
         passed and the seconds it took; `on_live` of each change of `live`.
         """
         self.live: Version | None = None
+        self.label_change = ""  # what the version before the live one called popular, if that was something else
         self.problem = f"looking for model versions in {models}"  # why none is live, for an operator; empty while one is
         self.engine = engine
         self._models = models
@@ -292,10 +293,25 @@ class Repository:
         if version:
             self._states[version.number] = VersionState(version.number, State.LIVE, version.digest)
             self.problem = ""
+            self.label_change = self._compare_labels(old, version) if old else ""
         self.live = version
         self._live_bytes = size
         self._missing_since = None
         self._on_live(version)
+
+    def _compare_labels(self, old: Version, new: Version) -> str:
+        """What the old version calls popular, if the new one's scores mean something else; that is also logged."""
+        if new.info.label.means_the_same(old.info.label):
+            return ""
+        logger.warning(
+            "version %d calls something else popular than version %d, so their scores cannot be compared: %s; before: %s",
+            new.number,
+            old.number,
+            new.info.label.describe(),
+            old.info.label.describe(),
+            extra={"version": new.number},
+        )
+        return f"version {old.number}: {old.info.label.describe()}"
 
 
 def _withdrawn_by(number: int) -> str:

@@ -16,6 +16,7 @@ import pytest
 
 from service.errors import VersionError
 from service.model import artifact
+from service.model.labels import Label
 from service.model.preprocessing import Headline
 from training.publish import new_version
 
@@ -24,7 +25,7 @@ INFO = artifact.ModelInfo(
     synthetic=True,
     vocabulary_size=3,
     outlet_levels={"gazette": 0.5},
-    label=artifact.Label("above_median", 12.5, ("retweets", "likes")),
+    label=Label("above_median", ("retweets", "likes"), threshold=12.5),
     parts={"training": artifact.Part(8, 0.5, artifact.Time(1_456_000_000.0), artifact.Time(1_463_000_000.0))},
     settings={"epochs": 3},
     evaluation={"main_auc": 0.75},
@@ -257,7 +258,12 @@ def test_an_empty_directory_is_refused(tmp_path):
         ({"label": None}, "model.json"),
         (
             {"label": {"rule": "viral", "threshold": 1.0, "counts": []}},
-            "model.json: 'label.rule' is 'viral', and this program knows 'above_median' alone",
+            "model.json: 'label.rule' is 'viral', and this program knows 'above_median' and 'above_outlet_median' and 'above_s",
+        ),
+        ({"label": {"rule": "above_median", "counts": ["likes"]}}, "threshold is None; the rule above_median needs a number"),
+        (
+            {"label": {"rule": "above_outlet_median", "counts": ["likes"], "window_days": 0, "least_posts": 20}},
+            "window_days and least_posts are missing or 0",
         ),
         ({"created_at": 5}, r"Expected a time .* - at `\$.created_at`"),
         ({"created_at": "yesterday"}, r"at `\$.created_at`"),
@@ -374,15 +380,3 @@ def test_features_that_cannot_be_frozen_so_are_refused(tmp_path, change, words):
     artifact.write_checksums(tmp_path / "1")
     with pytest.raises(VersionError, match=rf"model\.json: .*{words}"):
         artifact.read(tmp_path / "1")
-
-
-@pytest.mark.parametrize(
-    ("counts", "words"),
-    [
-        (("likes",), "more than 1,234.5 likes, as half of"),
-        (("retweets", "likes"), "more than 1,234.5 retweets and likes together, as half of"),
-        (("retweets", "likes", "replies"), "more than 1,234.5 retweets, likes and replies together, as half of"),
-    ],
-)
-def test_a_label_says_what_is_counted(counts, words):
-    assert artifact.Label("above_median", 1234.5, counts).describe().startswith(words)

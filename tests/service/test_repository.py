@@ -14,6 +14,7 @@ from in_process import until
 from service.batcher import Batcher
 from service.errors import InvalidRequest, Unavailable, VersionError
 from service.model import artifact, preprocessing
+from service.model.labels import Label
 from service.model.preprocessing import Headline, Preprocessor
 from service.predictor import Limits, Predictor
 from service.repository import Repository, State
@@ -50,8 +51,18 @@ class WordCounter:
         return np.stack([lengths, np.full(len(lengths), self._constant)], axis=1).astype(np.float32)
 
 
+LABEL = Label("above_median", ("likes",), threshold=1.0)
+
+
 def publish(
-    models: Path, constant: str = "0.25", *, ids=(2, 1), outlet_level=0.5, main_output=2.0, rules=preprocessing.NEWEST_RULES
+    models: Path,
+    constant: str = "0.25",
+    *,
+    ids=(2, 1),
+    outlet_level=0.5,
+    main_output=2.0,
+    rules=preprocessing.NEWEST_RULES,
+    label=LABEL,
 ) -> int:
     headline = Headline("City council", 1_464_000_000.0, "Gazette")
     aux = Preprocessor(VOCABULARY, {"gazette": outlet_level}).encode([headline]).aux[0].tolist()
@@ -61,7 +72,7 @@ def publish(
         synthetic=True,
         vocabulary_size=len(VOCABULARY),
         outlet_levels=LEVELS,
-        label=artifact.Label("above_median", 1.0, ("likes",)),
+        label=label,
         parts={},
         settings={},
         evaluation={},
@@ -110,6 +121,23 @@ async def test_a_new_version_replaces_the_old_one_and_removing_it_rolls_back(mod
     shutil.rmtree(models / "2")
     await repository.scan()
     assert (repository.live.number, states(repository)) == (1, {1: State.LIVE})
+
+
+async def test_a_version_whose_scores_mean_something_else_is_announced(models, repository, caplog):
+    publish(models)
+    await repository.scan()
+    publish(models, label=Label("above_median", ("likes",), threshold=7.0))  # the same rule on newer posts
+    await repository.scan()
+    assert (repository.label_change, caplog.records) == ("", [])
+    publish(models, label=Label("above_outlet_median", ("likes",), window_days=28, least_posts=20))
+    await repository.scan()
+    assert repository.label_change.startswith("version 2: more than 7 likes")
+    (record,) = caplog.records
+    assert "version 3 calls something else popular than version 2" in record.getMessage()
+    assert "than half of the same account's posts" in record.getMessage()
+    (models / "3.withdrawn").touch()
+    await repository.scan()
+    assert repository.label_change.startswith("version 3: more likes than half of the same account's")
 
 
 async def test_no_version_is_a_state_not_a_crash(models, repository):

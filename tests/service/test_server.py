@@ -259,7 +259,8 @@ async def test_get_model_describes_what_is_served(stub, version):
     assert list(model.outlets) == ["gazette", "herald"]
     assert (model.label, model.label_threshold) == ("above_median", 12.0)
     assert model.label_description.startswith("more than 12 retweets and likes together, as half of the posts")
-    assert dict(model.evaluation) == {"main_auc": 0.75, "rows": 10.0}
+    assert dict(model.evaluation) == version.info.evaluation
+    assert model.label_change == ""
     assert model.limits == pb.Limits(max_headlines=1024, max_text_bytes=4096, max_message_bytes=4 << 20)
     assert [(it.version, it.digest, it.state) for it in model.versions] == [(1, version.digest, pb.ModelVersion.STATE_LIVE)]
 

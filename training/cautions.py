@@ -15,9 +15,11 @@ import numpy.typing as npt
 from headlines.commands.console import printable
 from service.errors import HeadlinesError
 from service.model import artifact
-from training import dataset, features, texts
+from service.model.labels import ABOVE_MEDIAN, ABOVE_STORY_MEAN
+from training import dataset, features, labels, texts
 from training.columns import OWN
 from training.dataset import Dataset
+from training.features import Features
 from training.rows import BAD_COUNT, NO_TEXT, REPLY, RETWEET
 
 _DAY = 86_400.0
@@ -39,6 +41,7 @@ _BY_DAY = range(6, 18)  # hours at which no newsroom's quiet ones begin
 
 def cautions(
     posts: Dataset,
+    built: Features | None,
     text: texts.Found,
     parts: Mapping[str, Any],
     outlets: Sequence[Mapping[str, Any]],
@@ -47,12 +50,12 @@ def cautions(
 ) -> list[str]:
     """Sentences on what may mislead, the most harmful first.
 
-    `parts` and `outlets` are as training.inspect has them; `models` is the directory whose newest version is compared with the
-    posts; `now` is in seconds since 1970-01-01 UTC.
+    `built` is what a fit would learn from, if it can. `parts` and `outlets` are as training.inspect has them; `models` is the
+    directory whose newest version is compared with the posts; `now` is in seconds since 1970-01-01 UTC.
     """
     return [
         *_of_texts(posts, text),
-        *_of_labels(parts, outlets),
+        *_of_labels(built, parts, outlets),
         *of_reading(posts, now),
         *_of_outlet_names(posts),
         *_of_sources(posts, models),
@@ -76,9 +79,12 @@ def _of_texts(posts: Dataset, text: texts.Found) -> Iterator[str]:
         yield f"{_share(addressed, len(posts), 'headlines')} begin with @ as replies do, and no column says which are replies"
 
 
-def _of_labels(parts: Mapping[str, Any], outlets: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+def _of_labels(built: Features | None, parts: Mapping[str, Any], outlets: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    if built is None:
+        return
+    rule = built.label.rule
     for name in ("evaluation", "validation"):
-        popular, trained = (parts[it]["popular_share"] if parts else 0.0 for it in (name, "training"))
+        popular, trained = (parts[it]["popular_share"] for it in (name, "training"))
         if abs(popular - trained) > _SHIFT:
             yield (
                 f"{popular:.0%} of the {name} part's posts are popular, but {trained:.0%} of the training part's: outlets that"
@@ -89,7 +95,25 @@ def _of_labels(parts: Mapping[str, Any], outlets: Sequence[Mapping[str, Any]]) -
         named = ", ".join(f"{printable(it['outlet'])} {it['popular_share']:.0%}" for it in alike[:_NAMED])
         yield (
             f"the posts of {len(alike)} of {len(outlets)} outlets are nearly all popular or nearly none ({named}"
-            f"{', ...' if len(alike) > _NAMED else ''}): popular means above the median of all outlets together"
+            f"{', ...' if len(alike) > _NAMED else ''})"
+            + (": --popular-above outlet compares each post with its own outlet's" if rule == ABOVE_MEDIAN else "")
+        )
+    in_stories = int((built.posts.story >= 0).sum())
+    if rule != ABOVE_STORY_MEAN and in_stories > len(built.posts) / 2:
+        yield (
+            f"{_share(in_stories, len(built.posts), 'posts')} name their story; if its headlines were tried against one"
+            " another, --popular-above story learns which does better"
+        )
+    few = built.posts.dropped.get(dataset.FEW_BEFORE, 0)
+    if few > _MOST * (few + len(built.posts)):
+        yield (
+            f"{_share(few, few + len(built.posts), 'posts')} have fewer than {labels.LEAST_POSTS} of the same outlet in the"
+            f" {labels.WINDOW_DAYS:.0f} days before them, and are left out; --popular-above median compares with all outlets"
+        )
+    if rule == ABOVE_MEDIAN and not built.posts.outlets:
+        yield (
+            "the posts have no outlet, so each is compared with all; if they are one account's, --popular-above outlet compares"
+            " it with the four weeks before it, which does not drift as the account grows"
         )
 
 

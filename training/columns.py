@@ -19,9 +19,9 @@ from difflib import get_close_matches
 from headlines.commands.console import printable
 from service.errors import DataError
 
-COUNTS = ("retweets", "likes", "replies", "quotes")
+COUNTS = ("retweets", "likes", "replies", "quotes", "clicks")
 DEFAULT_COUNTS = ("retweets", "likes")  # what engagement is, unless --engagement says otherwise
-NEEDS = ("headline", "posted_at", "outlet", *COUNTS, "impressions")
+NEEDS = ("headline", "posted_at", "outlet", *COUNTS, "impressions", "story")
 # Other names of the counts in --engagement and --column.
 SYNONYMS = {
     "shares": "retweets",
@@ -55,12 +55,15 @@ class Exporter:
     likes: str = ""
     replies: str = ""
     quotes: str = ""
+    clicks: str = ""
     impressions: str = ""
+    story: str = ""  # whose headlines were tried against one another
     retweet: str = ""  # separated by spaces: columns that say that a row repeats another's post
     reply: str = ""  # likewise, that it answers a post
     thread: str = ""  # A=B: equal if a row answers its own author
     unused: str = ""  # what looks like a need and is none
     html: bool = False  # headlines are HTML
+    engagement: tuple[str, ...] = DEFAULT_COUNTS  # the counts that are added by default
 
 
 OWN = Exporter(
@@ -73,7 +76,9 @@ OWN = Exporter(
     likes="likes",
     replies="replies",
     quotes="quotes",
+    clicks="clicks",
     impressions="impressions",
+    story="story",
     retweet="is_retweet",
     reply="is_reply",
 )
@@ -261,12 +266,23 @@ EXPORTERS = (
         replies="num_comments|descendants",
         unused="author time timestamp",
     ),
+    Exporter(
+        name="the Upworthy Research Archive",
+        marker="clickability_test_id",
+        headline="headline",
+        posted_at="created_at",
+        clicks="clicks",
+        impressions="impressions",
+        story="clickability_test_id",
+        engagement=("clicks",),
+    ),
 )
 
 # What else these columns are called: to suggest them, never to take them.
 _LOOKALIKES = {
     "headline": "title text full_text tweet tweet_text post_text message status_message link_name link_text raw_content "
     "content caption post name",
+    "story": "story_id test_id experiment_id",
     "posted_at": "created_at created createdat created_time created_utc date time datetime timestamp posted published "
     "published_at publish_time status_published post_created publish_date date_posted posted_on",
     "outlet": "account account_name page page_name user username user_name user_username user_screen_name screen_name handle "
@@ -288,6 +304,7 @@ class Plan:
     outlet: str | None
     counts: Mapping[str, tuple[str, ...]]  # those that make the engagement; columns of one are added
     impressions: tuple[str, ...] = ()
+    story: str | None = None
     retweet: tuple[str, ...] = ()  # a cell that is set: the row repeats another's post; NAME:WORD: the cell holds this word
     reply: tuple[str, ...] = ()  # likewise: it answers a post
     thread: tuple[tuple[str, str], ...] = ()  # equal: it answers its own author
@@ -299,7 +316,7 @@ class Plan:
     def columns(self) -> list[str]:
         """All columns that are read, each once."""
         marks = [name.partition(":")[0] for name in (*self.retweet, *self.reply)]
-        others = [name for name in (self.outlet, self.synthetic) if name]
+        others = [name for name in (self.outlet, self.story, self.synthetic) if name]
         counts = [name for names in self.counts.values() for name in names]
         threads = [name for pair in self.thread for name in pair]
         return list(dict.fromkeys([*self.headline, *self.posted_at, *others, *counts, *self.impressions, *marks, *threads]))
@@ -310,6 +327,7 @@ class Plan:
         needs |= {name: " + ".join(columns) for name, columns in self.counts.items()}
         needs |= {
             "impressions": " + ".join(self.impressions),
+            "story": self.story or "",
             "retweet": ", ".join(self.retweet),
             "reply": ", ".join(self.reply),
         }
@@ -364,9 +382,9 @@ def choose(
 ) -> Plan:
     """Choose the columns of a file that has these.
 
-    `named` are columns that the user names, by need. `engagement` are the counts to add, by default retweets and likes as far
-    as the file has them. Raises DataError, which says what the file has and what would be right, if a need has no column or if
-    two exporters fit and disagree.
+    `named` are columns that the user names, by need. `engagement` are the counts to add, by default those that the exporter
+    counts: retweets and likes as far as the file has them, or clicks. Raises DataError, which says what the file has and what
+    would be right, if a need has no column or if two exporters fit and disagree.
     """
     found = _Names(names)
     chosen = {need: _named_column(found, need, name) for need, name in named.items()}
@@ -441,21 +459,21 @@ def _fits(exporter: Exporter, found: _Names, chosen: Mapping[str, str]) -> bool:
         return False  # the user has said what the file is
     named = {getattr(exporter, need) for need in chosen}
     wanted = [exporter.headline, exporter.posted_at, *exporter.marker.split()]
-    counts = [count for count in DEFAULT_COUNTS if count in chosen or found.columns(getattr(exporter, count))]
+    counts = [count for count in exporter.engagement if count in chosen or found.columns(getattr(exporter, count))]
     return bool(counts) and all(found.columns(names) for names in wanted if names not in named)
 
 
 def _has_all_counts(exporter: Exporter, found: _Names, chosen: Mapping[str, str]) -> bool:
-    names = {count: getattr(exporter, count) for count in DEFAULT_COUNTS}
-    return all(found.columns(names[count]) for count in DEFAULT_COUNTS if names[count] and count not in chosen)
+    names = {count: getattr(exporter, count) for count in exporter.engagement}
+    return all(found.columns(names[count]) for count in names if names[count] and count not in chosen)
 
 
 def _plan(exporter: Exporter, found: _Names, chosen: Mapping[str, str], engagement: Sequence[str]) -> Plan:
     def columns(need: str) -> tuple[str, ...]:
         return (chosen[need],) if need in chosen else found.columns(getattr(exporter, need))
 
-    outlet = columns("outlet")
-    counts = {name: columns(name) for name in engagement or DEFAULT_COUNTS}
+    outlet, story = columns("outlet"), columns("story")
+    counts = {name: columns(name) for name in engagement or exporter.engagement}
     marks = {need: _marks(found, getattr(exporter, need)) for need in ("retweet", "reply")}
     pairs = [tuple(map(found.find, pair.split("="))) for pair in exporter.thread.split()]
     plan = Plan(
@@ -465,6 +483,7 @@ def _plan(exporter: Exporter, found: _Names, chosen: Mapping[str, str], engageme
         outlet=outlet[0] if outlet else None,
         counts={name: taken for name, taken in counts.items() if taken},
         impressions=columns("impressions"),
+        story=story[0] if story else None,
         retweet=marks["retweet"],
         reply=marks["reply"],
         thread=tuple((one, other) for one, other in pairs if one and other),
@@ -506,7 +525,14 @@ def _nothing_fits(found: _Names, taken: Mapping[str, str], missing: Sequence[str
     looks = "".join(f"; {name!r} looks like {need}" for need, name in similar.items())
     flags = "".join(f" --column {need}={name!r}" for need, name in similar.items())
     remedy = f"; if these are right, add{flags}" if flags else "; name them, such as --column headline='Tweet text'"
-    return f"has no column {', '.join(missing)}, and is not an export that this program knows; {_has(found)}{looks}{remedy}"
+    counts = [count for count in COUNTS if count not in DEFAULT_COUNTS and found.columns(count)]
+    counted = (
+        f"; to count {counts[0]} instead, add --engagement {counts[0]}"
+        if counts and " or ".join(DEFAULT_COUNTS) in missing
+        else ""
+    )
+    problem = f"has no column {', '.join(missing)}, and is not an export that this program knows"
+    return f"{problem}; {_has(found)}{looks}{remedy}{counted}"
 
 
 def _has(found: _Names) -> str:

@@ -24,6 +24,7 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, tzinfo
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -42,12 +43,14 @@ from training.sources import Source, expand
 
 _SHAPES = 5  # kinds of counts that cannot be read, in a message
 _REASONS = 10  # kinds of bad rows that are told
-BEFORE_2004, BEFORE_SINCE, AFTER_COLLECTION, TOO_YOUNG, DUPLICATE = (
+BEFORE_2004, BEFORE_SINCE, AFTER_COLLECTION, TOO_YOUNG, DUPLICATE, FEW_BEFORE, NO_STORY = (
     "before_2004",
     "before_since",
     "after_collection",
     "too_young",
     "duplicate",
+    "few_before",
+    "no_story",
 )
 
 # Why good rows are left out, in words.
@@ -61,6 +64,8 @@ LEFT_OUT = {
     AFTER_COLLECTION: "dated later than the collection",
     TOO_YOUNG: "too young to have earned what they will earn",
     DUPLICATE: "repeats of an earlier post of the same outlet",
+    FEW_BEFORE: "whose account had too few posts in the weeks before to compare with",
+    NO_STORY: "that are their story's only headline",
 }
 
 _log = logging.getLogger(__name__)
@@ -97,6 +102,7 @@ class Dataset:
     outlet: npt.NDArray[np.int32]  # [rows], index into outlets; -1: none
     engagement: npt.NDArray[np.float64]  # [rows], sum of the counts
     impressions: npt.NDArray[np.float64]  # [rows]; NaN: not known
+    story: npt.NDArray[np.int32]  # [rows], equal for the headlines of one story; -1: none
     ids: npt.NDArray[np.int32] = field(repr=False)  # index into words, all words of all rows, not cut at any length
     offsets: npt.NDArray[np.int64] = field(repr=False)  # [rows + 1]
     words: Sequence[str] = field(repr=False)  # all distinct words, sorted
@@ -120,6 +126,27 @@ class Dataset:
 
     def __len__(self) -> int:
         return len(self.posted_at)
+
+    @property
+    def zone(self) -> tzinfo:
+        """The zone in which the files' times were read, if that is one and was named; else UTC."""
+        zones = {file.times.zone for file in self.files if file.rows}
+        return (zones.pop() if len(zones) == 1 else None) or UTC
+
+    def take(self, rows: npt.NDArray[np.int64], reason: str) -> Dataset:
+        """These rows in this order. The others are counted as left out for `reason`, a key of LEFT_OUT."""
+        lengths = np.diff(self.offsets)[rows]
+        offsets = np.concatenate(([0], np.cumsum(lengths)))
+        at = np.arange(offsets[-1]) + np.repeat(self.offsets[rows] - offsets[:-1], lengths)
+        columns = ("posted_at", "outlet", "engagement", "impressions", "story", "records", "text_starts", "text_ends")
+        left_out = {reason: len(self) - len(rows)} if len(rows) < len(self) else {}
+        return replace(
+            self,
+            ids=self.ids[at],
+            offsets=offsets,
+            dropped={**self.dropped, **left_out},
+            **{name: getattr(self, name)[rows] for name in columns},
+        )
 
     def texts(self, rows: npt.ArrayLike) -> list[str]:
         """The headlines of the chosen rows."""
@@ -218,10 +245,12 @@ class _Rows:
         self.posted_at = array("d")
         self.engagement = array("d")
         self.impressions = array("d")
+        self.story = array("i")  # into stories; -1: none
+        self.stories: dict[str, int] = {}
         self.outlet = array("i")  # into outlets; -1: none
         self.outlets: dict[str, int] = {}
         # Python's own hash has another key in each process, so nobody can prepare collisions; it decides nothing but equality.
-        self.hashes = array("q")  # of the outlet and the words
+        self.hashes = array("q")  # of the outlet, the story and the words
         self.prefixes = array("Q")  # the headline's first 8 bytes, which order nearly all posts of one outlet and moment
         self.records = array("q")
         self.text = bytearray()  # the headlines, one after another
@@ -332,6 +361,7 @@ class _Rows:
             outlet=outlet[rows],
             engagement=engagement[rows],
             impressions=np.frombuffer(self.impressions, np.float64)[rows],
+            story=np.frombuffer(self.story, np.int32)[rows],
             ids=ids,
             offsets=offsets,
             words=vocabulary,
@@ -407,10 +437,11 @@ class _Rows:
         self.posted_at.append(post.posted_at)
         self.engagement.append(post.engagement)
         self.impressions.append(post.impressions)
+        self.story.append(self.stories.setdefault(post.story, len(self.stories)) if post.story else -1)
         self.outlet.append(self.outlets.setdefault(post.outlet, len(self.outlets)) if post.outlet else -1)
         found = self._rules.words(post.headline)
         same = " ".join(found) or "\n" + self._rules.clean(post.headline).strip()  # without a word, the text itself decides
-        self.hashes.append(hash(same + "\n" + post.outlet))
+        self.hashes.append(hash((same, post.outlet, post.story)))
         self.word_ids.extend([self.words.setdefault(word, len(self.words)) for word in found])
         self.word_ends.append(len(self.word_ids))
         self.prefixes.append(int.from_bytes(data[:8].ljust(8, b"\0"), "big"))
@@ -434,6 +465,7 @@ class _Rows:
             self.posted_at,
             self.engagement,
             self.impressions,
+            self.story,
             self.outlet,
             self.hashes,
             self.prefixes,

@@ -1,8 +1,8 @@
 """Builds what the network sees from rows: labels, word ids, auxiliary features, in parts cut by time.
 
-The outlet level is a smoothed target encoding of the outlet. Threshold, vocabulary and target encoding are fitted on the
-training part alone. Word ids and auxiliary features equal what `Preprocessor(vocabulary, outlet_levels).encode` computes for
-the same headlines, except for the training part's outlet levels, which are out of fold.
+The outlet level is a smoothed target encoding of the outlet. A label's threshold, vocabulary and target encoding are fitted on
+the training part alone. Word ids and auxiliary features equal what `Preprocessor(vocabulary, outlet_levels).encode` computes
+for the same headlines, except for the training part's outlet levels, which are out of fold.
 """
 
 from __future__ import annotations
@@ -15,8 +15,20 @@ import numpy as np
 import numpy.typing as npt
 
 from service.errors import DataError
-from service.model.preprocessing import AUX_FEATURES, FIRST_WORD, SEQUENCE_LENGTH, UNKNOWN, VOCABULARY_HEAD, time_features
-from training.dataset import Dataset
+from service.model.labels import ABOVE_MEDIAN, ABOVE_OUTLET_MEDIAN, ABOVE_STORY_MEAN, Label
+from service.model.preprocessing import (
+    AUX_FEATURES,
+    FIRST_WORD,
+    SEQUENCE_LENGTH,
+    TIME_FEATURES,
+    UNKNOWN,
+    VOCABULARY_HEAD,
+    time_features,
+)
+from training import labels
+from training.dataset import FEW_BEFORE, Dataset
+from training.labels import Labelled
+from training.settings import PopularAbove
 
 VOCABULARY_SIZE = 10_000
 SHARES = (0.8, 0.9, 1.0)  # where training, validation and evaluation end
@@ -39,6 +51,7 @@ class Examples:
     offsets: npt.NDArray[np.int64] = field(repr=False)  # [rows + 1]
     aux: npt.NDArray[np.float32] = field(repr=False)  # [rows, 5], in the order of AUX_FEATURES
     labels: npt.NDArray[np.float32]  # [rows], 1: popular
+    targets: npt.NDArray[np.float32]  # [rows], 0 to 1: what is learned; the labels, unless a teacher softens them
     posted_at: npt.NDArray[np.float64]  # [rows], seconds since 1970-01-01 UTC
     outlet: npt.NDArray[np.int32]  # [rows], index into the data set's outlets; -1: none
 
@@ -53,69 +66,112 @@ class Features:
     vocabulary: Sequence[str] = field(repr=False)  # vocabulary[i] is the word with id i, VOCABULARY_HEAD first
     outlet_levels: Mapping[str, float]  # standardised, by outlet key
     frozen: Mapping[str, float]  # features that stand still, and where: the training part's mean; none if the times have hours
-    outlets: Sequence[str]  # the data set's, also those that the training part has not
-    threshold: float  # popular: engagement above it
-    ends: tuple[int, int, int]  # the data set's rows where training, validation and evaluation end
+    label: Label
+    posts: Dataset = field(repr=False)  # those that have a label
+    success: npt.NDArray[np.float64] = field(repr=False)  # [rows of posts], as in Labelled
+    ends: tuple[int, int, int]  # the rows of `posts` where training, validation and evaluation end
     training: Examples
     validation: Examples
     evaluation: Examples
 
 
-def build(dataset: Dataset, *, shares: tuple[float, float, float] = SHARES, seed: int = 0) -> Features:
-    """Build the features of parts cut by time, which end at the given shares of the rows.
+def build(
+    dataset: Dataset,
+    *,
+    popular_above: PopularAbove = "auto",
+    shares: tuple[float, float, float] = SHARES,
+    seed: int = 0,
+) -> Features:
+    """Build the features of parts cut by time, which end at the given shares of the posts that have a label.
 
     In the training part the outlet levels are out of fold and some are dropped (see `_encode_out_of_fold`); `seed` decides the
     folds and the dropout. If the last two shares are equal, as in a fold that is scored on its validation part, the evaluation
-    part is empty.
+    part is empty. Time features are frozen if the posts' times have no hours.
 
     Raises DataError, with the counts, if the rows cannot be trained on.
     """
-    _check_rows(dataset)
-    ends = (cut(dataset.posted_at, shares[0]), cut(dataset.posted_at, shares[1]), cut(dataset.posted_at, shares[2]))
+    rule = labels.choose(popular_above, dataset)
+    _check_rows(dataset, rule)
+    if rule == ABOVE_MEDIAN:
+        label = Label(rule, dataset.counts, threshold=float(np.median(dataset.engagement[: cut(dataset.posted_at, shares[0])])))
+    elif rule == ABOVE_OUTLET_MEDIAN:
+        label = Label(rule, dataset.counts, window_days=labels.WINDOW_DAYS, least_posts=labels.LEAST_POSTS)
+    else:
+        label = Label(rule, dataset.counts, per_impression=bool(np.isfinite(dataset.impressions).any()))
+    labelled = labels.apply(dataset, label)
+    posts = labelled.posts
+    _check_rows(posts, rule)
+    begins = labels.story_begins(posts) if rule == ABOVE_STORY_MEAN else posts.posted_at
+    ends = (cut(begins, shares[0]), cut(begins, shares[1]), cut(begins, shares[2]))
     parts = {"training": slice(0, ends[0]), "validation": slice(ends[0], ends[1]), "evaluation": slice(ends[1], ends[2])}
     if shares[1] == shares[2]:
         del parts["evaluation"]
-    _check_parts(dataset, parts)
-    training = parts["training"]
-    threshold = float(np.median(dataset.engagement[training]))
-    _check_classes(dataset, parts, threshold)
+    _check_parts(posts, parts)
+    _check_classes(labelled, parts, label)
 
-    vocabulary = choose_words(dataset, training)
-    outlet, logs = dataset.outlet[training], np.log1p(dataset.engagement[training])
-    encoding = _fit_target_encoding(outlet, logs, len(dataset.outlets))
+    training = parts["training"]
+    vocabulary = choose_words(posts, training)
+    outlet, logs = posts.outlet[training], np.log1p(posts.engagement[training])
+    encoding = _fit_target_encoding(outlet, logs, len(posts.outlets))
     known = np.unique(outlet[outlet >= 0]).tolist()
-    outlet_levels = {dataset.outlets[i]: float(encoding.standardise(encoding.levels[i])) for i in known}
-    frozen = {} if dataset.hours else _mean_times(dataset.posted_at[training])
+    outlet_levels = {posts.outlets[i]: float(encoding.standardise(encoding.levels[i])) for i in known}
     encoded = [
-        encode(dataset, slice(start, end), vocabulary, outlet_levels, threshold, frozen)
-        for start, end in zip((0, *ends), ends, strict=False)
+        encode(labelled, slice(start, end), vocabulary, outlet_levels, {}) for start, end in zip((0, *ends), ends, strict=False)
     ]
     aux = encoded[0].aux.copy()
     aux[:, _LEVEL] = _encode_out_of_fold(outlet, logs, encoding, np.random.default_rng(seed))
-    return Features(
+    built = Features(
         vocabulary=vocabulary,
         outlet_levels=outlet_levels,
-        frozen=frozen,
-        outlets=dataset.outlets,
-        threshold=threshold,
+        frozen={},
+        label=label,
+        posts=posts,
+        success=labelled.success,
         ends=ends,
         training=replace(encoded[0], aux=aux),
         validation=encoded[1],
         evaluation=encoded[2],
     )
+    return built if posts.hours else freeze_times(built)
 
 
-def _check_rows(dataset: Dataset) -> None:
+def freeze_times(features: Features) -> Features:
+    """The same with the time features of all rows at their mean over the training part."""
+    aux = np.array([*map(time_features, features.training.posted_at.tolist())], np.float64)
+    frozen = {name: float(np.float32(mean)) for name, mean in zip(TIME_FEATURES, aux.mean(axis=0), strict=True)}
+    return replace(
+        features,
+        frozen=frozen,
+        training=_frozen(features.training, frozen),
+        validation=_frozen(features.validation, frozen),
+        evaluation=_frozen(features.evaluation, frozen),
+    )
+
+
+def _frozen(examples: Examples, frozen: Mapping[str, float]) -> Examples:
+    aux = examples.aux.copy()
+    for name, value in frozen.items():
+        aux[:, AUX_FEATURES.index(name)] = value
+    return replace(examples, aux=aux)
+
+
+def _check_rows(dataset: Dataset, rule: str) -> None:
     if len(dataset) < MINIMUM_ROWS:
         reasons = {"bad": dataset.bad, **dataset.dropped}
         left_out = ", ".join(f"{rows} {reason.replace('_', ' ')}" for reason, rows in reasons.items() if rows)
-        young = dataset.dropped.get("too_young", 0)
-        hint = (
-            "; a post is too young within --min-age days of --collected-at, which is the newest post's time unless you say when"
-            " the counts were read"
-            if young > dataset.read / 10
-            else "; weeks of posts are needed, better months"
-        )
+        young, alone = dataset.dropped.get("too_young", 0), dataset.dropped.get(FEW_BEFORE, 0)
+        if young > dataset.read / 10:
+            hint = (
+                "; a post is too young within --min-age days of --collected-at, which is the newest post's time unless you say"
+                " when the counts were read"
+            )
+        elif rule == ABOVE_OUTLET_MEDIAN and alone > dataset.read / 10:
+            hint = (
+                f"; {alone} posts have fewer than {labels.LEAST_POSTS} of the same outlet in the {labels.WINDOW_DAYS:.0f} days"
+                " before them to be compared with; --popular-above median compares the posts of all outlets"
+            )
+        else:
+            hint = "; weeks of posts are needed, better months"
         raise DataError(
             f"{len(dataset)} posts are too few to train and judge a model, which takes at least {MINIMUM_ROWS}"
             f" ({dataset.read} rows read; left out: {left_out or 'none'}){hint}"
@@ -131,13 +187,13 @@ def _check_parts(dataset: Dataset, parts: Mapping[str, slice]) -> None:
         )
 
 
-def _check_classes(dataset: Dataset, parts: Mapping[str, slice], threshold: float) -> None:
+def _check_classes(labelled: Labelled, parts: Mapping[str, slice], label: Label) -> None:
     for name, rows in parts.items():
-        popular, total = int((dataset.engagement[rows] > threshold).sum()), rows.stop - rows.start
+        popular, total = int(labelled.popular[rows].sum()), rows.stop - rows.start
         if not MINIMUM_CLASS_SHARE <= popular / total <= 1 - MINIMUM_CLASS_SHARE:
             raise DataError(
-                f"the {name} part has {popular} popular posts (engagement above {threshold:g}, the training part's median)"
-                f" of {total}: each class needs at least {MINIMUM_CLASS_SHARE:.0%}"
+                f"the {name} part has {popular} popular posts of {total}: each class needs at least {MINIMUM_CLASS_SHARE:.0%}"
+                f" (popular: {label.describe()})"
             )
 
 
@@ -182,24 +238,18 @@ def _encode_out_of_fold(
     return levels
 
 
-def _mean_times(posted_at: npt.NDArray[np.float64]) -> dict[str, float]:
-    """The mean of each time feature, as float32 holds it."""
-    aux = np.array([*map(time_features, posted_at.tolist())], np.float64)
-    return {name: float(np.float32(mean)) for name, mean in zip(AUX_FEATURES[:_LEVEL], aux.mean(axis=0), strict=True)}
-
-
 def encode(
-    dataset: Dataset,
+    labelled: Labelled,
     rows: slice,
     vocabulary: Sequence[str],
     outlet_levels: Mapping[str, float],
-    threshold: float,
     frozen: Mapping[str, float],
 ) -> Examples:
-    """Encode rows of a data set as a served model with this vocabulary, these outlet levels and this threshold sees them.
+    """Encode labelled posts as a served model with this vocabulary and these outlet levels sees them.
 
     `frozen` gives the features that stand still, whatever the time.
     """
+    dataset = labelled.posts
     ids_by_word = {word: i for i, word in enumerate(vocabulary) if i >= FIRST_WORD}
     id_of = np.fromiter((ids_by_word.get(word, UNKNOWN) for word in dataset.words), np.int32, len(dataset.words))
     starts, all_lengths = dataset.offsets[:-1][rows], np.diff(dataset.offsets)[rows]
@@ -218,8 +268,8 @@ def encode(
     for name, value in frozen.items():
         aux[:, AUX_FEATURES.index(name)] = value
     aux[:, _LEVEL] = level_of[outlet]
-    labels = (dataset.engagement[rows] > threshold).astype(np.float32)
-    return Examples(ids, offsets, aux, labels, posted_at, outlet)
+    popular = labelled.popular[rows]
+    return Examples(ids, offsets, aux, popular, popular, posted_at, outlet)
 
 
 def cut(posted_at: npt.NDArray[np.float64], share: float) -> int:

@@ -26,6 +26,7 @@ from training.cautions import cautions
 from training.columns import OWN
 from training.dataset import Dataset
 from training.features import Features
+from training.settings import PopularAbove
 
 _DAY = 86_400.0
 _OUTLETS = 12  # that are listed
@@ -51,26 +52,37 @@ class Inspection:
     problems: tuple[str, ...]  # why a fit would end; none: it would begin
 
 
-def inspect(posts: Dataset, *, seed: int = 0, models: Path | None = None, clock: Callable[[], float] = time.time) -> Inspection:
-    """Look at what was read. `models` is the directory whose newest version is compared with it; `seed` is the fit's."""
+def inspect(
+    posts: Dataset,
+    *,
+    popular_above: PopularAbove = "auto",
+    seed: int = 0,
+    models: Path | None = None,
+    clock: Callable[[], float] = time.time,
+) -> Inspection:
+    """Look at what was read.
+
+    `models` is the directory whose newest version is compared with it; `popular_above` and `seed` are the fit's.
+    """
     problems = list(posts.problems)
     built = None
     try:
-        built = features.build(posts, seed=seed)
+        built = features.build(posts, popular_above=popular_above, seed=seed)
     except DataError as error:
         problems.append(str(error))
     outlets, parts = _outlets(posts, built), _parts(built) if built else {}
     text = texts.look(_texts(posts))
-    warnings = cautions(posts, text, parts, outlets, models, clock())
+    warnings = cautions(posts, built, text, parts, outlets, models, clock())
     reasons = [{"problem": it.problem, "rows": it.rows, "first": it.first} for it in posts.bad_rows]
     facts = {
         "files": [_file(file) for file in posts.files],
         "rows": posts.read,
-        "used": len(posts),
+        "used": len(built.posts if built else posts),
         "bad": {"rows": posts.bad, "reasons": reasons},
-        "left_out": dict(posts.dropped),
+        "left_out": dict((built.posts if built else posts).dropped),
         "period": _period(posts),
         "engagement": _engagement(posts),
+        "popular": built.label.describe() if built else "",
         "outlets": outlets,
         "parts": parts,
         "text": {**text.counts, "without_words": int((np.diff(posts.offsets) == 0).sum()), "scripts": dict(text.scripts)},
@@ -126,18 +138,19 @@ def _engagement(posts: Dataset) -> dict[str, Any]:
 
 
 def _outlets(posts: Dataset, built: Features | None) -> list[dict[str, Any]]:
-    """All outlets, the one with most posts first."""
-    threshold = built.threshold if built else float(np.median(posts.engagement)) if len(posts) else 0.0
+    """All outlets, the one with most posts first; without a share of popular ones if nothing can be built."""
+    used = built.posts if built else posts
+    labels = np.concatenate([built.training.labels, built.validation.labels, built.evaluation.labels]) if built else None
     found = []
-    for i, name in enumerate(posts.outlets):
-        engagement = posts.engagement[posts.outlet == i]
-        if len(engagement):
+    for i, name in enumerate(used.outlets):
+        rows = np.flatnonzero(used.outlet == i)
+        if len(rows):
             found.append(
                 {
                     "outlet": name,
-                    "posts": len(engagement),
-                    "median_engagement": float(np.median(engagement)),
-                    "popular_share": float((engagement > threshold).mean()),
+                    "posts": len(rows),
+                    "median_engagement": float(np.median(used.engagement[rows])),
+                    "popular_share": None if labels is None else float(labels[rows].mean(dtype=float)),
                 }
             )
     return sorted(found, key=lambda it: -it["posts"])
@@ -149,8 +162,8 @@ def _parts(built: Features) -> dict[str, Any]:
         name: {
             "posts": len(part),
             "popular_share": float(part.labels.mean(dtype=float)),
-            "first": _iso(float(part.posted_at[0])),
-            "last": _iso(float(part.posted_at[-1])),
+            "first": _iso(float(part.posted_at.min())),
+            "last": _iso(float(part.posted_at.max())),
         }
         for name, part in parts.items()
     }
@@ -184,6 +197,8 @@ def describe(found: Inspection) -> Iterator[str]:
         period = facts["period"]
         yield f"from {period['first']} to {period['last']}, {period['days']:.0f} days; collected {period['collected_at']}"
         yield _describe_engagement(facts["engagement"])
+    if facts["popular"]:
+        yield f"popular: {facts['popular']}"
     yield from _describe_tables(facts)
     text = facts["text"]
     content = {
@@ -226,7 +241,8 @@ def _describe_tables(facts: Mapping[str, Any]) -> Iterator[str]:
         wide = max(len(name) for name, _ in listed)
         yield f"{'outlet':<{wide}}  {'posts':>8}  {'median':>9}  popular"
         for name, it in listed:
-            yield f"{name:<{wide}}  {it['posts']:>8,}  {it['median_engagement']:>9,.0f}  {it['popular_share']:>7.0%}"
+            share = "" if it["popular_share"] is None else f"{it['popular_share']:.0%}"
+            yield f"{name:<{wide}}  {it['posts']:>8,}  {it['median_engagement']:>9,.0f}  {share:>7}"
         if len(facts["outlets"]) > _OUTLETS:
             yield f"and {len(facts['outlets']) - _OUTLETS:,} more"
     yield ""

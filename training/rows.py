@@ -34,6 +34,7 @@ class Post(NamedTuple):
     outlet: str  # outlet key; empty: none
     engagement: int
     impressions: float  # NaN: not known
+    story: str  # as the file has it; empty: none
     synthetic: bool
 
 
@@ -63,6 +64,7 @@ class RowReader:
         self._outlet = place[plan.outlet] if plan.outlet else None
         self._counts = [(name, place[name], i > 0) for names in plan.counts.values() for i, name in enumerate(names)]
         self._impressions = [place[name] for name in plan.impressions]
+        self._story = place[plan.story] if plan.story else None
         self._synthetic = place[plan.synthetic] if plan.synthetic else None
         self._html = plan.html
         self._is_retweet = None if reading.keep_retweets else _mark(plan.retweet, place)
@@ -89,7 +91,8 @@ class RowReader:
             outlet.encode()
         except UnicodeEncodeError:
             raise BadRowError("headline or outlet is not UTF-8; if the file is in another encoding, see --encoding") from None
-        return Post(headline, posted_at, outlet, self._engagement(cells), self._seen(cells), self._made_up(cells))
+        story = _name(cells[self._story], "story") if self._story is not None else ""
+        return Post(headline, posted_at, outlet, self._engagement(cells), self._seen(cells), story, self._made_up(cells))
 
     def _text(self, cells: Sequence[Any]) -> str:
         for place in self._headline:
@@ -171,11 +174,17 @@ def _says_yes(cell: object) -> bool:
 
 def _outlet(cell: object) -> str:
     """An account's name; a permalink to a post on X holds it."""
+    name = _name(cell, "outlet")
+    match = _PERMALINK.fullmatch(name.strip())
+    return name if match is None else "" if match[1] == "i" else match[1]  # x.com/i/web/status/... names nobody
+
+
+def _name(cell: object, need: str) -> str:
+    """A name, or a number that stands for one."""
     if cell is None or cell != cell:
         return ""
     if isinstance(cell, str):
-        match = _PERMALINK.fullmatch(cell.strip())
-        return cell if match is None else "" if match[1] == "i" else match[1]  # x.com/i/web/status/... names nobody
+        return cell
     if isinstance(cell, int | float | Decimal) and not isinstance(cell, bool):
         return str(int(cell)) if math.isfinite(cell) and cell == int(cell) else str(cell)
-    raise BadRowError("outlet is not text")
+    raise BadRowError(f"{need} is not text")

@@ -33,6 +33,8 @@ EXPORTS = {
     " indexedAt",
     "Reddit": "id title score ups author created_utc num_comments subreddit url",
     "Hacker News": "id title url num_points num_comments author created_at",
+    "the Upworthy Research Archive": "created_at updated_at clickability_test_id excerpt headline lede slug eyecatcher_id"
+    " impressions clicks significance first_place winner share_text square test_week",
 }
 SPACED = {
     "X Analytics": "Tweet id,Tweet permalink,Tweet text,time,impressions,engagements,engagement"
@@ -136,7 +138,10 @@ def test_other_versions_of_an_export_are_known_too(names, exporter, taken):
                 " --column retweets='engagement_share_count'"
             ),
         ),
-        ("created_at test_id headline impressions clicks", "--column posted_at='created_at'"),
+        (
+            "created_at test_id headline impressions clicks",
+            "--column posted_at='created_at' --column story='test_id'; to count clicks instead, add --engagement clicks",
+        ),
     ],
 )
 def test_what_is_no_export_that_is_known_is_never_guessed(names, flags):

@@ -35,7 +35,7 @@ def test_an_export_becomes_what_a_plain_file_of_its_precision_becomes(tmp_path, 
     assert (len(read), read.bad, read.dropped) == (len(expected), 0, expected.dropped)
     assert read.texts(range(len(read))) == expected.texts(range(len(expected)))
     made, wanted = features.build(read), features.build(expected)
-    assert (made.vocabulary, made.outlet_levels, made.threshold) == (wanted.vocabulary, wanted.outlet_levels, wanted.threshold)
+    assert (made.vocabulary, made.outlet_levels, made.label) == (wanted.vocabulary, wanted.outlet_levels, wanted.label)
     for part in ("training", "validation", "evaluation"):
         for column in ("ids", "offsets", "aux", "labels", "posted_at"):
             assert np.array_equal(getattr(getattr(made, part), column), getattr(getattr(wanted, part), column))

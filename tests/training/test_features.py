@@ -10,7 +10,7 @@ import pytest
 from service.errors import DataError
 from service.model.preprocessing import TIME_FEATURES, UNKNOWN, Headline, Preprocessor, time_features
 from service.model.preprocessing.rules_2 import words
-from training import dataset, features, synthesize
+from training import dataset, features, labels, synthesize
 from training.settings import Reading
 
 DAY = 86_400.0
@@ -33,6 +33,11 @@ def build(tmp_path, rows):
     ]
     path.write_text("headline,posted_at,outlet,likes\n" + "".join(lines))
     return dataset.read([path], Reading(min_age=0))
+
+
+def by_median(posts, **options):
+    """Features with labels that all posts have."""
+    return features.build(posts, popular_above="median", **options)
 
 
 def parts(made):
@@ -58,7 +63,7 @@ def test_real_headlines_are_the_same_numbers_as_in_the_service():
     if not REAL.exists():
         pytest.skip(f"no real data: neither HEADLINES_REAL_DATA nor {REAL.name} beside the repository")
     posts = dataset.read([REAL])
-    made = features.build(posts)
+    made = by_median(posts)
 
     check_equal_to_service(posts, made)
     assert len(made.vocabulary) == 10_000
@@ -69,7 +74,7 @@ def test_odd_headlines_are_the_same_numbers_as_in_the_service(tmp_path):
     odd = ["!!!", "word " * 150, "Don’t 東京 café", "never seen again", "🔥"]
     rows = [(f"{odd[i % 5]} {i if i % 5 not in (0, 4) else '?' * i}", i, ["cnn", "", "bbc"][i % 3], i % 7) for i in range(900)]
     posts = build(tmp_path, rows)
-    made = features.build(posts)
+    made = by_median(posts)
 
     check_equal_to_service(posts, made)
     assert max(np.diff(made.training.offsets)) == 100
@@ -85,7 +90,7 @@ def test_all_words_are_there_before_the_cut_and_beyond_the_vocabulary(made_up):
 
 def test_parts_are_cut_by_time_and_no_moment_is_in_two(tmp_path):
     moments = np.sort(np.random.default_rng(0).integers(60, size=1_000))
-    made = features.build(build(tmp_path, [(f"Headline {i}", moment, "", i % 5) for i, moment in enumerate(moments)]))
+    made = by_median(build(tmp_path, [(f"Headline {i}", moment, "", i % 5) for i, moment in enumerate(moments)]))
     training, validation, evaluation = parts(made)
 
     assert training.posted_at.max() < validation.posted_at.min()
@@ -96,25 +101,25 @@ def test_parts_are_cut_by_time_and_no_moment_is_in_two(tmp_path):
 
 @pytest.mark.parametrize("shares", [(0.5, 0.6, 0.6), (0.7, 0.8, 0.8)])
 def test_a_fold_trains_on_the_first_rows_and_scores_the_next_tenth(made_up, shares):
-    made = features.build(made_up, shares=shares)
+    made = by_median(made_up, shares=shares)
 
     assert made.ends[:2] == pytest.approx([len(made_up) * share for share in shares[:2]], abs=2)
     assert len(made.evaluation) == 0
-    assert made.threshold == np.median(made_up.engagement[: made.ends[0]])
+    assert made.label.threshold == np.median(made_up.engagement[: made.ends[0]])
 
 
 def test_popular_is_above_the_median_of_the_training_part_alone(made_up):
-    made = features.build(made_up)
+    made = by_median(made_up)
     end = made.ends[0]
 
-    assert made.threshold == np.median(made_up.engagement[:end])
-    labels = np.concatenate([part.labels for part in parts(made)])
-    assert np.array_equal(labels, made_up.engagement > made.threshold)
-    assert labels.dtype == np.float32
+    assert made.label.threshold == np.median(made_up.engagement[:end])
+    popular = np.concatenate([part.labels for part in parts(made)])
+    assert np.array_equal(popular, made_up.engagement > made.label.threshold)
+    assert popular.dtype == np.float32
 
 
 def test_the_vocabulary_is_the_training_parts_words_seen_twice_the_commonest_first(made_up):
-    made = features.build(made_up)
+    made = by_median(made_up)
     counts = Counter(word for text in made_up.texts(range(made.ends[0])) for word in words(text))
     expected = sorted((word for word, count in counts.items() if count >= 2), key=lambda word: (-counts[word], word))
 
@@ -122,7 +127,7 @@ def test_the_vocabulary_is_the_training_parts_words_seen_twice_the_commonest_fir
 
 
 def test_outlet_levels_are_smoothed_and_standardised_over_the_training_rows(made_up):
-    made = features.build(made_up)
+    made = by_median(made_up)
     end = made.ends[0]
     logs, outlet = np.log1p(made_up.engagement[:end]), made_up.outlet[:end]
     levels = np.array([(logs[outlet == i].sum() + 10 * logs.mean()) / ((outlet == i).sum() + 10) for i in range(8)])
@@ -132,7 +137,7 @@ def test_outlet_levels_are_smoothed_and_standardised_over_the_training_rows(made
 
 
 def test_training_levels_come_from_other_rows_and_a_tenth_is_hidden(made_up):
-    made = features.build(made_up)
+    made = by_median(made_up)
     end = made.ends[0]
     level, outlet = made.training.aux[:, 4], made_up.outlet[:end]
 
@@ -145,7 +150,7 @@ def test_training_levels_come_from_other_rows_and_a_tenth_is_hidden(made_up):
 
 
 def test_a_seed_makes_the_levels_repeatable(made_up):
-    one, same, other = (features.build(made_up, seed=seed).training.aux for seed in (1, 1, 2))
+    one, same, other = (by_median(made_up, seed=seed).training.aux for seed in (1, 1, 2))
 
     assert np.array_equal(one, same)
     assert not np.array_equal(one, other)
@@ -153,7 +158,7 @@ def test_a_seed_makes_the_levels_repeatable(made_up):
 
 @pytest.mark.parametrize("outlet", ["", "cnn"])
 def test_where_all_outlets_have_one_level_it_is_zero(tmp_path, outlet):
-    made = features.build(build(tmp_path, [(f"Headline {i}", i, outlet, (i * 37) % 100) for i in range(600)]))
+    made = by_median(build(tmp_path, [(f"Headline {i}", i, outlet, (i * 37) % 100) for i in range(600)]))
 
     assert all((part.aux[:, 4] == 0).all() for part in parts(made))
     assert set(made.outlet_levels.values()) <= {0.0}
@@ -161,9 +166,9 @@ def test_where_all_outlets_have_one_level_it_is_zero(tmp_path, outlet):
 
 def test_an_outlet_that_training_has_not_seen_has_level_zero(tmp_path):
     rows = [(f"Headline {i}", i, "late" if i >= 580 else f"outlet{i % 3}", (i * 37) % 100 + i % 3 * 50) for i in range(600)]
-    made = features.build(build(tmp_path, rows))
+    made = by_median(build(tmp_path, rows))
 
-    assert "late" in made.outlets
+    assert "late" in made.posts.outlets
     assert "late" not in made.outlet_levels
     assert (made.evaluation.aux[-20:, 4] == 0).all()
     assert (made.validation.aux[:, 4] != 0).all()
@@ -190,16 +195,17 @@ def test_an_outlet_that_training_has_not_seen_has_level_zero(tmp_path):
 )
 def test_what_cannot_be_trained_on_is_refused_with_the_counts(tmp_path, rows, sentence):
     with pytest.raises(DataError, match=sentence):
-        features.build(build(tmp_path, rows))
+        by_median(build(tmp_path, rows))
 
 
 def test_rows_are_encoded_for_a_model_that_exists(made_up):
-    made = features.build(made_up)
-    later = features.encode(made_up, slice(made.ends[1], None), made.vocabulary, made.outlet_levels, made.threshold, {})
+    made = by_median(made_up)
+    labelled = labels.apply(made_up, made.label)
+    later = features.encode(labelled, slice(made.ends[1], None), made.vocabulary, made.outlet_levels, {})
 
     assert np.array_equal(later.ids, made.evaluation.ids)
     assert np.array_equal(later.aux, made.evaluation.aux)
-    assert len(features.encode(made_up, slice(0, 0), made.vocabulary, made.outlet_levels, 1.0, {})) == 0
+    assert len(features.encode(labelled, slice(0, 0), made.vocabulary, made.outlet_levels, {})) == 0
 
 
 def test_times_without_hours_freeze_the_time_features_at_the_training_parts_mean(tmp_path):
@@ -209,7 +215,7 @@ def test_times_without_hours_freeze_the_time_features_at_the_training_parts_mean
     rows = [f"Headline {random.integers(50)} of {i},{day},cnn,{random.integers(1000)}\n" for i, day in enumerate(days)]
     path.write_text("headline,posted_at,outlet,likes\n" + "".join(rows))
     posts = dataset.read([path], Reading(min_age=0))
-    made = features.build(posts)
+    made = by_median(posts)
 
     assert not posts.hours
     assert made.frozen.keys() == set(TIME_FEATURES)

@@ -44,10 +44,10 @@ def write(path, rows):
     return path
 
 
-def look(tmp_path, rows, models=None, **options):
+def look(tmp_path, rows, models=None, popular_above="median", **options):
     path = write(tmp_path / "posts.csv", rows)
     posts = dataset.read([path], Reading(**options), checked=False, clock=lambda: NOW)
-    return inspect.inspect(posts, models=models, clock=lambda: NOW)
+    return inspect.inspect(posts, popular_above=popular_above, models=models, clock=lambda: NOW)
 
 
 def test_good_posts_are_described_and_nothing_is_warned_of(tmp_path):
@@ -126,6 +126,21 @@ CASES = {
         [{k if k != "outlet" else "page": v for k, v in row.items()} for row in make()],
         {},
         "column 'page' looks like outlet and is not used; .*--column outlet='page'",
+    ),
+    "one account": (
+        [{k: v for k, v in row.items() if k != "outlet"} for row in make()],
+        {},
+        "--popular-above outlet compares it",
+    ),
+    "rare posts": (
+        make(800, outlet=lambda i, row: f"outlet{i % 7}"),
+        {"popular_above": "outlet"},
+        r"140 of 773 posts \(18%\) have fewer than 20 of the same outlet",
+    ),
+    "stories": (
+        [row | {"story": f"s{i // 3}"} for i, row in enumerate(make())],
+        {},
+        "name their story; .*--popular-above story",
     ),
     "no outlet": ([{k: v for k, v in row.items() if k != "outlet"} for row in make()], {}, "no column holds the outlet"),
     "days": (make(posted_at=days), {}, "days without hours, so hour and weekday are switched off"),
@@ -273,11 +288,12 @@ def test_why_a_fit_would_end_is_a_problem_and_exit_code_1(tmp_path, capsys, rows
 
 def test_the_command_answers_people_and_programs_and_shows_posts_only_if_asked(tmp_path, capsys):
     path = write(tmp_path / "posts.csv", make())
-    assert main(["inspect", "--data", str(path)], commands=COMMANDS) == 0
+    assert main(["inspect", "--data", str(path), "--popular-above", "median"], commands=COMMANDS) == 0
     assert "A fit would begin." in (out := capsys.readouterr().out)
     assert SECRET not in out
     assert main(["inspect", "--data", str(path), "--json"], commands=COMMANDS) == 0
-    assert json.loads(capsys.readouterr().out)["used"] == 1160
+    used = json.loads(capsys.readouterr().out)
+    assert (used["used"], used["left_out"]) == (1100, {"too_young": 40, "few_before": 60})
     assert main(["inspect", "--data", str(path), "--show"], commands=COMMANDS) == 0
     assert capsys.readouterr().out.count(SECRET) == 3
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from service.model import artifact
+from service.model.labels import Label
 from service.model.preprocessing import Headline
 from training.checkpoint import open_checkpoint
 from training.publish import new_version
@@ -22,7 +23,7 @@ INFO = artifact.ModelInfo(
     synthetic=True,
     vocabulary_size=2,
     outlet_levels={},
-    label=artifact.Label("above_median", 1.0, ("likes",)),
+    label=Label("above_median", ("likes",), threshold=1.0),
     parts={},
     settings={},
     evaluation={},

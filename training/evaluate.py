@@ -16,9 +16,14 @@ import numpy.typing as npt
 from scipy.special import expit, logit
 from sklearn.metrics import roc_auc_score, roc_curve
 
+from service.model.labels import ABOVE_STORY_MEAN, Label
+from service.model.preprocessing import AUX_FEATURES, TIME_FEATURES
 from training.baselines import OUTLET_LEVEL, baselines
+from training.calibration import Calibration
 from training.dataset import Dataset
 from training.features import Examples
+from training.pairs import PairBin, Pairs
+from training.resampling import Estimate, Sample, divide, estimates
 
 Floats = npt.NDArray[np.float64]
 Predict = Callable[[Examples], npt.NDArray[np.floating]]  # to [rows, 2]: main_output, aux_output
@@ -34,15 +39,18 @@ MODELS = {  # in the order of the table
 METRICS = {
     "auc": "ROC-AUC",
     "auc_within_outlets": "ROC-AUC within outlets",
+    "pair_accuracy": "Pairs ranked right",
     "log_loss": "Log loss",
     "accuracy": "Accuracy",
     "calibration_error": "Calibration error",
 }
 # What an evaluation of a version on other posts has in its figures, those that are undefined there left out.
-FIGURES = (*(f"{name}_{metric}" for name in ("main", "aux") for metric in METRICS), "positive_share", "rows")
+FIGURES = (
+    *(f"{name}_{metric}" for name in ("main", "aux") for metric in (*METRICS, "pair_gap")),
+    "positive_share",
+    "rows",
+)
 BINS = 10  # of a calibration curve, equal in rows
-BLOCK = 12 * 3600.0  # seconds that are resampled together: what happens within half a day moves many headlines at once
-RESAMPLES = 1000
 LEAST_OF_A_CLASS = 20  # for an outlet to have an AUC of its own
 REPEATS = 5  # of each permutation
 EXTREMES = 8  # headlines of each kind
@@ -50,15 +58,7 @@ _POINTS = 150  # of a ROC curve, enough for the eye
 _TINY = 1e-7  # scores this near to 0 or 1 count as this near, as in Keras' own loss
 
 _COLUMNS = {"outlet": [OUTLET_LEVEL], "hour": [0, 1], "day": [2, 3]}  # of aux
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A figure and its 95 % interval; None if the data are too few to resample."""
-
-    value: float
-    low: float | None
-    high: float | None
+_TIME = [AUX_FEATURES.index(name) for name in TIME_FEATURES]
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Scores:
     less_baseline: Mapping[str, Estimate]  # the same less the baseline's, resampled in pairs
     roc: Sequence[tuple[float, float]]  # false positive rate, true positive rate; empty with one class alone
     calibration: Sequence[CalibrationBin]
-    before: Sequence[CalibrationBin]  # without the intercept; empty if that is not known
+    before: Sequence[CalibrationBin]  # before it was calibrated; empty if that is not known
     calibration_error_before: float | None
 
 
@@ -115,12 +115,18 @@ class Evaluation:
     positive_share: float
     blocks: int  # half-days that were resampled
     outlets_with_auc: int
+    pairs: int  # of posts of one outlet, or of one story, that did not do equally well
+    of_stories: bool  # the pairs are of one story
+    pairs_by_gap: Mapping[str, Sequence[PairBin]]  # of main and aux
+    pair_gap: Mapping[str, float]  # of main and aux: nearer scores are about the same; absent if that is not known
     models: Mapping[str, Scores]  # by MODELS; baselines are there only if the training part was
     importance: Mapping[str, Estimate]  # fall of main's AUC when words, outlet, hour or day is permuted, mean of REPEATS
     parts: Mapping[str, Bin]
     weeks: Mapping[str, Mapping[str, Bin]]  # by part and ISO date of the Monday
-    hours: Mapping[int, Bin]  # of the day in UTC, scored part
+    zone: str  # of the hours
+    hours: Mapping[int, Bin]  # of the day in that zone, scored part
     outlets: Mapping[str, Bin]  # scored part, most rows first; "": none
+    outlets_before: Mapping[str, Bin]  # the same of the first part; empty if that is the scored one
     extremes: Mapping[str, Sequence[ConfidentPrediction]]  # by `right_high`, `right_low`, `wrong_high` and `wrong_low` scores
 
 
@@ -128,20 +134,24 @@ def evaluate(
     parts: Mapping[str, Examples],
     predict: Predict,
     dataset: Dataset,
+    label: Label,
     *,
     first_row: int = 0,
-    intercepts: tuple[float, float] | None = None,
+    calibration: tuple[Calibration, Calibration] | None = None,
     seed: int = 0,
 ) -> Evaluation:
     """Evaluate a model on the last of `parts`, which follow one another in `dataset` from `first_row` on.
 
-    `predict` gives the final scores; `intercepts` are what was added to the logits of main_output and aux_output in the end.
+    `predict` gives the final scores; `calibration` is what the logits of main_output and aux_output went through in the end.
     If "training" is among the parts, the baselines are fitted on it. If "validation" is, and another part is scored, they get
     an intercept there too.
 
     Intervals: percentile bootstrap over half-days, the same resamples for all models (Efron and Tibshirani, An Introduction
     to the Bootstrap, 1993, chapters 8 and 13). Calibration error: the mean distance of score and positive share over bins of
-    equal mass, weighted by rows. Its interval keeps the bins of the sample, and noise can only add to it.
+    equal mass, weighted by rows. Its interval keeps the bins of the sample, and noise can only add to it. Pairs: each post with
+    the NEIGHBOURS next ones of its outlet, or of its story if that is what the label compares. The gap between two scores from
+    which on they differ is where the share of pairs in the right order, made monotone in the gap, reaches TELLING (Zadrozny and
+    Elkan, Transforming Classifier Scores into Accurate Multiclass Probability Estimates, 2002).
 
     Raises ValueError if the scored part has no rows.
     """
@@ -152,26 +162,44 @@ def evaluate(
     predictions = {name: predict(examples).astype(np.float64) for name, examples in parts.items()}
     ends = (first_row + np.cumsum([len(examples) for examples in parts.values()])).tolist()
     rows_of = dict(zip(parts, map(slice, [first_row, *ends[:-1]], ends), strict=True))
-    final, before = _all_scores(parts, predictions[part], predict, dataset, rows_of, intercepts)
-    sample = _Sample(scored, rng)
-    metrics = {name: sample.metrics(scores) for name, scores in final.items()}
+    final, before = _all_scores(parts, predictions[part], predict, dataset, rows_of, calibration)
+    sample = Sample(scored.labels, scored.posted_at, rng)
+    outlets = [rows for outlet, rows in _groups(scored.outlet) if outlet >= 0 and _enough_of_each(scored.labels[rows])]
+    found_pairs = Pairs.of(dataset, rows_of[part], label)
+    metrics = {name: _metrics(sample, scores, outlets, found_pairs) for name, scores in final.items()}
     models = {name: _scores(name, scored, final, before, metrics) for name in MODELS if name in final}
     positive_share = _share(scored.labels)
-    hour = (scored.posted_at % 86_400 // 3600).astype(np.int64)
+    gaps = {name: gap for name in ("main", "aux") if (gap := found_pairs.telling_gap(final[name])) is not None}
+    zone = dataset.zone
+    moments = [datetime.fromtimestamp(moment, zone) for moment in scored.posted_at.tolist()]
+    hour = np.array([moment.hour for moment in moments], np.int64)
     return Evaluation(
-        figures={**_figures(models), "positive_share": positive_share, "rows": float(len(scored))},
+        figures={
+            **_figures(models),
+            **{f"{name}_pair_gap": gap for name, gap in gaps.items()},
+            "positive_share": positive_share,
+            "rows": float(len(scored)),
+        },
         part=part,
         period=(float(scored.posted_at.min()), float(scored.posted_at.max())),
         rows=len(scored),
         positive_share=positive_share,
         blocks=sample.blocks,
-        outlets_with_auc=len(sample.outlets),
+        outlets_with_auc=len(outlets),
+        pairs=len(found_pairs),
+        of_stories=label.rule == ABOVE_STORY_MEAN,
+        pairs_by_gap={name: found_pairs.by_gap(sample, final[name]) for name in ("main", "aux")},
+        pair_gap=gaps,
         models=models,
         importance=_importance(scored, predict, metrics["main"]["auc"], sample, rng),
         parts={name: _bin(examples.labels, predictions[name]) for name, examples in parts.items()},
         weeks={name: _by_week(examples, predictions[name]) for name, examples in parts.items()},
+        zone=str(zone),
         hours={int(h): _bin(scored.labels[rows], predictions[part][rows]) for h, rows in _groups(hour)},
         outlets=_by_outlet(scored, predictions[part], dataset.outlets),
+        outlets_before=_by_outlet(parts[first], predictions[first], dataset.outlets)
+        if (first := next(iter(parts))) != part
+        else {},
         extremes=_extremes(scored, final["main"], dataset.outlets, rows_of[part].start),
     )
 
@@ -182,16 +210,16 @@ def _all_scores(
     predict: Predict,
     dataset: Dataset,
     rows_of: Mapping[str, slice],
-    intercepts: tuple[float, float] | None,
+    calibration: tuple[Calibration, Calibration] | None,
 ) -> tuple[dict[str, Floats], dict[str, Floats]]:
-    """The scores of the last part by the model and the baselines: final ones, and those before the intercept was added."""
+    """The scores of the last part by the model and the baselines: final ones, and those before they were calibrated."""
     part, scored = list(parts.items())[-1]
     main, aux = predictions.T
     final = {"main": main, "aux": aux}
     before: dict[str, Floats] = {}
-    if intercepts is not None:
-        for name, scores, added in zip(final, (main, aux), intercepts, strict=True):
-            before[name] = expit(logit(_inside(scores)) - added)
+    if calibration is not None:
+        for name, scores, found in zip(final, (main, aux), calibration, strict=True):
+            before[name] = expit((logit(_inside(scores)) - found.intercept) / found.slope)
     if part != "training" and "training" in parts and _both_classes(parts["training"].labels):
         for name, (raw, calibrated) in baselines(parts, rows_of, dataset).items():
             before[name], final[name] = raw, calibrated
@@ -210,9 +238,9 @@ def _scores(
 ) -> Scores:
     less_baseline: dict[str, Estimate] = {}
     if "baseline" in metrics and name != "baseline":
-        less_baseline = _estimates({metric: values - metrics["baseline"][metric] for metric, values in metrics[name].items()})
+        less_baseline = estimates({metric: values - metrics["baseline"][metric] for metric, values in metrics[name].items()})
     return Scores(
-        estimates=_estimates(metrics[name]),
+        estimates=estimates(metrics[name]),
         less_baseline=less_baseline,
         roc=_roc(final[name], scored.labels),
         calibration=_calibration(final[name], scored.labels),
@@ -251,7 +279,7 @@ def table(evaluation: Evaluation) -> str:
         lines.append(f"{title:<{width}}" + "".join(f"{f'{e.value:.4f}' if e else '-':>16}" for e in estimates))
         lines.append(" " * width + "".join(f"{_interval(e, '.3f'):>16}" for e in estimates))
     before = [evaluation.models[name].calibration_error_before for name in names]
-    lines.append(f"{'  before intercept':<{width}}" + "".join(f"{'-' if e is None else f'{e:.4f}':>16}" for e in before))
+    lines.append(f"{'  uncalibrated':<{width}}" + "".join(f"{'-' if e is None else f'{e:.4f}':>16}" for e in before))
     lines.append("")
     lines.append(f"Within outlets: {evaluation.outlets_with_auc} with at least {LEAST_OF_A_CLASS} headlines of each class")
     without = evaluation.models["main_without_outlet"].estimates.get("auc")
@@ -270,95 +298,79 @@ def _interval(estimate: Estimate | None, form: str) -> str:
     return f"[{estimate.low:{form}}, {estimate.high:{form}}]"
 
 
-class _Sample:
-    """The scored rows, resampled by blocks of time.
+def time_worth(examples: Examples, predict: Predict, *, seed: int = 0) -> dict[str, float]:
+    """What the posting time is worth to main_output on these rows: how much its AUC falls if the time features are permuted.
 
-    All resamples are one matrix of block weights, and every metric is a function of sums over blocks, so that a thousand
-    resamples cost a matrix product. Row 0 of the weights is the sample itself.
+    "auc", the "high" end of its one-sided 95 % interval, and the "rows"; empty if they are of one class.
     """
-
-    def __init__(self, examples: Examples, rng: np.random.Generator) -> None:
-        self.labels = examples.labels.astype(np.float64)
-        times, self.block = np.unique(examples.posted_at // BLOCK, return_inverse=True)
-        self.blocks = len(times)
-        draws = rng.multinomial(self.blocks, np.full(self.blocks, 1 / self.blocks), RESAMPLES if self.blocks > 1 else 0)
-        self.weights: Floats = np.vstack([np.ones(self.blocks), draws])  # [1 + resamples, blocks]
-        self.outlets = [rows for outlet, rows in _groups(examples.outlet) if outlet >= 0 and _enough_of_each(self.labels[rows])]
-
-    def metrics(self, scores: Floats) -> dict[str, Floats]:
-        """Each of METRICS for every row of the weights; NaN if it is undefined."""
-        labels, inside = self.labels, _inside(scores)
-        losses = -(labels * np.log(inside) + (1 - labels) * np.log1p(-inside))
-        tenth = _tenths(scores)
-        gaps = np.stack([self._sum((scores - labels) * (tenth == i)) for i in range(BINS)])
-        rows = self._sum(np.ones_like(labels))
-        return {
-            "auc": self.auc(scores),
-            "auc_within_outlets": self._auc_within_outlets(scores),
-            "log_loss": self._sum(losses) / rows,
-            "accuracy": self._sum((scores > 0.5) == (labels > 0.5)) / rows,
-            "calibration_error": np.abs(gaps).sum(0) / rows,
-        }
-
-    def _sum(self, values: npt.NDArray[np.generic]) -> Floats:
-        return self.weights @ np.bincount(self.block, values, self.blocks)
-
-    def auc(self, scores: npt.NDArray[np.floating], rows: slice | npt.NDArray[np.int64] = slice(None)) -> Floats:
-        """The share of pairs of a popular and an unpopular row that stand in the right order; ties count half."""
-        present, block = np.unique(self.block[rows], return_inverse=True)
-        weights = self.weights[:, present]
-        popular = self.labels[rows] > 0.5
-        order = np.argsort(scores[rows][popular])
-        high, of = scores[rows][popular][order], block[popular][order]
-        low = scores[rows][~popular]
-        won = np.zeros((len(present), len(present)))  # [block of the popular row, block of the unpopular row]
-        for i in range(len(present)):
-            others = np.sort(low[block[~popular] == i])
-            ranks = (np.searchsorted(others, high, "left") + np.searchsorted(others, high, "right")) / 2
-            won[:, i] = np.bincount(of, ranks, len(present))
-        positives = weights @ np.bincount(block[popular], minlength=len(present))
-        negatives = weights @ np.bincount(block[~popular], minlength=len(present))
-        return _divide((weights @ won * weights).sum(1), positives * negatives)
-
-    def _auc_within_outlets(self, scores: Floats) -> Floats:
-        total, rows = np.zeros(len(self.weights)), np.zeros(len(self.weights))
-        for outlet in self.outlets:
-            auc = self.auc(scores, outlet)
-            size = np.where(np.isnan(auc), 0, self.weights @ np.bincount(self.block[outlet], minlength=self.blocks))
-            total += size * np.nan_to_num(auc)
-            rows += size
-        return _divide(total, rows)
+    if not _both_classes(examples.labels):
+        return {}
+    rng = np.random.default_rng(seed)
+    sample = Sample(examples.labels, examples.posted_at, rng)
+    fall = sample.auc(predict(examples)[:, 0].astype(np.float64)) - _permuted(examples, predict, _TIME, sample, rng)
+    resampled = fall[1:][~np.isnan(fall[1:])]
+    if not len(resampled):
+        return {}
+    return {"auc": float(fall[0]), "high": float(np.quantile(resampled, 0.95)), "rows": float(len(examples))}
 
 
-def _estimates(metrics: Mapping[str, Floats]) -> dict[str, Estimate]:
-    estimates = {}
-    for name, values in metrics.items():
-        if np.isnan(values[0]):
-            continue
-        resampled = values[1:][~np.isnan(values[1:])]
-        low, high = map(float, np.quantile(resampled, [0.025, 0.975])) if len(resampled) else (None, None)
-        estimates[name] = Estimate(float(values[0]), low, high)
-    return estimates
+def _metrics(sample: Sample, scores: Floats, outlets: Sequence[npt.NDArray[np.int64]], pairs: Pairs) -> dict[str, Floats]:
+    """Each of METRICS for every resample; NaN if it is undefined. `outlets` are the rows of each that has an AUC."""
+    labels, inside = sample.labels, _inside(scores)
+    losses = -(labels * np.log(inside) + (1 - labels) * np.log1p(-inside))
+    tenth = _tenths(scores)
+    gaps = np.stack([sample.sum((scores - labels) * (tenth == i)) for i in range(BINS)])
+    rows = sample.sum(np.ones_like(labels))
+    return {
+        "auc": sample.auc(scores),
+        "auc_within_outlets": _auc_within(sample, scores, outlets),
+        "pair_accuracy": pairs.accuracy(sample, scores),
+        "log_loss": sample.sum(losses) / rows,
+        "accuracy": sample.sum((scores > 0.5) == (labels > 0.5)) / rows,
+        "calibration_error": np.abs(gaps).sum(0) / rows,
+    }
+
+
+def _auc_within(sample: Sample, scores: Floats, outlets: Sequence[npt.NDArray[np.int64]]) -> Floats:
+    total, rows = np.zeros(len(sample.weights)), np.zeros(len(sample.weights))
+    for outlet in outlets:
+        auc = sample.auc(scores, outlet)
+        counted = np.zeros(len(scores))
+        counted[outlet] = 1
+        size = np.where(np.isnan(auc), 0, sample.sum(counted))
+        total += size * np.nan_to_num(auc)
+        rows += size
+    return divide(total, rows)
 
 
 def _importance(
-    scored: Examples, predict: Predict, whole: Floats, sample: _Sample, rng: np.random.Generator
+    scored: Examples, predict: Predict, whole: Floats, sample: Sample, rng: np.random.Generator
 ) -> dict[str, Estimate]:
     """How much main's AUC, `whole`, falls when one input is dealt out at random (Breiman, Random Forests, 2001, section 10)."""
     falls = {}
     for name in ("words", *_COLUMNS):
-        permuted = []
-        for _ in range(REPEATS):
-            order = rng.permutation(len(scored))
-            if name == "words":
-                examples = _with_words_of(scored, order)
-            else:
-                aux = scored.aux.copy()
-                aux[:, _COLUMNS[name]] = aux[order][:, _COLUMNS[name]]
-                examples = dataclasses.replace(scored, aux=aux)
-            permuted.append(sample.auc(predict(examples)[:, 0]))
-        falls[name] = whole - np.mean(permuted, axis=0)
-    return _estimates(falls)
+        columns = _COLUMNS.get(name)
+        if columns is None or np.ptp(scored.aux[:, columns], axis=0).any():  # a frozen input has nothing to lose
+            falls[name] = whole - _permuted(scored, predict, columns, sample, rng)
+    return estimates(falls)
+
+
+def _permuted(
+    scored: Examples, predict: Predict, columns: Sequence[int] | None, sample: Sample, rng: np.random.Generator
+) -> Floats:
+    """The mean AUC of main_output if these columns of aux, or the words, are dealt out at random."""
+    found = []
+    for _ in range(REPEATS):
+        order = rng.permutation(len(scored))
+        if columns is None:
+            examples = _with_words_of(scored, order)
+        else:
+            aux = scored.aux.copy()
+            aux[:, columns] = aux[order][:, columns]
+            examples = dataclasses.replace(scored, aux=aux)
+        found.append(sample.auc(predict(examples)[:, 0]))
+    mean: Floats = np.mean(found, axis=0)
+    return mean
 
 
 def _with_words_of(examples: Examples, order: npt.NDArray[np.int64]) -> Examples:
@@ -447,10 +459,6 @@ def _share(labels: npt.NDArray[np.float32]) -> float:
 
 def _inside(scores: Floats) -> Floats:
     return np.clip(scores, _TINY, 1 - _TINY)
-
-
-def _divide(numerator: Floats, denominator: Floats) -> Floats:
-    return np.divide(numerator, denominator, out=np.full_like(numerator, np.nan), where=denominator > 0)
 
 
 def _enough_of_each(labels: npt.NDArray[np.floating]) -> bool:

@@ -24,7 +24,8 @@ def test_model_shows_what_is_served(target):
     assert "more than 12 retweets and likes together" in shown
     assert "21 words and 2 outlets" in shown
     assert "10 later posts that it had not seen" in shown
-    assert "ranks 75 % of pairs of a popular and another post right" in shown
+    assert "ranks 75 % of pairs of a popular and another post right, 66 % of pairs of one outlet (a coin: 50 %)" in shown
+    assert "about the same: numbers less than 12 points apart" in shown
     assert "1,024 headlines, 4,096 bytes of UTF-8 in each" in shown
     assert "  1    live\n" in shown
 
@@ -35,7 +36,7 @@ def test_model_for_programs(target):
     assert (model["version"], model["outlet_count"], model["outlets"]) == (1, 2, ["gazette", "herald"])
     assert (model["synthetic"], model["trained_at"]) == (True, "2016-05-25T18:13:20Z")
     assert model["limits"] == {"max_headlines": 1024, "max_text_bytes": 4096, "max_message_bytes": 4 << 20}
-    assert model["evaluation"] == {"main_auc": 0.75, "rows": 10.0}
+    assert (model["evaluation"]["main_auc"], model["evaluation"]["main_pair_gap"]) == (0.75, 0.12)
     assert model["versions"] == [{"version": 1, "digest": model["digest"], "state": "live", "error": ""}]
 
 
@@ -106,6 +107,15 @@ def test_a_version_that_uses_the_posting_time_says_nothing_of_it(target):
     assert "posting time" not in run("model", "--target", target).stdout.decode()
     done = run("predict", "--target", target, "--posted-at", "2016-05-01T00:00Z", "City votes")
     assert "--posted-at" not in done.stdout.decode()
+
+
+def test_a_label_that_means_something_else_than_before_is_described():
+    model = pb.GetModelResponse(version=3, label="above_story_mean", label_change="version 2: more likes")
+    model.evaluation.update({"main_auc": 0.6, "main_pair_accuracy": 0.58, "main_pair_gap": 1.0})
+    shown = "\n".join(description._describe(model, "here"))
+    assert "changed       scores cannot be compared with those of version 2: more likes" in shown
+    assert "58 % of pairs of one story" in shown
+    assert "about the same: all numbers" in shown
 
 
 def test_a_server_of_before_outlet_count_is_counted_by_its_list():

@@ -59,6 +59,16 @@ def test_a_person_gets_the_number_to_use_first_in_whole_percents(target):
     assert done.stderr == b""
 
 
+def test_of_several_headlines_it_says_which_are_about_the_same(target):
+    one = predict("City votes on new park", "--outlet", "gazette", "--target", target).stdout.decode()
+    assert "about the same" not in one
+    two = predict("City votes on new park", "The market wins", "--outlet", "gazette", "--target", target).stdout.decode()
+    assert "Numbers less than 12 points apart are about the same: of posts of one account so near" in two
+    assert "which of two wordings of one story is better it cannot tell" in two
+    unknown = predict("City votes on new park", "The market wins", "--target", target).stdout.decode()
+    assert "Numbers less than 20 points apart are about the same" in unknown  # by the words alone
+
+
 def test_a_headline_of_which_no_word_is_known_is_marked(target):
     (_, known, unknown, wordless), notes = table(
         predict("--target", target, "--outlet", "gazette", "City votes", "Lions lose", "!!!")

@@ -12,12 +12,15 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, log_loss, roc_auc_score
 
+from service.model.labels import ABOVE_MEDIAN, Label
 from service.model.preprocessing.rules_2 import words
 from training import dataset, features
-from training.calibration import intercept
+from training.calibration import Calibration, intercept
 from training.evaluate import METRICS, evaluate, table
 from training.synthesize import synthesize
 
+LABEL = Label(ABOVE_MEDIAN, ("retweets", "likes"), threshold=1.0)
+CALIBRATION = (Calibration(1.0, 0.3), Calibration(0.5, -0.2))
 REAL_DATA = Path(os.environ.get("HEADLINES_REAL_DATA", Path(__file__).parents[3] / "shared/data/headlines.csv.gz"))
 
 
@@ -30,7 +33,7 @@ def posts(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def made(posts):
-    return features.build(posts)
+    return features.build(posts, popular_above="median")
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +64,7 @@ def predict(made):
 
 @pytest.fixture(scope="module")
 def evaluation(parts, predict, posts):
-    return evaluate(parts, predict, posts, intercepts=(0.3, -0.2))
+    return evaluate(parts, predict, posts, LABEL, calibration=CALIBRATION)
 
 
 def by_outlet(examples, scores, least=20):
@@ -83,6 +86,8 @@ def calibration_error(labels, scores):
 
 def test_figures_have_the_names_that_callers_read(evaluation):
     assert set(evaluation.figures) == {f"{model}_{metric}" for model in ("main", "aux", "baseline") for metric in METRICS} | {
+        "main_pair_gap",
+        "aux_pair_gap",
         "positive_share",
         "rows",
     }
@@ -100,7 +105,7 @@ def test_figures_are_scikit_learns(evaluation, parts, predict, column, output):
         "accuracy": accuracy_score(examples.labels, scores > 0.5),
         "calibration_error": calibration_error(examples.labels, scores),
     }
-    found = {metric: evaluation.figures[f"{output}_{metric}"] for metric in METRICS}
+    found = {metric: evaluation.figures[f"{output}_{metric}"] for metric in expected}
     assert found == pytest.approx(expected, abs=2e-6)
     assert evaluation.figures["rows"] == len(examples)
     assert evaluation.figures["positive_share"] == pytest.approx(examples.labels.mean())
@@ -112,7 +117,7 @@ def test_tied_scores_count_half_and_share_a_bin(parts, posts):
         return level.astype(np.float32)
 
     examples = parts["evaluation"]
-    found = evaluate({"evaluation": examples}, coarse, posts, first_row=len(posts) - len(examples))
+    found = evaluate({"evaluation": examples}, coarse, posts, LABEL, first_row=len(posts) - len(examples))
     assert found.figures["main_auc"] == pytest.approx(roc_auc_score(examples.labels, coarse(examples)[:, 0]))
     assert [b.score for b in found.models["main"].calibration] == [0.25, 0.75]
 
@@ -145,8 +150,8 @@ def test_models_are_compared_on_the_same_resamples(evaluation):
 
 
 def test_the_same_seed_gives_the_same_evaluation(evaluation, parts, predict, posts):
-    assert evaluate(parts, predict, posts, intercepts=(0.3, -0.2)) == evaluation
-    assert evaluate(parts, predict, posts, intercepts=(0.3, -0.2), seed=1) != evaluation
+    assert evaluate(parts, predict, posts, LABEL, calibration=CALIBRATION) == evaluation
+    assert evaluate(parts, predict, posts, LABEL, calibration=CALIBRATION, seed=1) != evaluation
 
 
 def test_the_baseline_is_a_logistic_regression_on_tfidf_of_the_headlines(evaluation, parts, posts):
@@ -168,9 +173,9 @@ def test_the_outlet_alone_says_nothing_within_outlets(evaluation):
     assert evaluation.models["words"].estimates["auc"].value > 0.6
 
 
-def test_before_the_intercept(evaluation, parts, predict):
+def test_before_it_was_calibrated(evaluation, parts, predict):
     examples = parts["evaluation"]
-    scores = expit(logit(predict(examples).astype(np.float64)) - [0.3, -0.2])
+    scores = expit((logit(predict(examples).astype(np.float64)) - [0.3, -0.2]) / [1.0, 0.5])
     for column, output in enumerate(("main", "aux")):
         found = evaluation.models[output].calibration_error_before
         assert found == pytest.approx(calibration_error(examples.labels, scores[:, column]), abs=1e-6)
@@ -186,7 +191,7 @@ def test_what_the_model_does_not_look_at_has_no_importance(parts, posts):
     def outlet_alone(examples):
         return expit(examples.aux[:, [4, 4]])
 
-    found = evaluate({"evaluation": parts["evaluation"]}, outlet_alone, posts)
+    found = evaluate({"evaluation": parts["evaluation"]}, outlet_alone, posts, LABEL)
     assert {name: estimate.value for name, estimate in found.importance.items() if name != "outlet"} == {
         "words": 0,
         "hour": 0,
@@ -203,7 +208,7 @@ def test_permuted_words_stay_whole_headlines(parts, posts):
         seen.append(sorted(tuple(examples.ids[a:b]) for a, b in pairwise(examples.offsets)))
         return np.full((len(examples), 2), 0.5, np.float32)
 
-    evaluate({"evaluation": parts["evaluation"]}, record, posts)
+    evaluate({"evaluation": parts["evaluation"]}, record, posts, LABEL)
     assert len(seen) > 2
     assert all(headlines == seen[0] for headlines in seen)
 
@@ -229,13 +234,13 @@ def test_the_surest_rows_are_rows_of_the_data_set(evaluation, parts, posts, made
             assert extreme.row >= first
             assert extreme.posted_at == posts.posted_at[extreme.row]
             assert extreme.outlet == posts.outlets[posts.outlet[extreme.row]]
-            assert extreme.popular == (posts.engagement[extreme.row] > made.threshold)
+            assert extreme.popular == (posts.engagement[extreme.row] > made.label.threshold)
             assert (extreme.score > 0.5) == kind.endswith("high")
             assert ((extreme.score > 0.5) == extreme.popular) == kind.startswith("right")
 
 
 def test_later_rows_need_no_other_part(parts, predict, posts):
-    found = evaluate({"later": parts["evaluation"]}, predict, posts, first_row=len(posts) - len(parts["evaluation"]))
+    found = evaluate({"later": parts["evaluation"]}, predict, posts, LABEL, first_row=len(posts) - len(parts["evaluation"]))
     assert not any(key.startswith("baseline") for key in found.figures)
     assert list(found.models) == ["main", "aux", "main_without_outlet"]
     assert found.models["main"].less_baseline == {}
@@ -245,10 +250,14 @@ def test_later_rows_need_no_other_part(parts, predict, posts):
 
 def test_one_class_leaves_figures_out(parts, predict, posts):
     scored = replace(parts["evaluation"], labels=np.zeros_like(parts["evaluation"].labels))
-    found = evaluate({**parts, "evaluation": scored}, predict, posts)
-    assert set(found.figures) == {
-        f"{model}_{metric}" for model in ("main", "aux", "baseline") for metric in ("log_loss", "accuracy", "calibration_error")
-    } | {"positive_share", "rows"}
+    found = evaluate({**parts, "evaluation": scored}, predict, posts, LABEL)
+    defined = ("pair_accuracy", "log_loss", "accuracy", "calibration_error")
+    assert set(found.figures) == {f"{model}_{metric}" for model in ("main", "aux", "baseline") for metric in defined} | {
+        "main_pair_gap",
+        "aux_pair_gap",
+        "positive_share",
+        "rows",
+    }
     assert found.figures["positive_share"] == 0
     assert "nan" not in table(found).lower()
     assert found.importance == {}
@@ -260,7 +269,7 @@ def test_tiny_outlets_have_no_auc_of_their_own(parts, predict, posts):
     scored = replace(
         scored, labels=np.where(scored.outlet >= 0, np.arange(len(scored)) % 50 == 0, scored.labels).astype(np.float32)
     )
-    found = evaluate({"later": scored}, predict, posts)
+    found = evaluate({"later": scored}, predict, posts, LABEL)
     assert "main_auc" in found.figures
     assert "main_auc_within_outlets" not in found.figures
     assert found.outlets_with_auc == 0
@@ -275,11 +284,12 @@ def test_a_single_row_has_no_interval(parts, predict, posts):
             offsets=part.offsets[:2],
             aux=part.aux[:1],
             labels=part.labels[:1],
+            targets=part.targets[:1],
             posted_at=part.posted_at[:1],
             outlet=part.outlet[:1],
         )
 
-    found = evaluate({"later": first(parts["training"])}, predict, posts)
+    found = evaluate({"later": first(parts["training"])}, predict, posts, LABEL)
     assert found.models["main"].estimates["log_loss"].low is None
     assert found.figures["rows"] == 1
     assert "1 rows" in table(found)
@@ -288,12 +298,12 @@ def test_a_single_row_has_no_interval(parts, predict, posts):
 def test_no_row_is_refused(parts, predict, posts):
     nothing = replace(parts["evaluation"], offsets=np.zeros(1, np.int64), labels=np.zeros(0, np.float32))
     with pytest.raises(ValueError, match="no rows"):
-        evaluate({"later": nothing}, predict, posts)
+        evaluate({"later": nothing}, predict, posts, LABEL)
 
 
 def test_without_a_word_seen_twice_there_is_no_baseline(parts, predict, posts):
     unlike = replace(posts, ids=np.arange(len(posts.ids), dtype=np.int32), words=[""] * len(posts.ids))
-    assert "baseline_auc" not in evaluate(parts, predict, unlike).figures
+    assert "baseline_auc" not in evaluate(parts, predict, unlike, LABEL).figures
 
 
 def test_the_table_shows_each_figure(evaluation):
@@ -309,9 +319,12 @@ def test_the_table_shows_each_figure(evaluation):
 def test_the_baselines_reach_on_real_headlines_what_was_measured():
     """Trained on the first half and scored on the tenth after it: the latest rows are for the final figures alone."""
     posts = dataset.read([REAL_DATA])
-    made = features.build(posts, shares=(0.5, 0.6, 0.6))
+    made = features.build(posts, popular_above="median", shares=(0.5, 0.6, 0.6))
     found = evaluate(
-        {"training": made.training, "validation": made.validation}, lambda examples: expit(examples.aux[:, [4, 4]]), posts
+        {"training": made.training, "validation": made.validation},
+        lambda examples: expit(examples.aux[:, [4, 4]]),
+        posts,
+        LABEL,
     )
     assert 0.79 < found.figures["baseline_auc"] < 0.85
     assert 0.64 < found.figures["baseline_auc_within_outlets"] < 0.74

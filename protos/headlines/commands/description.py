@@ -120,14 +120,16 @@ def _describe(model: GetModelResponse, target: str) -> Iterator[str]:
         if model.synthetic:
             yield "  made up       it learned from made-up posts: its numbers say nothing about real headlines"
         yield f"  popular       {popular(model)}"
+        if model.label_change:
+            yield f"  changed       scores cannot be compared with those of {model.label_change}"
         words = f"{model.vocabulary_size - _SPECIAL_IDS:,} words"
         yield f"  knows         {words} and {how_many_outlets(model)} (`headlines outlets`)"
         yield f"  reads         the first {model.sequence_length} words of a headline"
         if not uses_time(model):
-            yield "  posting time  makes no difference: the posts that it learned from had days without hours"
+            yield "  posting time  makes no difference: it was worth nothing on later posts, or the posts had no hours"
         yield f"  digest        {model.digest}"
         yield ""
-        yield from _evaluation(model.evaluation, {"main": judged_by(model), **_OUTPUTS})
+        yield from _evaluation(model.evaluation, {"main": judged_by(model), **_OUTPUTS}, stories=of_stories(model))
     yield "Limits of a request"
     yield (
         f"  {model.limits.max_headlines:,} headlines, {model.limits.max_text_bytes:,} bytes of UTF-8 in each, "
@@ -164,6 +166,17 @@ def popular(model: GetModelResponse) -> str:
     return model.label
 
 
+def same_below(model: GetModelResponse, output: str) -> float | None:
+    """The gap between two numbers of `output`, "main" or "aux", below which they are about the same; None: not measured."""
+    gap = f"{output}_pair_gap"
+    return model.evaluation.get(gap)
+
+
+def of_stories(model: GetModelResponse) -> bool:
+    """Whether the model learned which of a story's headlines does better."""
+    return model.label == "above_story_mean"
+
+
 def percent(share: float) -> str:
     """A probability or share in whole percents, which are 0 and 100 only if it is exactly that."""
     text = f"{100 * share:.0f}"
@@ -174,7 +187,7 @@ def percent(share: float) -> str:
     return f"{text} %"
 
 
-def _evaluation(figures: Mapping[str, float], outputs: Mapping[str, str]) -> Iterator[str]:
+def _evaluation(figures: Mapping[str, float], outputs: Mapping[str, str], *, stories: bool) -> Iterator[str]:
     if "main_auc" not in figures:
         return
     share = f", {percent(figures['positive_share'])} of them popular" if "positive_share" in figures else ""
@@ -183,9 +196,11 @@ def _evaluation(figures: Mapping[str, float], outputs: Mapping[str, str]) -> Ite
         if f"{output}_auc" not in figures:
             continue
         line = f"  {meaning}: ranks {percent(figures[f'{output}_auc'])} of pairs of a popular and another post right"
-        if (within := figures.get(f"{output}_auc_within_outlets")) is not None:
-            line += f", {percent(within)} of pairs of one outlet"
+        if (pairs := figures.get(f"{output}_pair_accuracy")) is not None:
+            line += f", {percent(pairs)} of pairs of one {'story' if stories else 'outlet'}"
         yield f"{line} (a coin: 50 %)"
+    if (gap := figures.get("main_pair_gap")) is not None:
+        yield f"  about the same: {'all numbers' if gap >= 1 else f'numbers less than {100 * gap:.0f} points apart'}"
     if (accuracy := figures.get("main_accuracy")) is not None:
         yield f"  tells popular from not at 50 %: right for {percent(accuracy)}"
     if (error := figures.get("main_calibration_error")) is not None:

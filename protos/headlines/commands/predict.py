@@ -143,6 +143,7 @@ class _Table:
         self._outlet = outlet
         self._model = model or GetModelResponse()
         self._last: Prediction | None = None
+        self._shown = 0
         self._wordless = False
         self._failed = False
 
@@ -150,6 +151,7 @@ class _Table:
         if not self._last:
             self._output.print("   best  unknown words  headline")
         self._last = prediction
+        self._shown += 1
         count, unknown = prediction.word_count, prediction.unknown_word_count
         wordless = unknown == count
         self._wordless |= wordless
@@ -175,6 +177,8 @@ class _Table:
         yield f"best: the chance that the post becomes popular, judged by {judged}."
         if self._model.version:
             yield f"popular: {description.popular(self._model)}."
+        if self._shown > 1:
+            yield from self._about_gaps(last)
         if self._wordless:
             rest = f"comes from {description.beside_words(self._model)} alone" if last.outlet_known else "means nothing"
             yield f"!: the model knows no word of this headline; the number {rest}."
@@ -185,6 +189,19 @@ class _Table:
         yield f"Model version {last.model_version}" + (
             " learned from made-up posts: it says nothing about real headlines." if self._model.synthetic else "."
         )
+
+    def _about_gaps(self, last: Prediction) -> Iterator[str]:
+        gap = description.same_below(self._model, "main" if last.outlet_known else "aux")
+        kind = "headlines of one story" if description.of_stories(self._model) else "posts of one account"
+        if gap is not None and gap >= 1:
+            yield f"All numbers are about the same: the model ranks fewer than 60 in 100 pairs of {kind} right."
+        elif gap is not None:
+            yield (
+                f"Numbers less than {100 * gap:.0f} points apart are about the same: of {kind} so near, fewer than 60 in 100"
+                " pairs are in the right order."
+            )
+        if self._model.version and not description.of_stories(self._model):
+            yield "It compares posts; which of two wordings of one story is better it cannot tell."
 
     def _about_outlets(self) -> Iterator[str]:
         model = self._model

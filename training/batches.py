@@ -27,7 +27,7 @@ class Batch(NamedTuple):
     words: npt.NDArray[np.int32]  # [distinct words], their ids, ascending
     positions: npt.NDArray[np.int32]  # [width, rows]: p is words[p - 1], 0 is padding, which stands before the words
     aux: npt.NDArray[np.float32]  # [rows, 5]
-    labels: npt.NDArray[np.float32]  # [rows]
+    targets: npt.NDArray[np.float32]  # [rows]
     rows: npt.NDArray[np.int64]  # [rows] of the examples
 
 
@@ -76,4 +76,4 @@ def collate(examples: Examples, rows: npt.NDArray[np.int64]) -> Batch:
     words, positions = np.unique(ids, return_inverse=True)
     grid = np.zeros((len(rows), width), np.int32)
     grid[np.arange(width) >= width - lengths[:, None]] = positions + 1
-    return Batch(words, grid.T, examples.aux[rows], examples.labels[rows], rows)
+    return Batch(words, grid.T, examples.aux[rows], examples.targets[rows], rows)

@@ -23,13 +23,17 @@ from typing import Any, NamedTuple
 
 import keras
 import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 
 from service.errors import UsageError
+from service.model.artifact import Teacher
+from service.model.preprocessing import FIRST_WORD
+from training import calibration
 from training.batches import Batch, batches
-from training.calibration import intercept
+from training.calibration import Calibration
 from training.checkpoint import Checkpoint, State
 from training.features import Examples, Features
 from training.model import OUTPUTS, build
@@ -37,7 +41,7 @@ from training.network import Network, by_width
 from training.optimizer import RowwiseRMSprop
 from training.settings import Settings
 
-CHECKPOINT_VERSION = 2  # raise it if the same settings give other weights than before, so that no older state is used
+CHECKPOINT_VERSION = 3  # raise it if the same settings give other weights than before, so that no older state is used
 _ESTIMATE_EVERY = 20  # steps between two estimates of the time left
 _EMA_UPDATES_PER_SPAN = 8  # averaging five million weights takes as long as a few steps
 
@@ -48,9 +52,11 @@ _SCALAR = tf.compat.v1.SummaryMetadata(
 
 _log = logging.getLogger(__name__)
 
+Vectors = npt.NDArray[np.float32]
+
 
 class Losses(NamedTuple):
-    """Binary cross-entropy of each output, in nats per row."""
+    """Binary cross-entropy of each output with the targets, in nats per row."""
 
     main: float
     aux: float
@@ -67,28 +73,39 @@ class Epoch(NamedTuple):
 class Fit:
     """A fitted network and its history."""
 
-    model: keras.Model  # the best epoch's weights, the intercepts in its output biases
+    model: keras.Model  # the best epoch's weights, the calibration in its output layers
     history: tuple[Epoch, ...]
     best_epoch: int  # from 0
-    intercepts: tuple[float, float]  # what was added to the biases of main_output and aux_output
+    calibration: tuple[Calibration, Calibration]  # of main_output and aux_output
 
 
-def digest(features: Features, settings: Settings) -> str:
+def digest(features: Features, settings: Settings, teacher: Teacher | None = None) -> str:
     """A digest of the job, 16 hex digits: of the data, settings and libraries that decide the result of a fit."""
-    hashed = hashlib.sha256(json.dumps([CHECKPOINT_VERSION, asdict(settings), tf.__version__, keras.__version__]).encode())
+    taught_by = None if teacher is None else asdict(teacher)
+    decides = [CHECKPOINT_VERSION, asdict(settings), taught_by, tf.__version__, keras.__version__]
+    hashed = hashlib.sha256(json.dumps(decides).encode())
     for part in (features.training, features.validation):
-        for array in (part.ids, part.offsets, part.aux, part.labels):
+        for array in (part.ids, part.offsets, part.aux, part.labels, part.targets):
             hashed.update(array.tobytes())
     return hashed.hexdigest()[:16]
 
 
 def fit(
-    features: Features, settings: Settings, checkpoint: Checkpoint | None = None, *, tensorboard: Path | None = None
+    features: Features,
+    settings: Settings,
+    checkpoint: Checkpoint | None = None,
+    *,
+    vectors: Vectors | None = None,
+    tensorboard: Path | None = None,
 ) -> Fit:
     """Train the network on the training split until the validation loss of main_output stops falling.
 
-    The weights of the best epoch are restored. Then an intercept for each output, fitted on the validation part, is added to
-    its bias: the share of popular posts drifts, and scores should be calibrated to the current base rate.
+    The weights of the best epoch are restored. Then each output is calibrated on the validation part's labels: an intercept,
+    since the share of popular posts drifts, and if a teacher has softened the targets a slope too, since probabilities that
+    were learned from them are too near to one half.
+
+    `vectors` [words, at most 512] are what the embeddings of the vocabulary's words after VOCABULARY_HEAD begin with, scaled by
+    `settings.vector_scale` and with zeros for the rest.
 
     With a checkpoint the state is saved after each epoch, and an interrupted fit resumes; it ends with the same weights, bit
     for bit, as one that was not interrupted. The same seed gives the same weights on the same machine. For this TensorFlow's
@@ -103,7 +120,10 @@ def fit(
     training, validation = features.training, features.validation
     sample = _subsample(training, len(validation))
     steps = -(-len(training) // settings.batch_size)
-    trainer = Trainer(build(settings.merge, seed=settings.seed), settings, steps)
+    model = build(settings.merge, seed=settings.seed)
+    if vectors is not None and settings.vector_scale:
+        _begin_with(model, settings.vector_scale * vectors)
+    trainer = Trainer(model, settings, steps)
     history: list[Epoch] = []
     if checkpoint and (state := checkpoint.load()):
         history = trainer.restore(state)
@@ -130,7 +150,17 @@ def fit(
             checkpoint.save(trainer.state(history))
         reporter.show(history)
     trainer.restore_best()
-    return Fit(trainer.network.model, tuple(history), _best(history), trainer.calibrate(validation))
+    is_taught = not np.array_equal(training.targets, training.labels)
+    calibrated = trainer.calibrate(validation, with_slope=is_taught)
+    return Fit(trainer.network.model, tuple(history), _best(history), calibrated)
+
+
+def _begin_with(model: keras.Model, vectors: Vectors) -> None:
+    table = model.get_layer("embedding").embeddings
+    values = table.numpy()
+    values[FIRST_WORD : FIRST_WORD + len(vectors)] = 0
+    values[FIRST_WORD : FIRST_WORD + len(vectors), : vectors.shape[1]] = vectors[:, : values.shape[1]]
+    table.assign(values)
 
 
 class Trainer:
@@ -158,8 +188,8 @@ class Trainer:
 
     def losses(self, examples: Examples) -> Losses:
         """The mean losses on these rows."""
-        logits, labels = self.network.logits(examples), examples.labels[:, None]
-        main, aux = np.mean(np.logaddexp(0, logits) - labels * logits, axis=0)
+        logits, targets = self.network.logits(examples), examples.targets[:, None]
+        main, aux = np.mean(np.logaddexp(0, logits) - targets * logits, axis=0)
         return Losses(float(main), float(aux))
 
     @contextmanager
@@ -181,11 +211,15 @@ class Trainer:
         """Restore the best weights."""
         _assign(self.network.weights, self._best)
 
-    def calibrate(self, examples: Examples) -> tuple[float, float]:
-        """Shift each output's bias to make its mean probability on these rows the share of popular ones; returns the shifts."""
-        main, aux = (intercept(logits, float(examples.labels.mean())) for logits in self.network.logits(examples).T)
-        for name, added in zip(OUTPUTS, (main, aux), strict=True):
-            self.network.model.get_layer(name).bias.value.assign_add([added])
+    def calibrate(self, examples: Examples, *, with_slope: bool) -> tuple[Calibration, Calibration]:
+        """Fold into each output layer the calibration that fits these rows' labels best."""
+        main, aux = (
+            calibration.fit(logits, examples.labels, with_slope=with_slope) for logits in self.network.logits(examples).T
+        )
+        for name, found in zip(OUTPUTS, (main, aux), strict=True):
+            layer = self.network.model.get_layer(name)
+            layer.kernel.value.assign(layer.kernel.value * found.slope)
+            layer.bias.value.assign(layer.bias.value * found.slope + found.intercept)
         return main, aux
 
     def state(self, history: Sequence[Epoch]) -> State:
@@ -202,24 +236,24 @@ class Trainer:
         return [Epoch(Losses(*losses[:2]), Losses(*losses[2:])) for losses in state["history"].tolist()]
 
     def gradients(
-        self, words: tf.Tensor, positions: tf.Tensor, aux: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor | None = None
+        self, words: tf.Tensor, positions: tf.Tensor, aux: tf.Tensor, targets: tf.Tensor, seed: tf.Tensor | None = None
     ) -> tuple[tf.Tensor, list[tf.Tensor]]:
         """The loss's gradients for a Batch's arrays: of the embeddings of `words`, and of `network.others` in order.
 
         `seed` [2] determines the dropout; without it there is none.
         """
         settings = self._settings
-        word_seed, state_seed = (None, None) if seed is None else tf.unstack(tf.random.split(seed))
+        word_seed, row_seed, state_seed = (None, None, None) if seed is None else tf.unstack(tf.random.split(seed, 3))
         rows = tf.gather(self.network.table, words)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch([rows, *self.network.others])
             logits = self.network.forward(
-                _drop(rows, settings.embedding_dropout, word_seed),
+                _hide(_drop(rows, settings.embedding_dropout, row_seed), settings.word_dropout, word_seed),
                 positions,
                 aux,
                 drop_state=lambda state: _drop(state, settings.state_dropout, state_seed),
             )
-            losses = tf.nn.sigmoid_cross_entropy_with_logits(tf.repeat(labels[:, None], 2, axis=1), logits)
+            losses = tf.nn.sigmoid_cross_entropy_with_logits(tf.repeat(targets[:, None], 2, axis=1), logits)
             main_loss, aux_loss = tf.unstack(tf.reduce_mean(losses, axis=0))
             loss = main_loss + settings.aux_loss_weight * aux_loss
             if settings.embedding_decay:
@@ -227,9 +261,9 @@ class Trainer:
         row_gradients, *gradients = tape.gradient(loss, [rows, *self.network.others])
         return row_gradients, gradients
 
-    def _update(self, words: tf.Tensor, positions: tf.Tensor, aux: tf.Tensor, labels: tf.Tensor) -> None:
+    def _update(self, words: tf.Tensor, positions: tf.Tensor, aux: tf.Tensor, targets: tf.Tensor) -> None:
         seed = tf.stack([tf.constant(self._settings.seed, tf.int64), self._optimizer.step])
-        self._optimizer.apply(words, *self.gradients(words, positions, aux, labels, seed))
+        self._optimizer.apply(words, *self.gradients(words, positions, aux, targets, seed))
         if self._settings.averaging:
             tf.cond(self._optimizer.step % self._steps_per_ema_update == 0, self._update_ema, lambda: None)
 
@@ -253,6 +287,13 @@ def _drop(values: tf.Tensor, rate: float, seed: tf.Tensor | None) -> tf.Tensor:
     return tf.where(kept, values / (1 - rate), 0.0)
 
 
+def _hide(rows: tf.Tensor, rate: float, seed: tf.Tensor | None) -> tf.Tensor:
+    """Word dropout: a share of the words is as if it were blank (Iyyer et al., Deep Unordered Composition, 2015)."""
+    if seed is None or not rate:
+        return rows
+    return tf.where(tf.random.stateless_uniform([tf.shape(rows)[0], 1], seed) >= rate, rows, 0.0)
+
+
 def _assign(variables: Iterable[tf.Variable], values: Iterable[Any]) -> None:
     for variable, value in zip(variables, values, strict=True):
         variable.assign(value)
@@ -272,7 +313,7 @@ def _subsample(examples: Examples, rows: int) -> Examples:
     lengths = np.diff(examples.offsets)[chosen]
     offsets = np.concatenate(([0], np.cumsum(lengths)))
     at = np.repeat(examples.offsets[chosen] - offsets[:-1], lengths) + np.arange(offsets[-1])
-    columns = {name: getattr(examples, name)[chosen] for name in ("aux", "labels", "posted_at", "outlet")}
+    columns = {name: getattr(examples, name)[chosen] for name in ("aux", "labels", "targets", "posted_at", "outlet")}
     return Examples(ids=examples.ids[at], offsets=offsets, **columns)
 
 

@@ -75,8 +75,8 @@ class Network:
             hidden = tf.nn.relu(self._dense(name, hidden))
         return tf.concat([self._dense("main_output", hidden), self._dense("aux_output", state)], axis=1)
 
-    def _forward_batch(self, words: tf.Tensor, positions: tf.Tensor, aux: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-        del labels
+    def _forward_batch(self, words: tf.Tensor, positions: tf.Tensor, aux: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
+        del targets
         return self.forward(tf.gather(self.table, words), positions, aux)
 
     def _dense(self, name: str, inputs: tf.Tensor) -> tf.Tensor:
@@ -125,7 +125,7 @@ def _read(inputs: tf.Tensor, recurrent: tf.Tensor) -> tuple[tf.Tensor, Callable[
 
 
 def by_width(function: Callable[..., Any]) -> Callable[[Batch], Any]:
-    """`function` of a batch's words, positions, aux and labels, compiled once for each width."""
+    """`function` of a batch's words, positions, aux and targets, compiled once for each width."""
 
     @cache
     def compiled(width: int) -> Callable[..., Any]:
@@ -138,7 +138,7 @@ def by_width(function: Callable[..., Any]) -> Callable[[Batch], Any]:
         function_of_width: Callable[..., Any] = tf.function(function, input_signature=signature, autograph=False)
         return function_of_width
 
-    return lambda batch: compiled(len(batch.positions))(batch.words, batch.positions, batch.aux, batch.labels)
+    return lambda batch: compiled(len(batch.positions))(batch.words, batch.positions, batch.aux, batch.targets)
 
 
 def _reorder(weight: tf.Tensor) -> tf.Tensor:

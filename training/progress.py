@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
@@ -13,16 +13,41 @@ EVERY = 5.0  # seconds; also on a busy machine nobody waits for 10 s without a l
 
 
 @contextmanager
+def counting(doing: str, total: int, stream: TextIO | None = None) -> Iterator[Callable[[int], None]]:
+    """Like busy, but says how many of `total` are done and how long the rest takes; the block is given what counts them."""
+    done = 0
+    began = time.monotonic()
+
+    def advance(more: int) -> None:
+        nonlocal done
+        done += more
+
+    def describe() -> str:
+        if not done:
+            return doing
+        left = (time.monotonic() - began) * (total - done) / done
+        return f"{doing}, {done:,} of {total:,}, about {left:.0f} s left"
+
+    with _repeating(describe, stream):
+        yield advance
+
+
+@contextmanager
 def busy(doing: str, stream: TextIO | None = None) -> Iterator[None]:
     """Write a line to `stream`, stderr by default, each time that the block has gone on for EVERY seconds more."""
-    shown = stream or sys.stderr
     began = time.monotonic()
+    with _repeating(lambda: f"still {doing}, after {time.monotonic() - began:.0f} s", stream):
+        yield
+
+
+@contextmanager
+def _repeating(describe: Callable[[], str], stream: TextIO | None) -> Iterator[None]:
+    shown = stream or sys.stderr
     ended = threading.Event()
 
     def repeat() -> None:
         while not ended.wait(EVERY):
-            seconds = time.monotonic() - began
-            print(time.strftime("%H:%M:%S"), f"still {doing}, after {seconds:.0f} s", file=shown, flush=True)
+            print(time.strftime("%H:%M:%S"), describe(), file=shown, flush=True)
 
     thread = threading.Thread(target=repeat, daemon=True)
     thread.start()

@@ -16,11 +16,12 @@ import pytest
 import tensorflow as tf
 
 from service.errors import UsageError
+from service.model.labels import ABOVE_MEDIAN, Label
 from service.model.preprocessing import SEQUENCE_LENGTH
 from training.batches import WIDTHS, batches, bucket_by_length, collate
 from training.checkpoint import open_checkpoint
 from training.features import Examples, Features
-from training.fit import Fit, Trainer, digest, fit, time_left
+from training.fit import Fit, Trainer, _hide, digest, fit, time_left
 from training.model import OUTPUTS, build
 from training.network import Network
 from training.settings import MERGES, Settings
@@ -36,12 +37,14 @@ def make_examples(rows: int, seed: int, longest: int = 8) -> Examples:
     offsets = np.concatenate(([0], np.cumsum(lengths)))
     aux = random.normal(size=(rows, 5)).astype(np.float32)
     signal = aux[:, 4] + np.where(ids[offsets[:-1]] < 100, 1.0, -1.0) + random.normal(size=rows, scale=0.3)
-    return Examples(ids, offsets, aux, (signal > 0).astype(np.float32), np.arange(rows, dtype=float), np.zeros(rows, np.int32))
+    labels = (signal > 0).astype(np.float32)
+    return Examples(ids, offsets, aux, labels, labels, np.arange(rows, dtype=float), np.zeros(rows, np.int32))
 
 
 def make_features(seed: int = 0) -> Features:
     parts = (make_examples(rows, seed + i) for i, rows in enumerate((960, 240, 240)))
-    return Features([], {}, {}, [], 1.0, (960, 1200, 1440), *parts)
+    label = Label(ABOVE_MEDIAN, ("likes",), threshold=1.0)
+    return Features([], {}, {}, label, None, np.zeros(0), (960, 1200, 1440), *parts)
 
 
 def padded(examples: Examples) -> np.ndarray:
@@ -85,6 +88,16 @@ def test_its_gradients_are_those_of_keras():
         np.testing.assert_allclose(ours.numpy(), keras_own.numpy(), rtol=1e-4, atol=1e-7)
 
 
+def test_word_dropout_hides_whole_words_and_leaves_the_others():
+    rows = tf.ones([1000, 4])
+    hidden = _hide(rows, 0.3, tf.constant([1, 2], tf.int64)).numpy()
+    assert set(np.unique(hidden)) == {0.0, 1.0}
+    assert (np.ptp(hidden, axis=1) == 0).all()
+    assert 0.25 < (hidden[:, 0] == 0).mean() < 0.35
+    assert _hide(rows, 0.3, None) is rows
+    assert _hide(rows, 0.0, tf.constant([1, 2], tf.int64)) is rows
+
+
 def test_every_row_is_in_one_batch_with_others_of_its_length_in_an_order_of_the_seed():
     lengths = np.random.default_rng(0).integers(1, 15, 1000)
     dealt, same, other = (bucket_by_length(lengths, 32, np.random.default_rng(seed)) for seed in (1, 1, 2))
@@ -104,6 +117,7 @@ def test_a_batch_holds_each_word_once_and_padding_before_the_words():
         offsets=np.array([0, 3, 4]),
         aux=np.arange(10, dtype=np.float32).reshape(2, 5),
         labels=np.array([0, 1], np.float32),
+        targets=np.array([0.25, 0.75], np.float32),
         posted_at=np.zeros(2),
         outlet=np.zeros(2, np.int32),
     )
@@ -111,7 +125,7 @@ def test_a_batch_holds_each_word_once_and_padding_before_the_words():
     assert batch.words.tolist() == [3, 5, 7]
     assert batch.positions.T.tolist() == [[0, 0, 0, 0, 0, 3, 1, 3], [0, 0, 0, 0, 0, 0, 0, 2]]
     assert (batch.aux == examples.aux).all()
-    assert batch.labels.tolist() == [0, 1]
+    assert batch.targets.tolist() == [0.25, 0.75]
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +142,7 @@ def test_a_fit_learns_and_stops_and_keeps_the_best_weights(features, undisturbed
     for i, name in enumerate(OUTPUTS):
         scores = outputs[name][:, 0].astype(np.float64)
         assert scores.mean() == pytest.approx(features.validation.labels.mean(), abs=1e-5)  # a score is a probability
-        logits = np.log(scores / (1 - scores)) - undisturbed.intercepts[i]
+        logits = np.log(scores / (1 - scores)) - undisturbed.calibration[i].intercept
         labels = features.validation.labels
         loss = np.mean(np.logaddexp(0, logits) - labels * logits)
         assert loss == pytest.approx(undisturbed.history[undisturbed.best_epoch].validation[i], abs=1e-5)
@@ -190,7 +204,7 @@ def test_a_finished_fit_whose_export_failed_is_not_fitted_again(features, tmp_pa
         "resuming the interrupted fit after epoch 1"
     ]
     assert fingerprint(first) == fingerprint(second)
-    assert first.intercepts == second.intercepts
+    assert first.calibration == second.calibration
 
 
 def test_the_digest_names_data_and_settings(features):

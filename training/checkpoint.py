@@ -2,7 +2,7 @@
 
 MODELS/.fit-<digest of data and settings>/
 ├── lock           held while the job runs
-└── state.npz      written whole after each epoch, and its SHA-256 behind it: a zip archive's own sums do not cover its lists
+└── <phase>.npz    written whole after each epoch, and its SHA-256 behind it: a zip archive's own sums do not cover its lists
 """
 
 from __future__ import annotations
@@ -32,10 +32,14 @@ _log = logging.getLogger(__name__)
 
 
 class Checkpoint:
-    """Where one job keeps its state between epochs; `open_checkpoint` makes it."""
+    """Where one phase of a job keeps its state between epochs; `open_checkpoint` makes that of the first."""
 
-    def __init__(self, directory: Path) -> None:
-        self._path = directory / "state.npz"
+    def __init__(self, directory: Path, phase: str = "state") -> None:
+        self._path = directory / f"{phase}.npz"
+
+    def phase(self, name: str) -> Checkpoint:
+        """That of another phase of the same job."""
+        return Checkpoint(self._path.parent, name)
 
     def load(self) -> State | None:
         """The state last saved; None if there is none, or if it is damaged, which is logged."""

@@ -16,14 +16,15 @@ from headlines.commands.flags import Parse, day_or_moment, moment, number, one_o
 from service import errors
 from training import columns
 from training.progress import busy
-from training.settings import MAX_BAD_SHARE, MERGES, MIN_AGE, Reading, Settings
+from training.settings import MAX_BAD_SHARE, MIN_AGE, Reading, Settings
 
 logger = logging.getLogger("training")
 
 _DAY = 86_400
+_NOT_PUBLISHED = 3  # exit code
 
 
-def _command(help_: str, flags: Sequence[Flag], do: Callable[[Given], None]) -> Command:
+def _command(help_: str, flags: Sequence[Flag], do: Callable[[Given], int | None]) -> Command:
     """A command whose errors end it with a sentence."""
 
     def run(given: Given) -> int:
@@ -33,7 +34,7 @@ def _command(help_: str, flags: Sequence[Flag], do: Callable[[Given], None]) -> 
         for sentence in registry.unknown_variables(os.environ):
             logger.warning("%s", sentence)
         try:
-            do(given)
+            return do(given) or 0
         except errors.UsageError as error:
             raise UsageError(str(error)) from error
         except errors.HeadlinesError as error:
@@ -46,7 +47,6 @@ def _command(help_: str, flags: Sequence[Flag], do: Callable[[Given], None]) -> 
         except KeyboardInterrupt:
             console.note("interrupted")
             raise
-        return 0
 
     return Command(help=help_, flags=flags, run=run)
 
@@ -64,17 +64,30 @@ def _synthesize(given: Given) -> None:
     )
 
 
-def _fit(given: Given) -> None:
+def _fit(given: Given) -> int:
     from training import job
 
     names = {field.name for field in dataclasses.fields(Settings)}
     settings = Settings(**{name: value for name, value in given.items() if name in names})
-    fitted = job.fit(given["data"], given["models"], settings, reading=_reading(given), tensorboard=given.get("tensorboard"))
+    fitted = job.fit(
+        given["data"],
+        given["models"],
+        settings,
+        reading=_reading(given),
+        publish=given.get("publish", "always"),
+        tensorboard=given.get("tensorboard"),
+    )
     from training import evaluate
 
     print(evaluate.table(fitted.evaluation))
     made_up = " It learned from made-up data and knows nothing of real headlines." if fitted.synthetic else ""
+    if fitted.comparison:
+        print(fitted.comparison.describe())
+    if fitted.version is None or fitted.path is None:
+        print(f"Nothing is published: that it is not worse is not certain (--publish better).{made_up}")
+        return _NOT_PUBLISHED
     print(f"Version {fitted.version} is in {fitted.path}; {fitted.path / 'report' / 'index.html'} shows it.{made_up}")
+    return 0
 
 
 def _evaluate(given: Given) -> None:
@@ -116,7 +129,7 @@ def _inspect(given: Given) -> None:
         from training import dataset, inspect
 
         posts = dataset.read(given["data"], _reading(given), checked=False)
-        found = inspect.inspect(posts, models=given.get("models"))
+        found = inspect.inspect(posts, popular_above=given.get("popular_above", "auto"), models=given.get("models"))
     if given.get("json"):
         print(json.dumps(found.facts, allow_nan=False, indent=1))
     else:
@@ -188,8 +201,15 @@ def _at_least(given: str) -> tuple[str, float]:
 
 
 def _setting(field: dataclasses.Field[object]) -> Flag:
-    parse: Parse = {"int": whole(0), "float": number()}.get(str(field.type), one_of(*MERGES))
-    return Flag(name=field.name, parse=parse, help=field.metadata["help"], default=field.default)
+    choices: Sequence[str] = field.metadata.get("choices", ())
+    parse: Parse = one_of(*choices) if choices else {"int": whole(0), "float": number()}.get(str(field.type), text)
+    return Flag(
+        name=field.name,
+        parse=parse,
+        help=field.metadata["help"],
+        default=field.default,
+        metavar=field.metadata.get("metavar", "|".join(choices)),
+    )
 
 
 _POSTS = 20_000
@@ -275,6 +295,13 @@ COMMANDS = {
         (
             *_DATA,
             *map(_setting, dataclasses.fields(Settings)),
+            Flag(
+                name="publish",
+                parse=one_of("always", "better"),
+                help="always, or only a version that is not worse than the highest one there, for certain; else exit code 3",
+                default="always",
+                metavar="always|better",
+            ),
             Flag(name="tensorboard", parse=path, help="write learning curves for TensorBoard here", metavar="DIR"),
         ),
         _fit,
@@ -285,6 +312,7 @@ COMMANDS = {
             _POSTS_FILES,
             dataclasses.replace(_MODELS, required=False, help="compare with the newest version in this directory"),
             *_READING,
+            next(_setting(field) for field in dataclasses.fields(Settings) if field.name == "popular_above"),
             Flag(name="json", parse=yes_or_no, help="print one JSON object", default=False),
             Flag(name="show", parse=yes_or_no, help="print three posts as they were understood", default=False),
         ),

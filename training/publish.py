@@ -12,7 +12,7 @@ import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO
@@ -27,6 +27,7 @@ class Staging:
     def __init__(self, path: Path) -> None:
         self.path = path  # write its files here
         self.version: int | None = None  # its number, when it is published
+        self.on_number: Callable[[int], None] = lambda _: None  # called when its number is known, before it is published
 
 
 @contextmanager
@@ -51,6 +52,7 @@ def new_version(models: Path) -> Iterator[Staging]:
                 _fsync(Path(root) / name)
         with _lock(models / ".lock"):
             number = max([_last_version(models), *artifact.versions(models)]) + 1
+            staging.on_number(number)
             replace_file(models / ".last_version", f"{number}\n".encode())
             staging.path.rename(models / str(number))
             _fsync(models)

@@ -27,13 +27,17 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from service.model.artifact import REPORT, ModelInfo
+from training import card
+from training.comparison import Comparison
 from training.dataset import LEFT_OUT, Dataset
-from training.evaluate import LEAST_OF_A_CLASS, METRICS, MODELS, Bin, Estimate, Evaluation
+from training.evaluate import LEAST_OF_A_CLASS, METRICS, MODELS, Bin, Evaluation
+from training.pairs import TELLING
 
 if TYPE_CHECKING:  # training.fit loads TensorFlow
     from training.fit import Epoch
 
 OUTLETS = 40  # that the page lists at most
+_NUMBER = "a version that has no number yet"
 
 _BAD = "whose time, headline or counts could not be used"
 
@@ -68,11 +72,18 @@ _STYLE: dict[Any, Any] = {
 }
 
 
-def write(directory: Path, evaluation: Evaluation, info: ModelInfo, dataset: Dataset, history: Sequence[Epoch] = ()) -> None:
+def write(
+    directory: Path,
+    evaluation: Evaluation,
+    info: ModelInfo,
+    dataset: Dataset,
+    history: Sequence[Epoch] = (),
+    comparison: Comparison | None = None,
+) -> None:
     """Write the report of a version into `directory`/report.
 
     `dataset` is the one that was evaluated, whose files hold the headlines to show. `history` is the fit's, if this is
-    its report.
+    its report, and `comparison` that with the version before it. The version's number is added by `write_number`.
 
     Raises OSError if the directory cannot be written, and DataError if a file of the data is no longer what it was.
     """
@@ -80,12 +91,20 @@ def write(directory: Path, evaluation: Evaluation, info: ModelInfo, dataset: Dat
     folder.mkdir(parents=True, exist_ok=True)
     fields = dataclasses.asdict(evaluation)
     (folder / "figures.json").write_text(json.dumps(fields, allow_nan=False, indent=1) + "\n", "utf-8")
-    page = _page(evaluation, info, dataset, history)
+    page = _page(evaluation, info, dataset, history, comparison)
     # A headline may hold half a surrogate pair, which has no place in UTF-8.
     (folder / "index.html").write_bytes(page.encode("utf-8", "replace"))
 
 
-def _page(evaluation: Evaluation, info: ModelInfo, dataset: Dataset, history: Sequence[Epoch]) -> str:
+def write_number(directory: Path, number: int) -> None:
+    """Write the version's number into its report, once it is known."""
+    page = directory / REPORT / "index.html"
+    page.write_bytes(page.read_bytes().replace(_NUMBER.encode(), f"version {number}".encode()))
+
+
+def _page(
+    evaluation: Evaluation, info: ModelInfo, dataset: Dataset, history: Sequence[Epoch], comparison: Comparison | None
+) -> str:
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(
         date=_date, minute=_minute, percent=_percent, thousands=_thousands, figure=_figure, difference=_difference
@@ -97,7 +116,15 @@ def _page(evaluation: Evaluation, info: ModelInfo, dataset: Dataset, history: Se
     return template.render(
         evaluation=evaluation,
         info=info,
-        summary=summary(evaluation),
+        number=_NUMBER,
+        lead=card.lead(evaluation),
+        sentences=card.sentences(evaluation),
+        upper_bound=card.UPPER_BOUND,
+        about_time=card.about_time(info),
+        about_teacher=card.about_teacher(info),
+        comparison=comparison.describe() if comparison else "",
+        files=[(Path(file.name).name, file.format, file.rows) for file in dataset.files],
+        telling=TELLING,
         models=MODELS,
         metrics=METRICS,
         least=LEAST_OF_A_CLASS,
@@ -112,39 +139,6 @@ def _page(evaluation: Evaluation, info: ModelInfo, dataset: Dataset, history: Se
 def _left_out(dataset: Dataset) -> dict[str, int]:
     """Rows by the reason for which they are left out, in words."""
     return ({_BAD: dataset.bad} if dataset.bad else {}) | {LEFT_OUT[reason]: rows for reason, rows in dataset.dropped.items()}
-
-
-def summary(evaluation: Evaluation) -> list[str]:
-    """The figures in plain words, a sentence each."""
-    main, aux = evaluation.models["main"], evaluation.models["aux"]
-    auc, within = main.estimates.get("auc"), main.estimates.get("auc_within_outlets")
-    if auc is None:
-        return [
-            "All headlines that were scored are of one kind, popular or not, so nobody can say how well they are told apart."
-        ]
-    two = "Of two headlines, one that became popular and one that did not, the model gives the popular one the higher score"
-    sentences = [f"{two} {_times(auc)}; a coin would be right 50 times."]
-    if within:
-        sentences.append(
-            f"When both come from the same outlet, so that its audience cannot decide, it is right {_times(within)}."
-        )
-    sentences.append(f"From the words alone, not knowing who posts or when, it is right {_times(aux.estimates['auc'])}.")
-    if difference := main.less_baseline.get("auc"):
-        if difference.low is not None and difference.low > 0:
-            verdict = "so this model is the better one"
-        elif difference.high is not None and difference.high < 0:
-            verdict = "so that method is the better one here"
-        else:
-            verdict = "which is no clear difference"
-        times = _times(evaluation.models["baseline"].estimates["auc"])
-        sentences.append(f"A simple count of words with the same other inputs is right {times}, {verdict}.")
-    points = main.estimates["calibration_error"].value * 100
-    sentences.append(f"Read as a chance, a score is off by {points:.1f} percentage points on average.")
-    return sentences
-
-
-def _times(estimate: Estimate) -> str:
-    return f"{estimate.value * 100:.0f} times in 100"
 
 
 def _pictures(evaluation: Evaluation, history: Sequence[Epoch]) -> dict[str, Markup]:
@@ -192,7 +186,20 @@ def _pictures(evaluation: Evaluation, history: Sequence[Epoch]) -> dict[str, Mar
             _shares(axes, [place[monday] for monday in weeks], list(weeks.values()))
         ticks = np.unique(np.linspace(0, len(place) - 1, 4).astype(np.int64))
         axes.set_xticks(ticks, [list(place)[i] for i in ticks])
-    with _picture(pictures, "hours", "Hour of the day, UTC", "Share") as axes:
+    if evaluation.pairs_by_gap["main"]:
+        with _picture(pictures, "pairs", "Points between the two numbers", "Share in the right order", height=3.6) as axes:
+            axes.axhline(0.5, color=_LINE, linewidth=1)
+            axes.axhline(TELLING, color=_MUTED, linewidth=1, linestyle=":")
+            for name, colour, line in (("aux", _AUX, "o--"), ("main", _MAIN, "o-")):
+                gaps = evaluation.pairs_by_gap[name]
+                middles = [50 * (it.low + it.high) for it in gaps]
+                axes.plot(middles, [it.accuracy.value for it in gaps], line, color=colour, markersize=4)
+                for middle, it in zip(middles, gaps, strict=True):
+                    if name == "main" and it.accuracy.low is not None and it.accuracy.high is not None:
+                        axes.plot([middle, middle], [it.accuracy.low, it.accuracy.high], color=colour, linewidth=1)
+            _percents(axes.yaxis)
+            axes.set(xlim=(0, 100), ylim=(min(0.4, axes.get_ylim()[0]), 1))
+    with _picture(pictures, "hours", f"Hour of the day, {evaluation.zone}", "Share") as axes:
         _shares(axes, list(evaluation.hours), list(evaluation.hours.values()))
         axes.set_xticks(range(0, 25, 6))
     if evaluation.importance:

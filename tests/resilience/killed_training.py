@@ -37,7 +37,7 @@ EPOCHS = 4
 # in the examples.
 VARYING = {artifact.INFO, "fingerprint.pb", "saved_model.pb"}
 # Beside versions, a few bytes in MODELS; and in TMPDIR a few kilobytes of code that TensorFlow removes unless it is killed.
-KEPT = re.compile(r"\d+|\.lock|\.last_version|__autograph_generated_file.*\.py|__pycache__")
+KEPT = re.compile(r"\d+|\.embeddings-.*|\.lock|\.last_version|__autograph_generated_file.*\.py|__pycache__")
 
 Result = tuple[dict[str, str], artifact.ModelInfo]
 

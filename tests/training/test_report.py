@@ -6,13 +6,18 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
-from service.model.artifact import Label, ModelInfo, Part, Time
-from training import dataset, features, report
+from service.model.artifact import ModelInfo, Part, Teacher, Time
+from service.model.preprocessing import TIME_FEATURES
+from training import card, dataset, features, report
+from training.calibration import Calibration
+from training.comparison import Comparison
 from training.dataset import LEFT_OUT
-from training.evaluate import Estimate, Scores, evaluate
+from training.evaluate import Scores, evaluate
 from training.fit import Epoch, Losses
+from training.resampling import Estimate
 from training.synthesize import synthesize
 
+FROZEN = dict.fromkeys(TIME_FEATURES, 0.1)
 VOID = {"meta", "br", "link", "img", "input", "hr"}
 HOSTILE = "<script>alert(1)</script> $x$ {{ 7 * 7 }} \u202e\u0645 "
 
@@ -57,7 +62,7 @@ def posts(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def made(posts):
-    return features.build(posts)
+    return features.build(posts, popular_above="median")
 
 
 @pytest.fixture(scope="module")
@@ -70,8 +75,8 @@ def predict(examples):
 
 
 @pytest.fixture(scope="module")
-def evaluation(parts, posts):
-    return evaluate(parts, predict, posts, intercepts=(0.1, -0.1))
+def evaluation(parts, posts, made):
+    return evaluate(parts, predict, posts, made.label, calibration=(Calibration(1.0, 0.1), Calibration(1.0, -0.1)))
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +86,7 @@ def info(made, parts, evaluation):
         synthetic=True,
         vocabulary_size=len(made.vocabulary),
         outlet_levels=made.outlet_levels,
-        label=Label("above_median", made.threshold, ("retweets", "likes")),
+        label=made.label,
         parts={
             name: Part(len(part), float(part.labels.mean()), Time(part.posted_at[0]), Time(part.posted_at[-1]))
             for name, part in parts.items()
@@ -105,7 +110,7 @@ def test_the_page_is_whole_and_asks_for_nothing(tmp_path, evaluation, info, post
     text = write(tmp_path, evaluation, info, posts, HISTORY)
     page = Page(text)
     assert {"script", "link", "img", "iframe", "object", "image"}.isdisjoint(page.tags)
-    assert page.tags.count("svg") == 8  # ROC, calibration x 2, hours, weeks, learning x 2, importance
+    assert page.tags.count("svg") == 9  # pairs, ROC, calibration x 2, hours, weeks, learning x 2, importance
     for name, value in page.attributes:
         assert not name.startswith("on")
         assert name not in ("src", "srcset", "action")
@@ -131,8 +136,8 @@ def test_half_a_surrogate_pair_does_not_stop_it(tmp_path, evaluation, info, post
 def test_it_opens_as_a_model_card(tmp_path, evaluation, info, posts, parts):
     text = " ".join(" ".join(Page(write(tmp_path, evaluation, info, posts)).texts).split())
     assert "Made-up data." in text
-    assert f"its retweets + likes are above {info.label.threshold:,g}, the median" in text
-    assert f"{len(parts['training']):,} headlines posted from 1 January 2024" in text
+    assert f"Popular is a post with more than {info.label.threshold:,g} retweets and likes together" in text
+    assert f"{len(parts['training']):,} posts of 1 January 2024" in text
     for name, part in info.parts.items():
         assert name.capitalize() in text
         assert f"{part.positive_share:.1%}" in text
@@ -146,27 +151,29 @@ def test_only_made_up_data_bear_the_banner(tmp_path, evaluation, info, posts):
     assert "Made-up data." not in write(tmp_path, evaluation, replace(info, synthetic=False), posts)
 
 
-def test_a_report_on_later_rows_has_no_learning_curves(tmp_path, parts, info, posts):
-    later = evaluate({"later": parts["evaluation"]}, predict, posts, first_row=len(posts) - len(parts["evaluation"]))
+def test_a_report_on_later_rows_has_no_learning_curves(tmp_path, parts, info, posts, made):
+    later = evaluate(
+        {"later": parts["evaluation"]}, predict, posts, made.label, first_row=len(posts) - len(parts["evaluation"])
+    )
     text = write(tmp_path, later, info, posts)
     assert "How it learned" not in text
     assert "logistic regression" not in text
-    assert Page(text).tags.count("svg") == 6
+    assert Page(text).tags.count("svg") == 7
 
 
-def test_one_class_is_reported_too(tmp_path, parts, info, posts):
+def test_one_class_is_reported_too(tmp_path, parts, info, posts, made):
     scored = replace(parts["evaluation"], labels=np.ones_like(parts["evaluation"].labels))
-    found = evaluate({**parts, "evaluation": scored}, predict, posts)
+    found = evaluate({**parts, "evaluation": scored}, predict, posts, made.label)
     text = write(tmp_path, found, info, posts, HISTORY)
-    assert "are of one kind" in text
+    assert "in the right order" in text  # of two popular posts one did better
     assert "nan" not in json.dumps(json.loads((tmp_path / "report/figures.json").read_text())).lower()
 
 
-def test_a_post_from_the_year_1_does_not_stop_it(tmp_path, parts, info, posts):
+def test_a_post_from_the_year_1_does_not_stop_it(tmp_path, parts, info, posts, made):
     """As .NET's empty date is."""
     posted_at = parts["training"].posted_at.copy()
     posted_at[0] = -62_135_596_800
-    found = evaluate({**parts, "training": replace(parts["training"], posted_at=posted_at)}, predict, posts)
+    found = evaluate({**parts, "training": replace(parts["training"], posted_at=posted_at)}, predict, posts, made.label)
     assert "0001-01-01" in write(tmp_path, found, info, posts)
 
 
@@ -194,17 +201,73 @@ def test_figures_json_holds_what_the_page_shows(tmp_path, evaluation, info, post
     ],
 )
 def test_plain_words_follow_the_figures(evaluation, difference, verdict):
-    def scores(auc, less_baseline=None):
-        estimates = {"auc": Estimate(auc, None, None), "calibration_error": Estimate(0.0241, 0.01, 0.04)}
+    def scores(pairs, less_baseline=None):
+        estimates = {"pair_accuracy": Estimate(pairs, None, None), "calibration_error": Estimate(0.0241, 0.01, 0.04)}
         return Scores(estimates, less_baseline or {}, [], [], [], None)
 
-    models = {"main": scores(0.814, {"auc": difference}), "aux": scores(0.703), "baseline": scores(0.79)}
-    text = " ".join(report.summary(replace(evaluation, models=models)))
-    assert "higher score 81 times in 100" in text
-    assert "From the words alone, not knowing who posts or when, it is right 70 times in 100." in text
-    assert f"right 79 times in 100, {verdict}." in text
+    models = {"main": scores(0.676, {"pair_accuracy": difference}), "aux": scores(0.643), "baseline": scores(0.659)}
+    found = replace(evaluation, models=models, pair_gap={"main": 0.137, "aux": 0.2})
+    text = " ".join([card.lead(found), *card.sentences(found)])
+    assert "Of two posts of one account, it gives the better one the higher number 68 times in 100; a coin" in text
+    assert "less than 14 points apart are about the same: of such pairs fewer than 60 in 100" in text
+    assert "From the words alone, as for an account that it does not know, it is right 64 times in 100." in text
+    assert f"right 66 times in 100, {verdict}." in text
     assert "off by 2.4 percentage points" in text
-    assert "same outlet" not in text
+    assert "cannot tell which of two wordings of one story is better" in text
+
+
+def test_pairs_of_stories_are_told_as_such_and_what_was_not_measured_is_not(evaluation):
+    estimates = {"pair_accuracy": Estimate(0.6, 0.58, 0.62), "calibration_error": Estimate(0.01, None, None)}
+    models = {name: Scores(estimates, {}, [], [], [], None) for name in ("main", "aux")}
+    found = replace(evaluation, models=models, of_stories=True, pair_gap={})
+    text = " ".join([card.lead(found), *card.sentences(found)])
+    assert "Of two headlines of one story, it gives the better one the higher number 60 times in 100 (58 to 62)" in text
+    assert "about the same" not in text
+    assert "wordings" not in text
+    assert "No difference" in " ".join(card.sentences(replace(found, pair_gap={"main": 1.0})))
+
+
+@pytest.mark.parametrize(
+    ("frozen", "worth", "words"),
+    [
+        ({}, {}, "The posting time counts."),
+        ({}, {"auc": 0.01, "high": 0.012, "rows": 5000.0}, "was worth 0.0100 of ROC-AUC on 5,000 later posts, and counts"),
+        (FROZEN, {"auc": 0.0008, "high": 0.002, "rows": 5000.0}, "makes no difference: it was worth 0.0008 of ROC-AUC"),
+        (FROZEN, {}, "makes no difference: the posts that it learned from have days without hours"),
+    ],
+)
+def test_what_the_posting_time_is_worth_is_said(tmp_path, evaluation, info, posts, frozen, worth, words):
+    said = replace(info, frozen=frozen, time_worth=worth)
+    text = " ".join(" ".join(Page(write(tmp_path, evaluation, said, posts)).texts).split())
+    assert words in text
+    assert text.count(words) == 2  # with the numbers' meaning and over the hours
+    assert ", the time of posting" not in text if frozen else ", the time of posting" in text
+
+
+def test_the_page_says_which_version_it_is_of_and_how_the_one_before_did(tmp_path, evaluation, info, posts):
+    before = Comparison(6, 4_000, 0.7, 0.69, Estimate(0.01, 0.004, 0.016), True, "more likes than before")
+    text = write(tmp_path, evaluation, info, posts, HISTORY, before)
+    assert "no number yet" in text
+    report.write_number(tmp_path, 7)
+    text = " ".join(" ".join(Page((tmp_path / "report/index.html").read_text("utf-8")).texts).split())
+    assert "Model card · version 7" in text
+    assert "no number yet" not in text
+    assert "version 6: 0.6900; difference +0.0100 [+0.0040, +0.0160]" in text
+    assert "made-up.csv" in text
+    assert str(tmp_path) not in text
+    assert "ROC-AUC" not in text[: text.index("What the numbers mean")].replace(before.describe(), "")
+
+
+def test_a_model_card_is_written_beside_the_model(tmp_path, evaluation, info):
+    card.write(tmp_path, evaluation, replace(info, teacher=Teacher("ridge", 0.6, "ab" * 32)))
+    text = (tmp_path / "MODEL_CARD.md").read_text("utf-8")
+    assert text.startswith("# Will this headline be popular?\n\n**Made-up data")
+    assert info.label.describe() in text
+    assert card.lead(evaluation) in text
+    assert "ab" * 32 in text
+    assert "nan" not in text.lower()
+    card.write(tmp_path, evaluation, replace(info, synthetic=False))
+    assert "Made-up" not in (tmp_path / "MODEL_CARD.md").read_text("utf-8")
 
 
 def test_every_reason_for_leaving_rows_out_has_its_words(tmp_path, evaluation, info, posts):

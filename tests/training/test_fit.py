@@ -26,7 +26,7 @@ from training.model import OUTPUTS, build
 from training.network import Network
 from training.settings import MERGES, Settings
 
-SETTINGS = Settings(learning_rate=3e-3)  # large steps, as there are few
+SETTINGS = Settings(learning_rate=3e-3, batch_size=32, averaging=0.35, word_dropout=0.0)  # large steps, as there are few
 
 
 def make_examples(rows: int, seed: int, longest: int = 8) -> Examples:

@@ -12,10 +12,9 @@ from training.pairs import TELLING
 from training.resampling import Estimate
 
 NAME = "MODEL_CARD.md"
-# Hagar, Diakopoulos and DeWilde, Anticipating Attention, Digital Journalism, 2021.
 UPPER_BOUND = (
-    "Nobody foresees this well from a headline alone: what else is in the news, the picture, and luck decide much of it"
-    " (Hagar, Diakopoulos and DeWilde, Anticipating Attention, Digital Journalism, 2021)."
+    "What a headline says foretells its popularity modestly at best: what else is in the news, the picture, and luck decide much"
+    " of it (Hagar, Diakopoulos and DeWilde, Anticipating Attention, Digital Journalism, 2021)."
 )
 
 
@@ -45,8 +44,11 @@ def sentences(evaluation: Evaluation) -> list[str]:
     if pairs := aux.estimates.get("pair_accuracy"):
         found.append(f"From the words alone, as for an account that it does not know, it is right {_times(pairs)}.")
     if difference := main.less_baseline.get("pair_accuracy"):
-        times = _times(evaluation.models["baseline"].estimates["pair_accuracy"])
-        found.append(f"Simply counting words, with the same time and account, is right {times}, {_verdict(difference)}.")
+        own, counting = (evaluation.models[name].estimates["pair_accuracy"].value * 100 for name in ("main", "baseline"))
+        found.append(
+            f"Simply counting words, with the same time and account, is right {counting:.1f} times in 100, this model {own:.1f}"
+            f" times: {_verdict(difference)}."
+        )
     points = main.estimates["calibration_error"].value * 100
     found.append(f"Read as a chance, a number is off by {points:.1f} percentage points on average.")
     if not evaluation.of_stories:
@@ -130,7 +132,7 @@ def _times(estimate: Estimate) -> str:
 
 def _verdict(difference: Estimate) -> str:
     if difference.low is not None and difference.low > 0:
-        return "so this model is the better one"
+        return "this model is the better one"
     if difference.high is not None and difference.high < 0:
-        return "so that method is the better one here"
-    return "which is no clear difference"
+        return "that method is the better one here"
+    return "no clear difference"

@@ -194,10 +194,10 @@ def test_figures_json_holds_what_the_page_shows(tmp_path, evaluation, info, post
 @pytest.mark.parametrize(
     ("difference", "verdict"),
     [
-        (Estimate(0.02, 0.01, 0.03), "so this model is the better one"),
-        (Estimate(-0.02, -0.03, -0.01), "so that method is the better one here"),
-        (Estimate(0.001, -0.01, 0.01), "which is no clear difference"),
-        (Estimate(0.02, None, None), "which is no clear difference"),
+        (Estimate(0.02, 0.01, 0.03), "this model is the better one"),
+        (Estimate(-0.02, -0.03, -0.01), "that method is the better one here"),
+        (Estimate(0.001, -0.01, 0.01), "no clear difference"),
+        (Estimate(0.02, None, None), "no clear difference"),
     ],
 )
 def test_plain_words_follow_the_figures(evaluation, difference, verdict):
@@ -211,7 +211,7 @@ def test_plain_words_follow_the_figures(evaluation, difference, verdict):
     assert "Of two posts of one account, it gives the better one the higher number 68 times in 100; a coin" in text
     assert "less than 14 points apart are about the same: of such pairs fewer than 60 in 100" in text
     assert "From the words alone, as for an account that it does not know, it is right 64 times in 100." in text
-    assert f"right 66 times in 100, {verdict}." in text
+    assert f"is right 65.9 times in 100, this model 67.6 times: {verdict}." in text
     assert "off by 2.4 percentage points" in text
     assert "cannot tell which of two wordings of one story is better" in text
 

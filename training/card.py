@@ -13,7 +13,7 @@ from training.resampling import Estimate
 
 NAME = "MODEL_CARD.md"
 UPPER_BOUND = (
-    "What a headline says foretells its popularity modestly at best: what else is in the news, the picture, and luck decide much"
+    "What a headline says foretells its popularity modestly at best: what else is in the news, the picture and luck decide much"
     " of it (Hagar, Diakopoulos and DeWilde, Anticipating Attention, Digital Journalism, 2021)."
 )
 

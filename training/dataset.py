@@ -135,9 +135,7 @@ class Dataset:
 
     def take(self, rows: npt.NDArray[np.int64], reason: str) -> Dataset:
         """These rows in this order. The others are counted as left out for `reason`, a key of LEFT_OUT."""
-        lengths = np.diff(self.offsets)[rows]
-        offsets = np.concatenate(([0], np.cumsum(lengths)))
-        at = np.arange(offsets[-1]) + np.repeat(self.offsets[rows] - offsets[:-1], lengths)
+        at, offsets = _words_at(self.offsets, rows)
         columns = ("posted_at", "outlet", "engagement", "impressions", "story", "records", "text_starts", "text_ends")
         left_out = {reason: len(self) - len(rows)} if len(rows) < len(self) else {}
         return replace(
@@ -153,6 +151,15 @@ class Dataset:
         chosen = np.asarray(rows, np.int64)
         spans = zip(self.text_starts[chosen].tolist(), self.text_ends[chosen].tolist(), strict=True)
         return [self.text[start:end].decode() for start, end in spans]
+
+
+def _words_at(
+    offsets: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Where these rows' words stand, one row after another, and the rows' offsets there."""
+    lengths = np.diff(offsets)[rows]
+    taken = np.concatenate(([0], np.cumsum(lengths)))
+    return np.arange(taken[-1]) + np.repeat(offsets[rows] - taken[:-1], lengths), taken
 
 
 def read(
@@ -422,10 +429,8 @@ class _Rows:
     def _words_of(self, rows: npt.NDArray[np.int64]) -> tuple[list[str], npt.NDArray[np.int32], npt.NDArray[np.int64]]:
         """The distinct words of these rows, sorted, and the rows' words as indices into them with each row's offsets."""
         ends = np.frombuffer(self.word_ends, np.int64)
-        lengths = np.diff(ends)[rows]
-        offsets = np.concatenate(([0], np.cumsum(lengths)))
-        gather = np.arange(offsets[-1]) + np.repeat(ends[rows] - offsets[:-1], lengths)
-        seen = np.frombuffer(self.word_ids, np.int32)[gather] if len(gather) else np.empty(0, np.int32)
+        at, offsets = _words_at(ends, rows)
+        seen = np.frombuffer(self.word_ids, np.int32)[at] if len(at) else np.empty(0, np.int32)
         used = np.bincount(seen, minlength=len(self.words)) > 0
         vocabulary = sorted(word for word, index in self.words.items() if used[index])
         rank = np.zeros(len(self.words), np.int32)

@@ -65,6 +65,8 @@ def _save(path: Path, keys: npt.NDArray[np.bytes_], embeddings: Embeddings) -> N
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        for left in path.parent.glob(f"{path.name}.*"):  # by a job that was killed; one that is alive only warns
+            left.unlink(missing_ok=True)
         descriptor, name = tempfile.mkstemp(prefix=f"{path.name}.", dir=path.parent)
         temporary = Path(name)
         with os.fdopen(descriptor, "wb") as file:

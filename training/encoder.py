@@ -35,7 +35,6 @@ FILES = ("config.json", "tokenizer.json", "model.safetensors")
 _MOST_TOKENS = 128  # more than any headline has
 _ROWS = 64  # of a batch: with more, the activations leave the cache
 _STEP = 2  # tokens by which one batch is wider than the next
-_TYPES = ("bert",)
 
 Embeddings = npt.NDArray[np.float16]
 
@@ -65,7 +64,7 @@ class Encoder:
         self.sha256 = hashlib.sha256(weights).hexdigest()
         try:
             settings = json.loads(config)
-            if settings["model_type"] not in _TYPES:
+            if settings["model_type"] != "bert":
                 raise UsageError(f"{directory / FILES[0]}: model_type is {settings['model_type']!r}; it must be bert")
             if settings["hidden_act"] != "gelu":
                 raise UsageError(f"{directory / FILES[0]}: hidden_act is {settings['hidden_act']!r}; it must be gelu")

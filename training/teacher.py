@@ -1,6 +1,6 @@
 """What the network learns from instead of bare labels: how well posts did, and a model that sees more than the network does.
 
-    >>> taught = teach(features, share=0.6, embeddings=encoder.embed(texts))
+    >>> taught = teach(features, share=0.7, embeddings=encoder.embed(texts))
     >>> taught.training.targets[:3], taught.training.labels[:3]
     (array([0.27, 0.66, 0.41], dtype=float32), array([0., 1., 0.], dtype=float32))
 

@@ -154,13 +154,15 @@ def test_what_the_last_job_has_embedded_is_not_computed_again(tiny, tmp_path):
     encoding = _Counting(tiny[0])
     encoding.embedded = 0
     models = tmp_path / "models"
+    models.mkdir()
+    (models / f".embeddings-{encoding.sha256[:16]}.npz.killed").write_bytes(b"half")
     first = embeddings.embed(encoding, [*TEXTS, TEXTS[0]], models)
     assert encoding.embedded == len(TEXTS)
     assert np.array_equal(first, Encoder(tiny[0]).embed([*TEXTS, TEXTS[0]]))
     later = [TEXTS[2], "A new one", TEXTS[0]]
     assert np.array_equal(embeddings.embed(encoding, later, models), Encoder(tiny[0]).embed(later))
     assert encoding.embedded == len(TEXTS) + 1
-    (kept,) = models.glob(".embeddings-*")
+    (kept,) = models.glob(".embeddings-*")  # not what a killed job left
     assert kept.stat().st_mode & 0o777 == 0o600
     assert len(np.load(kept)["keys"]) == 3  # this job's alone: it does not grow for ever
     assert embeddings.embed(encoding, [], models).shape == (0, tiny_encoder.WIDTH)

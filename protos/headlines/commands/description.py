@@ -168,8 +168,7 @@ def popular(model: GetModelResponse) -> str:
 
 def same_below(model: GetModelResponse, output: str) -> float | None:
     """The gap between two numbers of `output`, "main" or "aux", below which they are about the same; None: not measured."""
-    gap = f"{output}_pair_gap"
-    return model.evaluation.get(gap)
+    return model.evaluation.get(f"{output}_pair_gap")
 
 
 def of_stories(model: GetModelResponse) -> bool:

@@ -10,8 +10,8 @@ import pytest
 
 from harness.process import ROOT, environment
 from headlines.v1 import popularity_pb2
+from service.posts.columns import EXPORTERS, OWN
 from training import encoder
-from training.columns import EXPORTERS, OWN
 from training.commands import COMMANDS as COMMANDS_OF_TRAINING
 
 README = (ROOT / "README.md").read_text("utf-8")

@@ -16,8 +16,8 @@ from headlines.commands.console import printable
 from service.errors import HeadlinesError
 from service.model import artifact
 from service.model.labels import ABOVE_MEDIAN, ABOVE_STORY_MEAN
+from service.posts.columns import OWN
 from training import dataset, features, labels, texts
-from training.columns import OWN
 from training.dataset import Dataset
 from training.features import Features
 from training.rows import BAD_COUNT, NO_TEXT, REPLY, RETWEET

@@ -13,9 +13,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 from headlines.commands import Command, CommandError, Flag, Given, UsageError, console, registry
 from headlines.commands.flags import Parse, day_or_moment, moment, number, one_of, path, text, whole, yes_or_no
+from headlines.commands.progress import busy
 from service import errors
-from training import columns
-from training.progress import busy
+from service.posts import columns, flags
 from training.settings import MAX_BAD_SHARE, MIN_AGE, Reading, Settings
 
 logger = logging.getLogger("training")
@@ -141,18 +141,9 @@ def _inspect(given: Given) -> None:
 
 
 def _reading(given: Given) -> Reading:
-    if given.get("assume_utc") and given.get("time_zone", "UTC") != "UTC":
-        raise UsageError(f"--assume-utc and --time-zone {given['time_zone']} cannot both be right; give one of them")
-    named: dict[str, str] = {}
-    for need, name in given.get("column", ()):
-        if named.setdefault(need, name) != name:
-            raise UsageError(f"--column names two columns for {need}, {named[need]!r} and {name!r}; give one of them")
     return Reading(
-        columns=named,
+        **flags.given_format(given),
         engagement=given.get("engagement", ()),
-        time_zone="UTC" if given.get("assume_utc") else given.get("time_zone", ""),
-        time_format=given.get("time_format", ""),
-        encoding=given.get("encoding", ""),
         empty_counts=given.get("empty_counts", "bad"),
         bad_counts=given.get("bad_counts", "end"),
         keep_retweets=given.get("keep_retweets", False),
@@ -162,30 +153,6 @@ def _reading(given: Given) -> Reading:
         collected_at=given["collected_at"].timestamp() if "collected_at" in given else None,
         max_bad_share=given.get("max_bad_share", MAX_BAD_SHARE),
     )
-
-
-def _encoding(given: str) -> str:
-    """The name of an encoding of text."""
-    try:
-        b"a".decode(given)  # unlike codecs.lookup, refuses what does not decode to text
-    except (LookupError, ValueError):
-        raise ValueError("must be an encoding's name, such as utf-8, windows-1252 or utf-16-le") from None
-    return given
-
-
-def _zone(given: str) -> str:
-    """A time zone's name."""
-    from training import times  # which takes numpy
-
-    times.zone(given)
-    return given
-
-
-def _time_format(given: str) -> str:
-    """A format of strptime."""
-    from training import times
-
-    return times.check_format(given)
 
 
 def _at_least(given: str) -> tuple[str, float]:
@@ -224,15 +191,7 @@ _POSTS_FILES = Flag(
 )
 _MODELS = Flag(name="models", parse=path, help="the directory of model versions", metavar="DIR", required=True)
 _READING = (
-    Flag(
-        name="column",
-        parse=columns.parse_column,
-        help="which column holds what, such as headline='Tweet text'; may be given more than once, for "
-        + ", ".join(columns.NEEDS),
-        metavar="NEED=NAME",
-        default="as the exporter names them",
-        several=True,
-    ),
+    *flags.FLAGS,
     Flag(
         name="engagement",
         parse=columns.parse_counts,
@@ -240,20 +199,6 @@ _READING = (
         default="retweets and likes",
         metavar="COUNTS",
     ),
-    Flag(
-        name="time_zone",
-        parse=_zone,
-        help="of times without a zone, such as America/New_York; an abbreviation such as EST must be right for its date in it",
-        metavar="ZONE",
-    ),
-    Flag(name="assume_utc", parse=yes_or_no, help="the same as --time-zone UTC", default=False),
-    Flag(
-        name="time_format",
-        parse=_time_format,
-        help="how times are written, in strptime's terms, such as '%d/%m/%Y %H:%M'",
-        default="found by the first time of a file",
-    ),
-    Flag(name="encoding", parse=_encoding, help="of text files without a byte-order mark", default="utf-8"),
     Flag(
         name="empty_counts",
         parse=one_of("bad", "zero"),

@@ -5,8 +5,8 @@
     (82618, ('retweets', 'likes'), {'too_young': 1384, 'duplicate': 512})
 
 Each file is read once, a row at a time, and hashed as it is read. Memory holds numbers, the distinct words, and the headlines
-as one buffer of UTF-8. `training.files` says which formats are read, `training.columns` which columns, `training.times` and
-`training.counts` how cells are written.
+as one buffer of UTF-8. `service.posts.files` says which formats are read, `service.posts.columns` which columns,
+`service.posts.times` and `service.posts.counts` how cells are written.
 
 A file that `headlines synthesize` made has the column `synthetic`, which is true in every row: a column outlives being sorted,
 joined with other files or converted to another format, and the model's metadata then says that the data were made up.
@@ -34,12 +34,13 @@ import numpy.typing as npt
 
 from service.errors import DataError
 from service.model.preprocessing import NEWEST_RULES, RULES
-from training import columns, times
-from training.columns import Plan
-from training.files import NamesChangedError, open_table
-from training.rows import BAD_COUNT, NO_TEXT, REPLY, RETWEET, BadRowError, LeftOutError, Post, RowReader
+from service.posts import columns, times
+from service.posts.columns import Plan
+from service.posts.files import NamesChangedError, open_table
+from service.posts.headlines import BadRowError
+from service.posts.sources import Source, expand
+from training.rows import BAD_COUNT, NO_TEXT, REPLY, RETWEET, LeftOutError, Post, RowReader
 from training.settings import AS_GIVEN, Reading
-from training.sources import Source, expand
 
 _SHAPES = 5  # kinds of counts that cannot be read, in a message
 _REASONS = 10  # kinds of bad rows that are told
@@ -170,7 +171,7 @@ def read(
     checked: bool = True,
     clock: Callable[[], float] = time.time,
 ) -> Dataset:
-    """Read the files of a job; see training.sources for what names one.
+    """Read the files of a job; see service.posts.sources for what names one.
 
     Posts younger than `reading.min_age` at `reading.collected_at` have not yet earned what they will earn and are left out. The
     latter is by default the time of the newest post that is not in the future. A post that claims to be later is left out too

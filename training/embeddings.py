@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from headlines.commands.progress import counting
 from training.encoder import Embeddings, Encoder
-from training.progress import counting
 
 _DIGITS = 16
 _log = logging.getLogger(__name__)

@@ -21,9 +21,9 @@ import numpy as np
 from headlines.commands import console
 from service.errors import DataError
 from service.model.preprocessing import NEWEST_RULES, RULES
+from service.posts.columns import OWN
 from training import dataset, features, texts
 from training.cautions import cautions
-from training.columns import OWN
 from training.dataset import Dataset
 from training.features import Features
 from training.settings import PopularAbove

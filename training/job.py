@@ -18,9 +18,9 @@ from importlib.metadata import version as installed
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from headlines.commands.progress import busy
 from service.errors import DataError, UsageError, VersionError
 from training import libraries
-from training.progress import busy
 from training.settings import AS_GIVEN, Reading, Settings
 
 # The rest is imported by the functions: TensorFlow takes seconds, and what is wrong with the data is said without it.

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from training.progress import busy
+from headlines.commands.progress import busy
 
 # Keras' own settings would change what is trained, or break it: a float type, another backend, a bound on epochs.
 _KERAS: dict[str, Any] = {"backend": "tensorflow", "floatx": "float32", "epsilon": 1e-7, "image_data_format": "channels_last"}

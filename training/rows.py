@@ -6,23 +6,20 @@ No message holds what stands in a cell, since in a damaged file any cell may be 
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from decimal import Decimal
 from typing import Any, NamedTuple
 
 from service.model.preprocessing import is_blank, outlet_key
 from service.model.preprocessing.rules_2 import INVISIBLE, RETWEETED
-from training import counts
-from training.columns import Plan
+from service.posts import counts
+from service.posts.columns import Plan
+from service.posts.headlines import BadRowError, HeadlineReader, check_text, name_of
+from service.posts.times import Times
 from training.settings import Reading
-from training.times import BadTimeError, Times
 
 NO_TEXT, RETWEET, REPLY, BAD_COUNT = "no_text", "retweet", "reply", "unreadable_count"
 
-_PERMALINK = re.compile(r"https?://(?:www\.|mobile\.)?(?:twitter|x)\.com/(\w+)(?:/web)?/status/.*", re.ASCII | re.IGNORECASE)
-_TAGS = re.compile(r"</?[a-z][^<>]*>", re.IGNORECASE)
 _NO = {"", "0", "0.0", "false", "f", "no", "n", "none", "null", "nan", "na", "[]", "{}", "<na>"}
 
 
@@ -38,10 +35,6 @@ class Post(NamedTuple):
     synthetic: bool
 
 
-class BadRowError(Exception):
-    """What is wrong with a row, and what would be right."""
-
-
 class LeftOutError(Exception):
     """A good row that is no post to learn from, with the reason."""
 
@@ -50,23 +43,19 @@ class LeftOutError(Exception):
         self.reason = reason
 
 
-class RowReader:
+class RowReader(HeadlineReader):
     """Turns the cells of one file, in the order of `plan.columns`, into posts."""
 
     def __init__(self, plan: Plan, times: Times, reading: Reading) -> None:
-        self.times = times
+        super().__init__(plan, times)
         self.imprecise = 0  # rows with a count such as 1.2K
         self.shapes: Counter[str] = Counter()  # of counts that cannot be read
         self._empty_is_zero = reading.empty_counts == "zero"
         place = {name: i for i, name in enumerate(plan.columns)}
-        self._headline = [place[name] for name in plan.headline]
-        self._posted_at = [place[name] for name in plan.posted_at]
-        self._outlet = place[plan.outlet] if plan.outlet else None
         self._counts = [(name, place[name], i > 0) for names in plan.counts.values() for i, name in enumerate(names)]
         self._impressions = [place[name] for name in plan.impressions]
         self._story = place[plan.story] if plan.story else None
         self._synthetic = place[plan.synthetic] if plan.synthetic else None
-        self._html = plan.html
         self._is_retweet = None if reading.keep_retweets else _mark(plan.retweet, place)
         self._is_reply = None if reading.keep_replies else _mark(plan.reply, place)
         self._threads = [(place[one], place[other]) for one, other in plan.thread]
@@ -74,43 +63,18 @@ class RowReader:
 
     def read(self, cells: Sequence[Any]) -> Post:
         """A post. Raises LeftOutError, BadRowError, and ZoneNeededError if its time cannot be read without being told how."""
-        headline = self._text(cells)
+        headline = self.text(cells)
         if is_blank(headline):
             raise LeftOutError(NO_TEXT)
         if self._retweets_by_text and ((self._is_retweet and self._is_retweet(cells)) or _is_marked(headline)):
             raise LeftOutError(RETWEET)
         if self._is_reply is not None and self._is_reply(cells) and not self._continues_thread(cells):
             raise LeftOutError(REPLY)
-        try:
-            posted_at = self.times.parse(self._time(cells))
-        except BadTimeError as error:
-            raise BadRowError(str(error)) from None
-        outlet = outlet_key(_outlet(cells[self._outlet])) if self._outlet is not None else ""
-        try:
-            headline.encode()
-            outlet.encode()
-        except UnicodeEncodeError:
-            raise BadRowError("headline or outlet is not UTF-8; if the file is in another encoding, see --encoding") from None
-        story = _name(cells[self._story], "story") if self._story is not None else ""
+        posted_at = self.posted_at(cells)
+        outlet = outlet_key(self.outlet(cells))
+        check_text(headline, outlet)
+        story = name_of(cells[self._story], "story") if self._story is not None else ""
         return Post(headline, posted_at, outlet, self._engagement(cells), self._seen(cells), story, self._made_up(cells))
-
-    def _text(self, cells: Sequence[Any]) -> str:
-        for place in self._headline:
-            cell = cells[place]
-            if cell is None or cell == "" or cell != cell:  # NaN, as data frames write what is missing
-                continue
-            if not isinstance(cell, str):
-                raise BadRowError("headline is not text")
-            return _TAGS.sub(" ", cell).strip() if self._html else cell
-        return ""
-
-    def _time(self, cells: Sequence[Any]) -> object:
-        if len(self._posted_at) == 1:
-            return cells[self._posted_at[0]]
-        parts = [cells[place] for place in self._posted_at]
-        return " ".join(
-            part.isoformat() if hasattr(part, "isoformat") else str(part).strip() for part in parts if part is not None
-        )
 
     def _engagement(self, cells: Sequence[Any]) -> int:
         total, exact = 0, True
@@ -170,21 +134,3 @@ def _says_yes(cell: object) -> bool:
     if isinstance(cell, dict):
         return any(value is not None for value in cell.values())  # a struct of Parquet is there also where it is empty
     return cell == cell and str(cell).strip().lower() not in _NO  # not NaN
-
-
-def _outlet(cell: object) -> str:
-    """An account's name; a permalink to a post on X holds it."""
-    name = _name(cell, "outlet")
-    match = _PERMALINK.fullmatch(name.strip())
-    return name if match is None else "" if match[1] == "i" else match[1]  # x.com/i/web/status/... names nobody
-
-
-def _name(cell: object, need: str) -> str:
-    """A name, or a number that stands for one."""
-    if cell is None or cell != cell:
-        return ""
-    if isinstance(cell, str):
-        return cell
-    if isinstance(cell, int | float | Decimal) and not isinstance(cell, bool):
-        return str(int(cell)) if math.isfinite(cell) and cell == int(cell) else str(cell)
-    raise BadRowError(f"{need} is not text")

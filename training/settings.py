@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from service.errors import UsageError
+from service.posts.flags import Format
 
 MIN_AGE = 2 * 86_400.0  # seconds; by then nearly all reactions are in
 MAX_BAD_SHARE = 0.01
@@ -18,14 +18,10 @@ POPULAR_ABOVE: tuple[str, ...] = get_args(PopularAbove)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reading:
+class Reading(Format):
     """How files of posts are read. `headlines fit --help` says more of each."""
 
-    columns: Mapping[str, str] = field(default_factory=dict)  # the user's names of columns, by need
     engagement: tuple[str, ...] = ()  # the counts to add; none: retweets and likes, as far as the files have them
-    time_zone: str = ""  # of times without a zone, as the tz database names it
-    time_format: str = ""  # strptime's
-    encoding: str = ""  # of text without a byte-order mark; empty: UTF-8
     empty_counts: Literal["bad", "zero"] = "bad"
     bad_counts: Literal["end", "skip"] = "end"
     keep_retweets: bool = False

@@ -16,7 +16,8 @@ import pytest
 
 from service.errors import DataError
 from service.model import preprocessing
-from training import dataset, features, files
+from service.posts import files
+from training import dataset, features
 from training.settings import Reading
 
 SECRET = "Zebra Xylophone"  # a headline that must never be told

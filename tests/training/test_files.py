@@ -21,7 +21,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from service.errors import DataError
-from training import dataset, json_records
+from service.posts import json_records
+from training import dataset
 from training.settings import Reading
 
 NAMES = ["headline", "posted_at", "outlet", "retweets", "likes"]

@@ -30,9 +30,9 @@ from itertools import chain
 from typing import IO, Any, TypeAlias, cast
 
 from service.errors import DataError
-from training import json_records
-from training.sources import Adapter, Source
-from training.times import Instant
+from service.posts import json_records
+from service.posts.sources import Adapter, Source
+from service.posts.times import Instant
 
 LONGEST_LINE = 4 << 20  # characters; without a bound a small .gz file without line ends would fill the memory
 

@@ -3,7 +3,7 @@
 import pytest
 
 from service.errors import DataError
-from training.columns import EXPORTERS, choose, parse_column, parse_counts
+from service.posts.columns import EXPORTERS, choose, parse_column, parse_counts
 
 # What real exports have, as their programs write the names.
 EXPORTS = {

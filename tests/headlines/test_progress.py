@@ -3,7 +3,7 @@
 import io
 import time
 
-from training import progress
+from headlines.commands import progress
 
 
 def test_what_takes_long_says_so_again_and_again_and_what_does_not_says_nothing(monkeypatch):

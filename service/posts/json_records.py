@@ -13,7 +13,7 @@ from itertools import chain
 from typing import Any, NamedTuple, Protocol
 
 from service.errors import DataError
-from training.columns import plain
+from service.posts.columns import plain
 
 SAMPLE = 1000  # records whose columns decide how a file is read; later ones may change it
 
@@ -33,7 +33,7 @@ Numbered = tuple[int, "Record | str"]  # line or number of the record, from 1; t
 
 
 class Text(Protocol):
-    """What lines are read from; see training.files.Lines."""
+    """What lines are read from; see service.posts.files.Lines."""
 
     number: int
 

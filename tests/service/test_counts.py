@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.counts import MOST, Count, NegativeError, UnreadableError, parse, shape
+from service.posts.counts import MOST, Count, NegativeError, UnreadableError, parse, shape
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.errors import UsageError
-from training import times
-from training.times import BadTimeError, Instant, Times, ZoneNeededError
+from service.posts import times
+from service.posts.times import BadTimeError, Instant, Times, ZoneNeededError
 
 MAY = datetime(2016, 5, 1, 12, 37, 5, tzinfo=UTC).timestamp()
 MINUTE = MAY - 5

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from service.batcher import Admission, Batcher
 from service.errors import FieldViolation, InvalidRequest, Unavailable
-from service.model.preprocessing import MAX_EXPANDING, Headline, expands, is_blank, is_time
+from service.model.preprocessing import Headline, is_time, text_problem
 from service.model.version import Prediction, Predictions, Version
 from service.repository import Repository
 
@@ -105,7 +105,7 @@ class Predictor:
 
     async def _check(self, headlines: Sequence[Headline]) -> None:
         longest = self.limits.max_text_bytes
-        violations = []
+        violations: list[FieldViolation] = []
         characters = 0
         for i, (text, posted_at, _) in enumerate(headlines):
             characters += len(text)
@@ -115,12 +115,7 @@ class Predictor:
             if not is_time(posted_at):
                 problem = "is not a valid time; it must lie between the years 1 and 9999"
                 violations.append(FieldViolation(f"headlines[{i}].posted_at", problem))
-            if is_blank(text):
-                violations.append(FieldViolation(f"headlines[{i}].text", "is blank; write at least one character"))
-            elif len(text) * 4 > longest and (size := len(text.encode("utf-8", "surrogatepass"))) > longest:
-                violations.append(FieldViolation(f"headlines[{i}].text", f"has {size} bytes; write at most {longest}"))
-            elif expands(text):
-                problem = f"has more than {MAX_EXPANDING} characters that NFKC replaces by several; write them out"
+            if problem := text_problem(text, longest):
                 violations.append(FieldViolation(f"headlines[{i}].text", problem))
         if violations:
             raise InvalidRequest("headlines that cannot be scored", violations[:_VIOLATIONS])

@@ -37,8 +37,8 @@ def embed(encoder: Encoder, texts: Sequence[str], models: Path) -> Embeddings:
     missing = np.flatnonzero(~is_known)
     _, first, inverse = np.unique(keys[missing], return_index=True, return_inverse=True)
     if len(first):
-        with counting("embedding headlines", len(first)) as advance:
-            found[missing] = encoder.embed([texts[i] for i in missing[first].tolist()], advance)[inverse]
+        with counting("embedding headlines") as tell:
+            found[missing] = encoder.embed([texts[i] for i in missing[first].tolist()], tell)[inverse]
         order, places = np.unique(keys, return_index=True)
         _save(path, order, found[places])
     return found

@@ -85,11 +85,12 @@ class Encoder:
         """How many numbers an embedding has."""
         return int(self._table.shape[1])
 
-    def embed(self, texts: Sequence[str], advance: Callable[[int], None] = lambda _: None) -> Embeddings:
-        """Unit vectors [texts, width]. `advance` is told how many texts were embedded since it was last told."""
+    def embed(self, texts: Sequence[str], tell: Callable[[int, int], None] = lambda done, of: None) -> Embeddings:  # noqa: ARG005
+        """Unit vectors [texts, width]. `tell` is told how many texts are embedded, of how many."""
         tokens = self._tokenize(texts)
         lengths = np.array([len(row) for row in tokens], np.int64)
         found = np.zeros((len(texts), self.width), np.float16)
+        done = 0
         for rows in _batches(lengths):
             width = min(-(-int(lengths[rows].max()) // _STEP) * _STEP, self._longest)
             ids = np.zeros((_ROWS, width), np.int32)
@@ -98,7 +99,8 @@ class Encoder:
             used = np.zeros(_ROWS, np.int32)
             used[: len(rows)] = lengths[rows]
             found[rows] = self._run(width)(ids, used).numpy()[: len(rows)].astype(np.float16)
-            advance(len(rows))
+            done += len(rows)
+            tell(done, len(texts))
         return found
 
     def vectors(self, words: Iterable[str]) -> npt.NDArray[np.float32]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 
@@ -410,6 +411,30 @@ def choose(
     absent = [count for count in engagement if count not in plans[0].counts]
     if absent:
         raise DataError(f"has no column {', '.join(absent)}, which --engagement names; {_has(found)}")
+    return plans[0]
+
+
+def choose_unlabelled(names: Iterable[str], *, named: Mapping[str, str] = _NONE) -> Plan:
+    """Like choose, for headlines that have earned nothing yet: counts, times and outlets may be absent.
+
+    An export that `choose` knows is read in the same way. Raises DataError if no column is the headline for certain.
+    """
+    names = list(names)
+    with suppress(DataError):
+        return choose(names, named=named)
+    found = _Names(names)
+    chosen = {need: _named_column(found, need, name) for need, name in named.items()}
+    plan = _plan(replace(OWN, name=""), found, chosen, ())
+    if plan.headline:
+        return plan
+    plans = [
+        _plan(exporter, found, chosen, ())
+        for exporter in EXPORTERS
+        if all(found.columns(wanted) for wanted in (exporter.headline, exporter.posted_at, *exporter.marker.split()))
+    ]
+    if not plans:
+        raise DataError(_nothing_fits(found, plan.describe(), ["headline"]))
+    _check_agreement(plans)
     return plans[0]
 
 

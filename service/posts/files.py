@@ -132,7 +132,7 @@ def _open_binary(name: str, stack: ExitStack, file: IO[bytes], digest: Hash, enc
 
 
 def _open_text(name: str, stack: ExitStack, file: IO[bytes], digest: Hash, encoding: str) -> Table:
-    data: io.BufferedReader[Any] = stack.enter_context(io.BufferedReader(_Hashing(file, digest), _BUFFER))
+    data: io.BufferedReader[Any] = stack.enter_context(io.BufferedReader(Hashing(file, digest), _BUFFER))
     text, compression = _decompress(stack, data)
     form, names, read = _open_characters(name, stack, text, encoding)
 
@@ -252,15 +252,13 @@ class Lines:
 
 def _open_csv(lines: Lines) -> Opened:
     first = next(lines, "")
-    told = re.fullmatch(r"\"?sep=([!#-/:-@\[-`{-~\t])\"?\s*", first.lstrip("\ufeff"))
-    if told:
-        delimiter = told[1]
-    else:
-        delimiter = _delimiter(first)
+    used = told_delimiter(first)
+    if not used:
+        used = delimiter(first)
         lines.back(first)
         lines.number = 0
     # strict: a quote that is not closed costs the lines up to the next quote, and not, unseen, whole columns.
-    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    reader = csv.reader(lines, delimiter=used, strict=True)
     try:
         header = [cell.strip() for cell in next(reader, [])]
     except csv.Error:
@@ -277,7 +275,7 @@ def _open_csv(lines: Lines) -> Opened:
             first, row = line + 1, None
             try:
                 row = next(reader, None)
-                problem = "" if row is None or len(row) == width else _width_problem(row, width)
+                problem = "" if row is None or len(row) == width else width_problem(row, width)
             except csv.Error as error:
                 problem = f"is not CSV: {error}"
             line = lines.number
@@ -289,16 +287,23 @@ def _open_csv(lines: Lines) -> Opened:
             elif row:
                 yield first, [row[place] for place in places]
 
-    return f"CSV with {_DELIMITERS.get(delimiter, repr(delimiter))}", header, read
+    return f"CSV with {_DELIMITERS.get(used, repr(used))}", header, read
 
 
-def _width_problem(row: Sequence[str], width: int) -> str:
+def width_problem(row: Sequence[str], width: int) -> str:
+    """What is wrong with a row that has another number of cells than the header; empty: nothing."""
     if len(row) > width and not any(row[width:]):
         return ""  # spreadsheets write delimiters behind the last column
     return f"has {len(row)} cells, but the header has {width}"
 
 
-def _delimiter(line: str) -> str:
+def told_delimiter(line: str) -> str:
+    """The delimiter that a first line such as sep=; names; empty if it is none."""
+    told = re.fullmatch(r"\"?sep=([!#-/:-@\[-`{-~\t])\"?\s*", line.lstrip("\ufeff"))
+    return told[1] if told else ""
+
+
+def delimiter(line: str) -> str:
     """What separates the names of the header: the delimiter that makes most of them, outside quotes."""
     bare = re.sub(r'"[^"]*"', "", line)
     return max(_DELIMITERS, key=bare.count)
@@ -344,7 +349,7 @@ def _open_parquet(name: str, stack: ExitStack, file: IO[bytes]) -> Opened:
         try:
             number = 0
             for batch in opened.iter_batches(batch_size=4096, columns=roots):
-                lists = {root: _cells(batch.column(root)) for root in roots}
+                lists = {root: cells_of(batch.column(root)) for root in roots}
                 table = [
                     [json_records.inside(cell, path[1:]) for cell in lists[path[0]]] if path[1:] else lists[path[0]]
                     for path in paths
@@ -369,7 +374,7 @@ def _field_names(fields: Iterable[Any], above: str = "") -> Iterator[str]:
             yield from _field_names(inner, f"{above}{column.name}.")
 
 
-def _cells(column: Any) -> list[Any]:  # noqa: ANN401
+def cells_of(column: Any) -> list[Any]:  # noqa: ANN401
     """A column's values as Python's, times as Instants."""
     import pyarrow as pa
 
@@ -436,14 +441,14 @@ def _with_constants(table: Table, constants: Mapping[str, str]) -> Table:
     return Table(table.format, names, read, table.finish)
 
 
-class _Hashing(Adapter):
+class Hashing(Adapter):
     """A file whose bytes go into a digest as they are read."""
 
     def __init__(self, file: IO[bytes], digest: Hash) -> None:
         super().__init__(file)
         self._digest = digest
 
-    def readinto(self, buffer: Any) -> int:  # noqa: ANN401
+    def readinto(self, buffer: Any) -> int:  # noqa: ANN401, D102
         size = super().readinto(buffer)
         self._digest.update(memoryview(buffer)[:size])
         return size

@@ -23,11 +23,11 @@ class BadRowError(Exception):
 
 
 class HeadlineReader:
-    """Reads rows of one file, whose cells are in the order of `plan.columns`."""
+    """Reads rows of one file, whose cells are in the order of `names`, by default of `plan.columns`."""
 
-    def __init__(self, plan: Plan, times: Times) -> None:
+    def __init__(self, plan: Plan, times: Times, names: Sequence[str] | None = None) -> None:
         self.times = times
-        place = {name: i for i, name in enumerate(plan.columns)}
+        place = {name: i for i, name in enumerate(plan.columns if names is None else names)}
         self._headline = [place[name] for name in plan.headline]
         self._posted_at = [place[name] for name in plan.posted_at]
         self._outlet = place[plan.outlet] if plan.outlet else None
@@ -46,6 +46,8 @@ class HeadlineReader:
 
     def time(self, cells: Sequence[Any]) -> object:
         """The cell that holds the posting time; text if it takes several."""
+        if not self._posted_at:
+            return None
         if len(self._posted_at) == 1:
             return cells[self._posted_at[0]]
         parts = [cells[place] for place in self._posted_at]

@@ -118,7 +118,7 @@ def read(text: Text, name: str) -> tuple[str, Iterator[Numbered]]:
         return "JSON array", _elements(_Stream(text, name))
     whole = len(head) < _HEAD
     if len(lines) > 1 and (isinstance(_decoded(lines[0]), dict) or isinstance(_decoded(lines[1]), dict)):
-        return "JSON Lines", _of_lines(text)
+        return "JSON Lines", of_lines(text)
     if whole and len(lines) == 1 and _decoded(lines[0]) is None:
         raise DataError(f"{name}:1: {_NO_OBJECT}; JSON Lines holds one a line")
     stream = _Stream(text, name)
@@ -138,7 +138,8 @@ def _decoded(line: str) -> Any:  # noqa: ANN401
         return None
 
 
-def _of_lines(text: Text) -> Iterator[Numbered]:
+def of_lines(text: Text) -> Iterator[Numbered]:
+    """The records of JSON Lines."""
     for line in text:
         if line.isspace():
             continue

@@ -38,6 +38,8 @@ class Source:
     open: Callable[[], IO[bytes]] = field(repr=False)  # seekable
     constants: Mapping[str, str] = field(default_factory=dict)  # columns that the directories' names hold
     identity: object = None  # equal for the same file under another name
+    # Size in bytes and time of the last change in ns since 1970, as they are now. Raises OSError.
+    state: Callable[[], tuple[int, int]] = field(repr=False, default=lambda: (-1, 0))
 
 
 def expand(names: Sequence[str | Path]) -> list[Source]:
@@ -125,7 +127,8 @@ def _file(path: Path, constants: Mapping[str, str]) -> Source:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from None
     if not stat.S_ISREG(found.st_mode):
         raise DataError(f"{path}: is not a regular file")  # to open a pipe among others would wait for ever
-    return Source(str(path), lambda: path.open("rb"), constants, (found.st_dev, found.st_ino))
+    opened = _Local(path.absolute())
+    return Source(str(path), opened, constants, (found.st_dev, found.st_ino), opened.state)
 
 
 def _spool(name: str, file: IO[bytes]) -> Source:
@@ -194,10 +197,23 @@ def _remote(uri: str) -> list[Source]:
         parts = file.path[len(path) :].strip("/").split("/")
         if file.size and not any(part.startswith(_HIDDEN) for part in parts):
             opened = _Opening(system, file.path)
-            sources.append(Source(f"{scheme}://{file.path}", opened, _constants(parts[:-1]), (scheme, file.path)))
+            name = f"{scheme}://{file.path}"
+            sources.append(Source(name, opened, _constants(parts[:-1]), (scheme, file.path), opened.state))
     if not sources:
         raise DataError(f"{uri}: holds no file to read")
     return sources
+
+
+@dataclass(frozen=True)
+class _Local:
+    path: Path
+
+    def __call__(self) -> IO[bytes]:
+        return self.path.open("rb")
+
+    def state(self) -> tuple[int, int]:
+        found = self.path.stat()
+        return found.st_size, found.st_mtime_ns
 
 
 @dataclass(frozen=True)
@@ -207,3 +223,7 @@ class _Opening:
 
     def __call__(self) -> IO[bytes]:
         return cast("IO[bytes]", self.system.open_input_file(self.path))
+
+    def state(self) -> tuple[int, int]:
+        found = self.system.get_file_info(self.path)
+        return found.size or -1, found.mtime_ns or 0

@@ -100,15 +100,18 @@ def check_format(given: str) -> str:
 class Times:
     """Reads the times of one file."""
 
-    def __init__(self, zone_name: str = "", time_format: str = "") -> None:
-        """`zone_name` is that of times without a zone; `time_format` is strptime's. Raises UsageError."""
+    def __init__(self, zone_name: str = "", time_format: str = "", spelling: str = "") -> None:
+        """`zone_name` is that of times without a zone; `time_format` is strptime's; `spelling` is known from another part.
+
+        Raises UsageError.
+        """
         try:
             self._zone: tzinfo | None = zone(zone_name) if zone_name else None
             self._format = check_format(time_format) if time_format else ""
         except ValueError as error:
             raise UsageError(str(error)) from None
         self._told = f"as --time-format {time_format}" if time_format and "%z" not in time_format else None
-        self.spelling = ""  # that of the first time that could be read; empty: none yet
+        self.spelling = spelling  # that of the first time that could be read; empty: none yet
         self._midnights = 0  # times at midnight
         self.hours = False  # some time is not at midnight, so that hours mean something
         self.twice = 0  # local times that exist twice, taken as the first

@@ -145,9 +145,9 @@ def test_none_is_found_where_none_is_installed(monkeypatch):
 class _Counting(Encoder):
     embedded = 0
 
-    def embed(self, texts, advance=lambda _: None):
+    def embed(self, texts, tell=lambda done, of: None):
         self.embedded += len(texts)
-        return super().embed(texts, advance)
+        return super().embed(texts, tell)
 
 
 def test_what_the_last_job_has_embedded_is_not_computed_again(tiny, tmp_path):

@@ -13,23 +13,25 @@ EVERY = 5.0  # seconds; also on a busy machine nobody waits for 10 s without a l
 
 
 @contextmanager
-def counting(doing: str, total: int, stream: TextIO | None = None) -> Iterator[Callable[[int], None]]:
-    """Like busy, but says how many of `total` are done and how long the rest takes; the block is given what counts them."""
-    done = 0
+def counting(doing: str, stream: TextIO | None = None) -> Iterator[Callable[[int, int], None]]:
+    """Like busy, but says how much is done and how long the rest takes. The block is given what is told (done, of how many)."""
     began = time.monotonic()
+    first = done = total = 0
 
-    def advance(more: int) -> None:
-        nonlocal done
-        done += more
+    def tell(now: int, of: int) -> None:
+        nonlocal began, first, done, total
+        if not total:
+            began, first = time.monotonic(), now  # what was done before tells nothing about the pace
+        done, total = now, of
 
     def describe() -> str:
-        if not done:
+        if done == first:
             return doing
-        left = (time.monotonic() - began) * (total - done) / done
+        left = (time.monotonic() - began) * (total - done) / (done - first)
         return f"{doing}, {done:,} of {total:,}, about {left:.0f} s left"
 
     with _repeating(describe, stream):
-        yield advance
+        yield tell
 
 
 @contextmanager

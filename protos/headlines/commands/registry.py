@@ -20,6 +20,7 @@ _OWN = {
 _ELSEWHERE = {
     "serve": "service",
     "healthcheck": "service",
+    "score": "score",
     "fit": "training",
     "inspect": "training",
     "evaluate": "training",

@@ -38,6 +38,7 @@ __all__ = [
     "is_blank",
     "is_time",
     "outlet_key",
+    "text_problem",
     "time_features",
 ]
 
@@ -92,6 +93,17 @@ def is_time(seconds: float) -> bool:
 def is_blank(text: str) -> bool:
     """Whether there is nothing to score: no character but white space."""
     return not text or text.isspace()
+
+
+def text_problem(text: str, most_bytes: int) -> str:
+    """Why a headline cannot be scored, and what would be right; empty if it can. `most_bytes` is in UTF-8."""
+    if is_blank(text):
+        return "is blank; write at least one character"
+    if len(text) * 4 > most_bytes and (size := len(text.encode("utf-8", "surrogatepass"))) > most_bytes:
+        return f"has {size} bytes; write at most {most_bytes}"
+    if expands(text):
+        return f"has more than {MAX_EXPANDING} characters that NFKC replaces by several; write them out"
+    return ""
 
 
 def outlet_key(name: str) -> str:

@@ -1,0 +1,1 @@
+"""Files of headlines to files of scores, without a server."""

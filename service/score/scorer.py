@@ -1,0 +1,255 @@
+"""A shard's rows to a Parquet file of scores.
+
+Batches are cut by the number of a row in its shard, so that a shard that is scored twice on the same kind of CPU is the same
+bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import IO, Any, NamedTuple, cast
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from service.errors import DataError
+from service.model.preprocessing import Headline, text_problem
+from service.model.version import Version
+from service.posts import files, json_records
+from service.posts.flags import Format
+from service.posts.headlines import BadRowError, HeadlineReader, check_text
+from service.posts.sources import Source
+from service.posts.times import Times, ZoneNeededError
+from service.score import shards
+from service.score.shards import Input, Shard
+
+BATCH = 1024  # rows
+MAX_TEXT_BYTES = 4096  # of a headline, as a server allows by default
+SUMMARY = b"headlines.summary"  # the key of a shard's summary in its file's metadata
+
+# In the order of shards.SCORES.
+SCORES = pa.schema(
+    [
+        ("main_output", pa.float32()),
+        ("aux_output", pa.float32()),
+        ("best", pa.float32()),  # main_output, or aux_output where the outlet is not known
+        ("word_count", pa.int32()),
+        ("unknown_word_count", pa.int32()),
+        ("outlet_known", pa.bool_()),
+        ("model_version", pa.int64()),
+        ("problem", pa.string()),  # why a row has no score
+    ]
+)
+
+
+class Batch(NamedTuple):
+    """Some rows of a shard."""
+
+    lines: Sequence[int]  # from 1, as messages count
+    own: Any  # the input's columns: a RecordBatch, or lists of cells by column
+    headlines: list[Headline]  # of the rows without a problem
+    problems: list[str]  # of all rows; empty: none
+
+
+@dataclass
+class Summary:
+    """What a shard held."""
+
+    rows: int = 0
+    problems: Counter[str] = field(default_factory=Counter)
+    first: dict[str, int] = field(default_factory=dict)  # the line of each problem's first row
+
+    def add(self, batch: Batch) -> None:
+        """Count a batch."""
+        self.rows += len(batch.problems)
+        if len(batch.headlines) < len(batch.problems):
+            for line, problem in zip(batch.lines, batch.problems, strict=True):
+                if problem:
+                    self.problems[problem] += 1
+                    self.first.setdefault(problem, line)
+
+    def encode(self) -> bytes:
+        """As JSON, for the file's metadata."""
+        return json.dumps({"rows": self.rows, "problems": self.problems, "first": self.first}).encode()
+
+    @classmethod
+    def decode(cls, data: bytes) -> Summary:
+        """What `encode` wrote."""
+        found = json.loads(data)
+        return cls(found["rows"], Counter(found["problems"]), found["first"])
+
+
+def schema(input_: Input, source: Source) -> pa.Schema:
+    """The columns of an input's shards: its own and the scores."""
+    if input_.kind == "parquet":
+        with source.open() as file:
+            own = [it for it in pq.ParquetFile(file).schema_arrow if it.name in input_.names]
+    else:
+        own = [pa.field(name, pa.string()) for name in input_.names]
+    return pa.schema([*own, *SCORES])
+
+
+def score(
+    version: Version, source: Source, input_: Input, shard: Shard, written: Format, posted_at: float, out: IO[bytes]
+) -> Summary:
+    """Write the scores of a shard to `out`, as Parquet. `posted_at` is for rows without a time.
+
+    Raises DataError, naming the file, if the shard cannot be read.
+    """
+    summary = Summary()
+    columns = schema(input_, source)
+    with pq.ParquetWriter(out, columns, compression="zstd") as writer:
+        for batch in batches(source, input_, shard, written, posted_at):
+            writer.write_batch(_scored(version, batch, columns))
+            summary.add(batch)
+        writer.add_key_value_metadata({SUMMARY: summary.encode()})
+    return summary
+
+
+def batches(source: Source, input_: Input, shard: Shard, written: Format, posted_at: float) -> Iterator[Batch]:
+    """The rows of a shard, BATCH at a time. Raises DataError, naming the file, if it cannot be read."""
+    times = Times(written.time_zone, written.time_format, input_.spelling)
+    if input_.kind == "parquet":
+        yield from _parquet(source, input_, shard, HeadlineReader(input_.plan, times), posted_at)
+        return
+    read = list(dict.fromkeys([*input_.names, *input_.plan.columns]))
+    reader = HeadlineReader(input_.plan, times, read)
+    lines: list[int] = []
+    rows: list[Sequence[Any] | str] = []
+    for line, cells in _rows(source, input_, shard, written, read):
+        lines.append(line)
+        rows.append(cells)
+        if len(rows) == BATCH:
+            yield _batch(lines, rows, len(read), len(input_.names), reader, posted_at)
+            lines, rows = [], []
+    if rows:
+        yield _batch(lines, rows, len(read), len(input_.names), reader, posted_at)
+
+
+def _rows(source: Source, input_: Input, shard: Shard, written: Format, columns: Sequence[str]) -> Iterator[files.Row]:
+    """These cells of a shard's rows."""
+    if input_.kind == "lines":
+        with shards.read(source, input_, shard) as file:
+            text = io.TextIOWrapper(cast("Any", io.BufferedReader(cast("Any", file))), "utf-8", "surrogateescape", newline="")
+            paths = [json_records.Path(name, (name,)) if name in input_.names else json_records.path(name) for name in columns]
+            for line, record in json_records.of_lines(files.Lines(text, source.name)):
+                number = shard.first_line - 1 + line
+                yield number, record if isinstance(record, str) else [json_records.value(record, path) for path in paths]
+        return
+    part = source if shard.end < 0 else Source(source.name, lambda: shards.read(source, input_, shard))
+    moved = shard.first_line - input_.head_lines - 1 if shard.end >= 0 else 0
+    with files.open_table(part, hashlib.sha256(), written.encoding) as table:
+        for line, cells in table.rows(columns):
+            yield line + moved, cells
+
+
+def _batch(
+    lines: Sequence[int],
+    rows: Sequence[Sequence[Any] | str],
+    width: int,
+    own_width: int,
+    reader: HeadlineReader,
+    posted_at: float,
+) -> Batch:
+    headlines, problems = _headlines(rows, reader, posted_at)
+    nothing = [None] * width
+    own = zip(*(nothing if isinstance(cells, str) else cells for cells in rows), strict=True)
+    return Batch(lines, list(own)[:own_width], headlines, problems)
+
+
+def _headlines(
+    rows: Sequence[Sequence[Any] | str], reader: HeadlineReader, posted_at: float
+) -> tuple[list[Headline], list[str]]:
+    headlines: list[Headline] = []
+    problems: list[str] = []
+    for cells in rows:
+        try:
+            if isinstance(cells, str):
+                raise BadRowError(cells)
+            text = reader.text(cells)
+            if problem := text_problem(text, MAX_TEXT_BYTES):
+                raise BadRowError(f"headline {problem}")
+            time = reader.posted_at(cells) if shards.is_there(reader.time(cells)) else posted_at
+            outlet = reader.outlet(cells)
+            if not (text.isascii() and outlet.isascii()):
+                check_text(text, outlet)
+            headlines.append(Headline(text, time, outlet))
+            problems.append("")
+        except BadRowError as error:
+            problems.append(str(error))
+        except ZoneNeededError:
+            problems.append("posted_at is written otherwise than the file's first time")
+    return headlines, problems
+
+
+def _parquet(source: Source, input_: Input, shard: Shard, reader: HeadlineReader, posted_at: float) -> Iterator[Batch]:
+    try:
+        with source.open() as file:
+            opened = pq.ParquetFile(file)
+            line = shard.first_line
+            for record_batch in opened.iter_batches(BATCH, row_groups=range(shard.start, shard.end)):
+                cells = [_inside(record_batch, name) for name in input_.plan.columns]
+                rows = list(zip(*cells, strict=True))
+                headlines, problems = _headlines(rows, reader, posted_at)
+                yield Batch(range(line, line + len(rows)), record_batch, headlines, problems)
+                line += len(rows)
+    except (pa.ArrowException, ValueError, OverflowError) as error:
+        raise DataError(f"{source.name}: cannot be read as Parquet: {type(error).__name__}") from None
+    except OSError as error:
+        raise DataError(f"{source.name}: cannot be read: {error.strerror or 'the file is damaged'}") from None
+
+
+def _inside(batch: Any, name: str) -> list[Any]:  # noqa: ANN401
+    """The cells of a column, which may be inside of structs."""
+    if name in batch.schema.names:
+        return files.cells_of(batch.column(name))
+    place = json_records.path(name).parts
+    return [json_records.inside(cell, place[1:]) for cell in files.cells_of(batch.column(place[0]))]
+
+
+def _scored(version: Version, batch: Batch, columns: pa.Schema) -> pa.RecordBatch:
+    found = version.predict(batch.headlines)
+    main, aux = np.array(found.main_output, np.float32), np.array(found.aux_output, np.float32)
+    best = np.where(np.array(found.outlet_known, bool), main, aux)
+    scores = [
+        pa.array(main),
+        pa.array(aux),
+        pa.array(best),
+        pa.array(found.word_count, pa.int32()),
+        pa.array(found.unknown_word_count, pa.int32()),
+        pa.array(found.outlet_known, pa.bool_()),
+        pa.array(np.full(len(main), version.number, np.int64)),
+    ]
+    if len(main) < len(batch.problems):
+        good = np.array([not problem for problem in batch.problems])
+        places = pa.array(np.cumsum(good) - 1, mask=~good)
+        scores = [column.take(places) for column in scores]
+        problems = pa.array([problem or None for problem in batch.problems], pa.string())
+    else:
+        problems = pa.nulls(len(main), pa.string())
+    if isinstance(batch.own, pa.RecordBatch):
+        own = [batch.own.column(name) for name in columns.names[: -len(SCORES)]]
+    else:
+        own = list(map(_text, batch.own))
+    return pa.RecordBatch.from_arrays([*own, *scores, problems], schema=columns)
+
+
+def _text(cells: Sequence[Any]) -> pa.Array:
+    """Cells as text: JSON of what is no text. Bytes that were not UTF-8 become the character for lost ones."""
+    try:
+        return pa.array(cells, pa.string())
+    except (pa.ArrowInvalid, pa.ArrowTypeError, UnicodeEncodeError):
+        return pa.array(map(_as_text, cells), pa.string())
+
+
+def _as_text(cell: object) -> str | None:
+    if cell is None:
+        return None
+    text = cell if isinstance(cell, str) else json.dumps(cell, ensure_ascii=False, default=str)
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")

@@ -15,8 +15,8 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 EXTRAS = {
     "service": ["service"],
-    "training": ["service", "training"],
-    "dev": ["service", "training", "dev"],
+    "training": ["service", "score", "training"],
+    "dev": ["service", "score", "training", "dev"],
     "gpu": ["service", "gpu"],
 }
 INCLUDES = {"training": "service", "dev": "training", "gpu": "service"}

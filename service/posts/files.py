@@ -219,16 +219,12 @@ class Lines:
         self.number = 0  # of the line that was given last, from 1
 
     def __iter__(self) -> Iterator[str]:
-        return self
-
-    def __next__(self) -> str:
-        line = self._take_line() if self._pending else self._file.readline(LONGEST_LINE)
-        if not line:
-            raise StopIteration
-        self.number += 1
-        if len(line) >= LONGEST_LINE:
-            raise DataError(f"{self._name}:{self.number}: is longer than {LONGEST_LINE} characters; a line is to hold one post")
-        return line
+        longest = LONGEST_LINE
+        while line := self._take_line() if self._pending else self._file.readline(longest):
+            self.number += 1
+            if len(line) >= longest:
+                raise DataError(f"{self._name}:{self.number}: is longer than {longest} characters; a line is to hold one post")
+            yield line
 
     def _take_line(self) -> str:
         end = _LINE_END.search(self._pending)
@@ -251,7 +247,7 @@ class Lines:
 
 
 def _open_csv(lines: Lines) -> Opened:
-    first = next(lines, "")
+    first = next(iter(lines), "")
     used = told_delimiter(first)
     if not used:
         used = delimiter(first)
@@ -269,6 +265,7 @@ def _open_csv(lines: Lines) -> Opened:
 
     def read(columns: Sequence[str], _: Changed) -> Iterator[Row]:
         places = [header.index(column) for column in columns]
+        whole = places == [*range(len(header))]
         width = len(header)
         line = begin
         while True:
@@ -285,7 +282,7 @@ def _open_csv(lines: Lines) -> Opened:
             elif row is None:
                 return
             elif row:
-                yield first, [row[place] for place in places]
+                yield first, row if whole and len(row) == width else [row[place] for place in places]
 
     return f"CSV with {_DELIMITERS.get(used, repr(used))}", header, read
 

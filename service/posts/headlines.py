@@ -66,9 +66,14 @@ class HeadlineReader:
         """The account's name; a permalink to a post on X holds it. Empty if there is none. Raises BadRowError."""
         if self._outlet is None:
             return ""
-        found = name_of(cells[self._outlet], "outlet")
-        match = _PERMALINK.fullmatch(found.strip())
-        return found if match is None else "" if match[1] == "i" else match[1]  # x.com/i/web/status/... names nobody
+        return outlet_of(cells[self._outlet])
+
+
+def outlet_of(cell: object) -> str:
+    """The account's name that a cell holds. Raises BadRowError."""
+    found = name_of(cell, "outlet")
+    match = _PERMALINK.fullmatch(found.strip())
+    return found if match is None else "" if match[1] == "i" else match[1]  # x.com/i/web/status/... names nobody
 
 
 def check_text(*texts: str) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from headlines.commands import Command, CommandError, Flag, Given, UsageError, console, registry
+from headlines.commands import flags as command_flags
 from headlines.commands.flags import moment, one_of, path, text, whole, yes_or_no
 from service import errors
 from service.posts import flags
@@ -26,8 +27,9 @@ def _parse(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
 
 def _run(given: Given) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    for sentence in registry.unknown_variables(os.environ):
-        _log.warning("%s", sentence)
+    if command_flags.unknown(os.environ, SCORE.flags):  # another command's, or nobody's; to know it, all have to be imported
+        for sentence in registry.unknown_variables(os.environ):
+            _log.warning("%s", sentence)
     data = [*given.get("data", ()), *given.operands]
     if not data:
         raise UsageError("name a file of headlines, or - for standard input")
@@ -42,9 +44,8 @@ def _run(given: Given) -> int:
 
 
 def _list(given: Given, data: Sequence[str]) -> int:
-    for name in ("workers",):
-        if name in given:
-            raise UsageError(f"--{name} is for --out")
+    if "workers" in given:
+        raise UsageError("--workers is for --out")
     logging.getLogger().setLevel(logging.WARNING)
     from service.score import job, listing
 

@@ -23,7 +23,7 @@ from service.model.preprocessing import Headline, text_problem
 from service.model.version import Version
 from service.posts import files, json_records
 from service.posts.flags import Format
-from service.posts.headlines import BadRowError, HeadlineReader, check_text
+from service.posts.headlines import BadRowError, HeadlineReader, check_text, outlet_of
 from service.posts.sources import Source
 from service.posts.times import Times, ZoneNeededError
 from service.score import shards
@@ -104,7 +104,9 @@ def score(
     """
     summary = Summary()
     columns = schema(input_, source)
-    with pq.ParquetWriter(out, columns, compression="zstd") as writer:
+    # Dictionaries of what hardly repeats would cost as much as all else that is written.
+    repeated = [name for name in (input_.outlet, "outlet_known", "model_version", "problem") if name in columns.names]
+    with pq.ParquetWriter(out, columns, compression="zstd", compression_level=1, use_dictionary=repeated) as writer:
         for batch in batches(source, input_, shard, written, posted_at):
             writer.write_batch(_scored(version, batch, columns))
             summary.add(batch)
@@ -114,22 +116,21 @@ def score(
 
 def batches(source: Source, input_: Input, shard: Shard, written: Format, posted_at: float) -> Iterator[Batch]:
     """The rows of a shard, BATCH at a time. Raises DataError, naming the file, if it cannot be read."""
-    times = Times(written.time_zone, written.time_format, input_.spelling)
     if input_.kind == "parquet":
-        yield from _parquet(source, input_, shard, HeadlineReader(input_.plan, times), posted_at)
+        yield from _parquet(source, input_, shard, _Reader(input_, written, posted_at, input_.plan.columns))
         return
     read = list(dict.fromkeys([*input_.names, *input_.plan.columns]))
-    reader = HeadlineReader(input_.plan, times, read)
+    reader = _Reader(input_, written, posted_at, read)
     lines: list[int] = []
     rows: list[Sequence[Any] | str] = []
     for line, cells in _rows(source, input_, shard, written, read):
         lines.append(line)
         rows.append(cells)
         if len(rows) == BATCH:
-            yield _batch(lines, rows, len(read), len(input_.names), reader, posted_at)
+            yield _batch(lines, rows, len(read), len(input_.names), reader)
             lines, rows = [], []
     if rows:
-        yield _batch(lines, rows, len(read), len(input_.names), reader, posted_at)
+        yield _batch(lines, rows, len(read), len(input_.names), reader)
 
 
 def _rows(source: Source, input_: Input, shard: Shard, written: Format, columns: Sequence[str]) -> Iterator[files.Row]:
@@ -154,41 +155,91 @@ def _batch(
     rows: Sequence[Sequence[Any] | str],
     width: int,
     own_width: int,
-    reader: HeadlineReader,
-    posted_at: float,
+    reader: _Reader,
 ) -> Batch:
-    headlines, problems = _headlines(rows, reader, posted_at)
+    headlines, problems = reader.read(rows)
     nothing = [None] * width
     own = zip(*(nothing if isinstance(cells, str) else cells for cells in rows), strict=True)
     return Batch(lines, list(own)[:own_width], headlines, problems)
 
 
-def _headlines(
-    rows: Sequence[Sequence[Any] | str], reader: HeadlineReader, posted_at: float
-) -> tuple[list[Headline], list[str]]:
-    headlines: list[Headline] = []
-    problems: list[str] = []
-    for cells in rows:
+class _Reader:
+    """Rows to headlines, a batch at a time."""
+
+    def __init__(self, input_: Input, written: Format, posted_at: float, names: Sequence[str]) -> None:
+        self._times = Times(written.time_zone, written.time_format, input_.spelling)
+        self._reader = HeadlineReader(input_.plan, self._times, names)
+        self._posted_at = posted_at
+        self._plan = input_.plan
+        self._places = {name: i for i, name in enumerate(names)}
+
+    def read(self, rows: Sequence[Sequence[Any] | str]) -> tuple[list[Headline], list[str]]:
+        """The headlines of the rows without a problem, and each row's problem."""
+        headlines = self._read_alike(rows)
+        return self._read_each(rows) if headlines is None else (headlines, [""] * len(rows))
+
+    def _read_alike(self, rows: Sequence[Sequence[Any] | str]) -> list[Headline] | None:
+        """The headlines of rows that are written in the commonest way, in a third of the time; None if they are not."""
+        plan, places = self._plan, self._places
+        if len(plan.headline) != 1 or plan.html or len(plan.posted_at) > 1 or any(isinstance(cells, str) for cells in rows):
+            return None
+        place = places[plan.headline[0]]
+        texts = [cells[place] for cells in rows]
+        if not all(isinstance(text, str) and not text_problem(text, MAX_TEXT_BYTES) for text in texts):
+            return None
         try:
-            if isinstance(cells, str):
-                raise BadRowError(cells)
-            text = reader.text(cells)
-            if problem := text_problem(text, MAX_TEXT_BYTES):
-                raise BadRowError(f"headline {problem}")
-            time = reader.posted_at(cells) if shards.is_there(reader.time(cells)) else posted_at
-            outlet = reader.outlet(cells)
-            if not (text.isascii() and outlet.isascii()):
-                check_text(text, outlet)
-            headlines.append(Headline(text, time, outlet))
-            problems.append("")
-        except BadRowError as error:
-            problems.append(str(error))
-        except ZoneNeededError:
-            problems.append("posted_at is written otherwise than the file's first time")
-    return headlines, problems
+            "".join(texts).encode()
+        except UnicodeEncodeError:
+            return None
+        times: list[float] | None = [self._posted_at] * len(rows)
+        if plan.posted_at:
+            place = places[plan.posted_at[0]]
+            times = self._times.parse_all([cells[place] for cells in rows])
+        if times is None:
+            return None
+        outlets = [""] * len(rows)
+        if plan.outlet:
+            place = places[plan.outlet]
+            names = [cells[place] for cells in rows]
+            try:
+                read = {name: self._outlet(name) for name in set(names)}
+            except (BadRowError, TypeError):
+                return None
+            outlets = [read[name] for name in names]
+        return list(map(Headline._make, zip(texts, times, outlets, strict=True)))
+
+    def _outlet(self, cell: object) -> str:
+        found = outlet_of(cell)
+        check_text(found)
+        return found
+
+    def _read_each(self, rows: Sequence[Sequence[Any] | str]) -> tuple[list[Headline], list[str]]:
+        headlines: list[Headline] = []
+        problems: list[str] = []
+        for cells in rows:
+            try:
+                headlines.append(self._read_one(cells))
+                problems.append("")
+            except BadRowError as error:
+                problems.append(str(error))
+            except ZoneNeededError:
+                problems.append("posted_at is written otherwise than the file's first time")
+        return headlines, problems
+
+    def _read_one(self, cells: Sequence[Any] | str) -> Headline:
+        if isinstance(cells, str):
+            raise BadRowError(cells)
+        reader = self._reader
+        text = reader.text(cells)
+        if problem := text_problem(text, MAX_TEXT_BYTES):
+            raise BadRowError(f"headline {problem}")
+        time = reader.posted_at(cells) if shards.is_there(reader.time(cells)) else self._posted_at
+        outlet = reader.outlet(cells)
+        check_text(text, outlet)
+        return Headline(text, time, outlet)
 
 
-def _parquet(source: Source, input_: Input, shard: Shard, reader: HeadlineReader, posted_at: float) -> Iterator[Batch]:
+def _parquet(source: Source, input_: Input, shard: Shard, reader: _Reader) -> Iterator[Batch]:
     try:
         with source.open() as file:
             opened = pq.ParquetFile(file)
@@ -196,7 +247,7 @@ def _parquet(source: Source, input_: Input, shard: Shard, reader: HeadlineReader
             for record_batch in opened.iter_batches(BATCH, row_groups=range(shard.start, shard.end)):
                 cells = [_inside(record_batch, name) for name in input_.plan.columns]
                 rows = list(zip(*cells, strict=True))
-                headlines, problems = _headlines(rows, reader, posted_at)
+                headlines, problems = reader.read(rows)
                 yield Batch(range(line, line + len(rows)), record_batch, headlines, problems)
                 line += len(rows)
     except (pa.ArrowException, ValueError, OverflowError) as error:

@@ -201,31 +201,28 @@ class _Lines:
     """A text's lines as bytes, counted."""
 
     def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
+        self._read = file.readline
         self.offset = 0  # bytes, behind the last line
         self.number = 0
 
     def __iter__(self) -> Iterator[bytes]:
-        return self
-
-    def __next__(self) -> bytes:
-        line = self._file.readline(files.LONGEST_LINE)
-        if not line:
-            raise StopIteration
-        if b"\r" in line and line.count(b"\r") != line.count(b"\r\n"):
-            raise _CannotCutError  # a line end of old Macs, which ends a line also inside of this one
-        if len(line) >= files.LONGEST_LINE:
-            raise _CannotCutError  # reading it says what is wrong
-        self.offset += len(line)
-        self.number += 1
-        return line
+        longest = files.LONGEST_LINE
+        while line := self._read(longest):
+            if b"\r" in line and line.count(b"\r") != line.count(b"\r\n"):
+                raise _CannotCutError  # a line end of old Macs, which ends a line also inside of this one
+            if len(line) >= longest:
+                raise _CannotCutError  # reading it says what is wrong
+            self.offset += len(line)
+            self.number += 1
+            yield line
 
 
 def _cut_csv(file: IO[bytes], shard_bytes: int) -> tuple[int, int, list[Shard]]:
     """The header's bytes and lines, and the shards."""
     lines = _Lines(file)
     # Quotes, delimiters and line ends are ASCII, so that any encoding which keeps bytes apart finds the same records.
-    decoded = (line.decode("latin-1") for line in lines)
+    encoded = iter(lines)
+    decoded = (line.decode("latin-1") for line in encoded)
     first = next(decoded, "")
     told = files.told_delimiter(first.removeprefix("ï»¿"))
     delimiter = told or files.delimiter(first)
@@ -239,12 +236,14 @@ def _cut_csv(file: IO[bytes], shard_bytes: int) -> tuple[int, int, list[Shard]]:
         header.pop()
     head, head_lines, row = lines.offset, lines.number, 0
     shards, begin = [], (0, head, head_lines + 1)
-    for line in lines:
+    again: list[str] = []  # the line that the reader takes next, before those that follow
+    reader = csv.reader(_fed(again, decoded), delimiter=delimiter, strict=True)
+    for line in encoded:
         before = lines.number
         if b'"' not in line:
             rows = int(line not in (b"\n", b"\r\n"))
         else:
-            reader = csv.reader(chain([line.decode("latin-1")], decoded), delimiter=delimiter, strict=True)
+            again.append(line.decode("latin-1"))
             try:
                 record = next(reader)
                 good = len(record) == len(header) or not files.width_problem(record, len(header))
@@ -258,6 +257,11 @@ def _cut_csv(file: IO[bytes], shard_bytes: int) -> tuple[int, int, list[Shard]]:
     if lines.offset > begin[1] or not shards:
         shards.append(Shard(begin[0], begin[1], lines.offset, begin[2]))
     return head, head_lines, shards
+
+
+def _fed(again: list[str], lines: Iterator[str]) -> Iterator[str]:
+    while line := again.pop() if again else next(lines, ""):
+        yield line
 
 
 def _cut_lines(file: IO[bytes], shard_bytes: int) -> list[Shard]:

@@ -16,6 +16,8 @@ from training.commands import COMMANDS as COMMANDS_OF_TRAINING
 
 README = (ROOT / "README.md").read_text("utf-8")
 YOUR_POSTS = (ROOT / "docs" / "your-posts.md").read_text("utf-8")
+SCORING = (ROOT / "docs" / "scoring.md").read_text("utf-8")
+PAGES = README + YOUR_POSTS + SCORING
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 STARTS = ("make", "pip", "docker", "grpcurl", "headlines", "python", ".venv/bin/")
 
@@ -24,11 +26,11 @@ FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 def blocks(language):
-    return [text for name, text in FENCED.findall(README + YOUR_POSTS) if name == language]
+    return [text for name, text in FENCED.findall(PAGES) if name == language]
 
 
 def commands():
-    text = FENCED.sub("", README + YOUR_POSTS)
+    text = FENCED.sub("", PAGES)
     lines = [line for block in blocks("") for line in block.replace("\\\n", " ").splitlines()]
     for line in [*lines, *re.findall(r"`([^`]+)`", text)]:
         words = shlex.split(line, comments=True) if line.startswith(STARTS) else []

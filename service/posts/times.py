@@ -12,9 +12,7 @@ from __future__ import annotations
 
 import re
 import zoneinfo
-from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta, timezone, tzinfo
-from operator import attrgetter
 from typing import NamedTuple
 
 from service.errors import UsageError
@@ -54,7 +52,6 @@ _NUMERIC_DATE = re.compile(r"[0-9]{1,2}[-/.][0-9]{1,2}[-/.][0-9]{2,4}\b.*")
 _YEARS = re.compile(r"(?<!%)(?:%%)*%[YyGcx]")  # directives of strptime that hold a year
 _NO_DAY = "must hold a year, a month and a day, such as '%d/%m/%Y %H:%M'"
 _HOURS = re.compile(r"(?<!%)(?:%%)*%[-]?[HIcXTR]")  # directives of strptime that hold an hour
-_HAS_ZONE = attrgetter("tzinfo")
 _MANY_MIDNIGHTS = 20  # a day has 1,440 minutes, so that so many are no chance
 _OUTSIDE = "posted_at is outside the years 1 to 9999"
 
@@ -138,19 +135,6 @@ class Times:
         elif spelling != self.spelling:
             raise BadTimeError(f"posted_at is written otherwise than the file's first time ({self.spelling})")
         return seconds
-
-    def parse_all(self, cells: Sequence[object]) -> list[float] | None:
-        """What `parse` answers for each cell; None if they are not all written in the commonest way, and none is empty."""
-        if self.spelling != ZONED or self._format:
-            return None
-        try:
-            read = [datetime.fromisoformat(cell) for cell in cells]  # type: ignore[arg-type]
-        except (ValueError, TypeError):
-            return None
-        if not all(map(_HAS_ZONE, read)):
-            return None
-        seconds = [moment.timestamp() for moment in read]
-        return seconds if all(map(is_time, (min(seconds), max(seconds)))) else None
 
     @property
     def zone(self) -> tzinfo | None:

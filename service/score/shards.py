@@ -42,6 +42,7 @@ SCORES = (
 _log = logging.getLogger(__name__)
 
 _SAMPLED = 1000  # rows that show how the file writes its times
+_LONGEST_PLAIN = 1 << 16  # bytes of a line
 _BUFFER = 1 << 20
 
 
@@ -52,6 +53,8 @@ class Shard(msgspec.Struct, frozen=True):
     start: int  # bytes; of Parquet, the row group
     end: int  # bytes, exclusive; of Parquet, the next row group; -1: the whole input
     first_line: int  # as messages count: from 1, the header included
+    # Of CSV: every row has the header's columns and is quoted by the book, so that any reader finds the same cells.
+    is_plain: bool = False
 
 
 class Input(msgspec.Struct, frozen=True):
@@ -69,6 +72,7 @@ class Input(msgspec.Struct, frozen=True):
     outlet: str | None
     html: bool
     spelling: str  # of its times
+    delimiter: str  # of plain CSV
     head: int  # bytes of the header, which each shard is read behind
     head_lines: int
     shards: list[Shard]
@@ -103,7 +107,7 @@ def cut(source: Source, written: Format, shard_bytes: int = SHARD_BYTES) -> Inpu
     kind = {"Parquet": "parquet", "JSON Lines": "lines"}.get(form, "csv" if re.fullmatch("CSV with [^,]+", form) else "whole")
     if kind != "parquet" and source.constants:
         kind = "whole"
-    head = head_lines = 0
+    delimiter, head, head_lines = "", 0, 0
     if kind == "parquet":
         digest, shards = _row_groups(source)
     else:
@@ -112,7 +116,7 @@ def cut(source: Source, written: Format, shard_bytes: int = SHARD_BYTES) -> Inpu
             data = io.BufferedReader(cast("io.RawIOBase", files.Hashing(file, digest_)), _BUFFER)
             try:
                 if kind == "csv":
-                    head, head_lines, shards = _cut_csv(data, shard_bytes)
+                    delimiter, head, head_lines, shards = _cut_csv(data, shard_bytes, len(names))
                 elif kind == "lines":
                     shards = _cut_lines(data, shard_bytes)
             except _CannotCutError:
@@ -135,16 +139,16 @@ def cut(source: Source, written: Format, shard_bytes: int = SHARD_BYTES) -> Inpu
         plan.outlet,
         plan.html,
         spelling,
+        delimiter,
         head,
         head_lines,
         shards,
     )
 
 
-def read(source: Source, input_: Input, shard: Shard) -> IO[bytes]:
-    """Open a shard of text: its header, then its bytes."""
-    file = source.open()
-    return cast("IO[bytes]", _Slice(file, input_.head, max(shard.start, input_.head), shard.end))
+def read(source: Source, head: int, shard: Shard) -> IO[bytes]:
+    """Open a shard of text behind the first `head` bytes of its input."""
+    return cast("IO[bytes]", _Slice(source.open(), head, shard.start, shard.end))
 
 
 class _CannotCutError(Exception):
@@ -198,31 +202,39 @@ def _row_groups(source: Source) -> tuple[str, list[Shard]]:
 
 
 class _Lines:
-    """A text's lines as bytes, counted."""
+    """A text's lines as bytes, without their newlines, counted."""
 
     def __init__(self, file: IO[bytes]) -> None:
-        self._read = file.readline
+        self._read = file.read
         self.offset = 0  # bytes, behind the last line
         self.number = 0
 
     def __iter__(self) -> Iterator[bytes]:
-        longest = files.LONGEST_LINE
-        while line := self._read(longest):
-            if b"\r" in line and line.count(b"\r") != line.count(b"\r\n"):
-                raise _CannotCutError  # a line end of old Macs, which ends a line also inside of this one
-            if len(line) >= longest:
+        rest = b""
+        while chunk := self._read(_BUFFER):
+            *lines, rest = (rest + chunk).split(b"\n")
+            if len(rest) >= files.LONGEST_LINE:
                 raise _CannotCutError  # reading it says what is wrong
-            self.offset += len(line)
+            for line in lines:
+                if b"\r" in line and line.find(b"\r") != len(line) - 1:
+                    raise _CannotCutError  # a line end of old Macs, which ends a line also inside of this one
+                self.offset += len(line) + 1
+                self.number += 1
+                yield line
+        if rest:
+            if b"\r" in rest:
+                raise _CannotCutError
+            self.offset += len(rest)
             self.number += 1
-            yield line
+            yield rest
 
 
-def _cut_csv(file: IO[bytes], shard_bytes: int) -> tuple[int, int, list[Shard]]:
-    """The header's bytes and lines, and the shards."""
+def _cut_csv(file: IO[bytes], shard_bytes: int, names: int) -> tuple[str, int, int, list[Shard]]:
+    """The delimiter, the header's bytes and lines, and the shards. `names` is how many columns are read."""
     lines = _Lines(file)
     # Quotes, delimiters and line ends are ASCII, so that any encoding which keeps bytes apart finds the same records.
     encoded = iter(lines)
-    decoded = (line.decode("latin-1") for line in encoded)
+    decoded = (line.decode("latin-1") + "\n" for line in encoded)
     first = next(decoded, "")
     told = files.told_delimiter(first.removeprefix("ï»¿"))
     delimiter = told or files.delimiter(first)
@@ -236,27 +248,33 @@ def _cut_csv(file: IO[bytes], shard_bytes: int) -> tuple[int, int, list[Shard]]:
         header.pop()
     head, head_lines, row = lines.offset, lines.number, 0
     shards, begin = [], (0, head, head_lines + 1)
+    separators, separator = len(header) - 1, delimiter.encode()
+    is_plain = all_plain = len(header) == names
     again: list[str] = []  # the line that the reader takes next, before those that follow
     reader = csv.reader(_fed(again, decoded), delimiter=delimiter, strict=True)
     for line in encoded:
         before = lines.number
         if b'"' not in line:
-            rows = int(line not in (b"\n", b"\r\n"))
+            rows = int(line not in (b"", b"\r"))
+            if line.count(separator) != separators or not rows or len(line) >= _LONGEST_PLAIN:
+                is_plain = False
         else:
-            again.append(line.decode("latin-1"))
+            again.append(line.decode("latin-1") + "\n")
             try:
                 record = next(reader)
-                good = len(record) == len(header) or not files.width_problem(record, len(header))
+                same = len(record) == len(header)
+                good = same or not files.width_problem(record, len(header))
             except csv.Error:
-                good = False
+                same = good = False
+            is_plain = is_plain and same
             rows = 1 if good else lines.number - before + 1
         row += rows
         if lines.offset - begin[1] >= shard_bytes:
-            shards.append(Shard(begin[0], begin[1], lines.offset, begin[2]))
-            begin = (row, lines.offset, lines.number + 1)
+            shards.append(Shard(*begin[:2], lines.offset, begin[2], is_plain))
+            begin, is_plain = (row, lines.offset, lines.number + 1), all_plain
     if lines.offset > begin[1] or not shards:
-        shards.append(Shard(begin[0], begin[1], lines.offset, begin[2]))
-    return head, head_lines, shards
+        shards.append(Shard(*begin[:2], lines.offset, begin[2], is_plain))
+    return delimiter, head, head_lines, shards
 
 
 def _fed(again: list[str], lines: Iterator[str]) -> Iterator[str]:

@@ -40,12 +40,14 @@ def _run(given: Given) -> int:
     except errors.HeadlinesError as error:
         raise CommandError(str(error)) from error
     except ModuleNotFoundError as error:
-        raise UsageError(registry.not_installed(str(error.name), "score")) from error
+        extra = "ray" if error.name == "ray" else "score"
+        raise UsageError(registry.not_installed(str(error.name), extra)) from error
 
 
 def _list(given: Given, data: Sequence[str]) -> int:
-    if "workers" in given:
-        raise UsageError("--workers is for --out")
+    for name in ("workers", "on"):
+        if name in given:
+            raise UsageError(f"--{name} is for --out")
     logging.getLogger().setLevel(logging.WARNING)
     from service.score import job, listing
 
@@ -80,6 +82,7 @@ def _score(given: Given, data: Sequence[str]) -> int:
         posted_at=given["posted_at"].timestamp() if "posted_at" in given else None,
         written=Format(**flags.given_format(given)),
         workers=given.get("workers", 1),
+        on=given.get("on", ""),
     )
     with _progress() as progress:
         done = job.run(options, progress)
@@ -131,7 +134,14 @@ SCORE = Command(
         ),
         Flag(name="version", parse=whole(1), help="the version", default="the highest", metavar="N"),
         Flag(name="engine", parse=one_of("auto", "litert", "tensorflow"), help="what runs the model", default="auto"),
-        Flag(name="workers", parse=whole(1, 1024), help="processes that score", default=1, metavar="N"),
+        Flag(name="workers", parse=whole(1, 1024), help="processes that score, or actors of Ray", default=1, metavar="N"),
+        Flag(
+            name="on",
+            parse=one_of("ray"),
+            help="score on the Ray cluster of RAY_ADDRESS, whose nodes have the same paths (the extra ray)",
+            default="this machine",
+            metavar="ray",
+        ),
         Flag(
             name="posted_at",
             parse=moment,

@@ -27,6 +27,7 @@ from functools import partial
 from multiprocessing import connection, get_context, parent_process
 from pathlib import Path
 from typing import IO, Any
+from uuid import uuid4
 
 import msgspec
 import pyarrow.parquet as pq
@@ -66,7 +67,8 @@ class Options:
     engine: str = "auto"
     posted_at: float | None = None  # seconds since 1970-01-01 UTC, for rows without a time; None: the job's start
     written: Format = field(default_factory=Format)
-    workers: int = 1
+    workers: int = 1  # processes, or actors of Ray
+    on: str = ""  # ray: a cluster's nodes; empty: this machine
     shard_bytes: int = shards.SHARD_BYTES
 
 
@@ -93,7 +95,9 @@ class Done:
 
 
 @dataclass(frozen=True)
-class _Task:
+class Task:
+    """A shard to score."""
+
     source: Source
     input: Input
     shard: Shard
@@ -127,7 +131,7 @@ def run(options: Options, progress: Callable[[int, int], None] = lambda done, of
         version, engine = load(options.models, options.version or _begun_version(options.out), options.engine)
         manifest, found = _begin(options, version, engine)
         tasks = [
-            _Task(found[input_.name], input_, shard, _part(input_, shard))
+            Task(found[input_.name], input_, shard, _part(input_, shard))
             for input_ in manifest.inputs
             for shard in input_.shards
         ]
@@ -137,8 +141,16 @@ def run(options: Options, progress: Callable[[int, int], None] = lambda done, of
             _log.info("%d of %d shards are there already", len(tasks) - len(left), len(tasks))
         failed = []
         progress(len(tasks) - len(left), len(tasks))
-        work = _Work(options, manifest)
-        for i, problem in enumerate(work.run(left, version), len(tasks) - len(left) + 1):
+        worker = Worker(
+            options.models.absolute(),
+            manifest.version,
+            manifest.digest,
+            manifest.engine,
+            options.out.absolute(),
+            options.written,
+            manifest.posted_at,
+        )
+        for i, problem in enumerate(_run_tasks(left, worker, version, options), len(tasks) - len(left) + 1):
             if problem:
                 failed.append(problem)
                 _log.error("%s", problem)
@@ -252,7 +264,7 @@ def _part(input_: Input, shard: Shard) -> str:
 
 
 def _write(out: Path, name: str, data: bytes) -> None:
-    temporary = out / f"{_TEMPORARY}{os.getpid()}-{name}"
+    temporary = out / f"{_TEMPORARY}{uuid4().hex}-{name}"
     with _create(temporary) as file:
         file.write(data)
         file.flush()
@@ -264,48 +276,53 @@ def _create(path: Path) -> IO[bytes]:
     return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb")
 
 
-class _Work:
-    """The shards, by this process or by some that it starts."""
+@dataclass(frozen=True)
+class Worker:
+    """What a process needs to score shards of a job."""
 
-    def __init__(self, options: Options, manifest: _Manifest) -> None:
-        self._options = options
-        self._manifest = manifest
+    models: Path
+    version: int
+    digest: str  # of the version
+    engine: str
+    out: Path
+    written: Format
+    posted_at: float
 
-    def run(self, tasks: Sequence[_Task], version: Version) -> Iterator[str]:
-        """For each shard, as it is done, why it cannot be read; empty if it was. Raises OutputError and DataError."""
-        options, manifest = self._options, self._manifest
-        if options.workers == 1 or len(tasks) < 2 or any(task.source.state()[0] < 0 for task in tasks):
-            yield from map(partial(_score, version, options.out, options.written, manifest.posted_at), tasks)
-            return
-        pool = ProcessPoolExecutor(
-            min(options.workers, len(tasks)),
-            get_context("spawn"),
-            _start_worker,
-            (
-                options.models,
-                manifest.version,
-                manifest.digest,
-                manifest.engine,
-                options.out,
-                options.written,
-                manifest.posted_at,
-            ),
-        )
-        try:
-            for future in as_completed([pool.submit(_score_here, task) for task in tasks]):
-                yield future.result()
-        except BrokenProcessPool:
-            raise OutputError(
-                "a worker process ended; was it killed, or was there too little memory? Start the job again to go on"
-            ) from None
-        finally:
-            pool.shutdown(cancel_futures=True)
+    def start(self, version: Version | None = None) -> Callable[[Task], str]:
+        """What scores a shard, and returns why it cannot be read, or nothing. Without `version`, it is loaded."""
+        if version is None:
+            version, _ = load(self.models, self.version, self.engine)
+            if version.digest != self.digest:
+                raise VersionError(f"version {self.version}: is another one than when the job began")
+        return partial(_score, version, self.out, self.written, self.posted_at)
 
 
-_here: Callable[[_Task], str]  # in a worker
+def _run_tasks(tasks: Sequence[Task], worker: Worker, version: Version, options: Options) -> Iterator[str]:
+    """For each shard, as it is done, why it cannot be read; empty if it was. Raises OutputError and DataError."""
+    if options.on == "ray" and tasks:
+        from service.score import on_ray
+
+        yield from on_ray.run(tasks, worker, options.workers)
+        return
+    if options.workers == 1 or len(tasks) < 2 or any(task.input.size < 0 for task in tasks):
+        yield from map(worker.start(version), tasks)
+        return
+    pool = ProcessPoolExecutor(min(options.workers, len(tasks)), get_context("spawn"), _start_worker, (worker,))
+    try:
+        for future in as_completed([pool.submit(_score_here, task) for task in tasks]):
+            yield future.result()
+    except BrokenProcessPool:
+        raise OutputError(
+            "a worker process ended; was it killed, or was there too little memory? Start the job again to go on"
+        ) from None
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
-def _start_worker(models: Path, number: int, digest: str, engine: str, out: Path, written: Format, posted_at: float) -> None:
+_here: Callable[[Task], str]  # in a worker
+
+
+def _start_worker(worker: Worker) -> None:
     global _here
     parent = parent_process()
     assert parent  # it was spawned
@@ -315,20 +332,17 @@ def _start_worker(models: Path, number: int, digest: str, engine: str, out: Path
         os._exit(1)
 
     threading.Thread(target=end_with_parent, daemon=True).start()
-    version, _ = load(models, number, engine)
-    if version.digest != digest:
-        raise VersionError(f"version {number}: is another one than when the job began")
-    _here = partial(_score, version, out, written, posted_at)
+    _here = worker.start()
 
 
-def _score_here(task: _Task) -> str:
+def _score_here(task: Task) -> str:
     return _here(task)
 
 
-def _score(version: Version, out: Path, written: Format, posted_at: float, task: _Task) -> str:
+def _score(version: Version, out: Path, written: Format, posted_at: float, task: Task) -> str:
     """Score a shard; returns why it cannot be read, or nothing. Raises OutputError, and DataError if the input has changed."""
     _check_unchanged(task.source, task.input)
-    temporary = out / f"{_TEMPORARY}{os.getpid()}-{task.name}"
+    temporary = out / f"{_TEMPORARY}{uuid4().hex}-{task.name}"
     try:
         with _create(temporary) as file:
             try:
@@ -349,7 +363,7 @@ def _score(version: Version, out: Path, written: Format, posted_at: float, task:
     return ""
 
 
-def _summary(out: Path, tasks: Sequence[_Task], failed: Sequence[str], version: int) -> Done:
+def _summary(out: Path, tasks: Sequence[Task], failed: Sequence[str], version: int) -> Done:
     rows, problems, first = 0, Counter[str](), dict[str, str]()
     for task in tasks:
         path = out / task.name

@@ -258,6 +258,10 @@ def _cut_csv(file: IO[bytes], shard_bytes: int, names: int) -> tuple[str, int, i
             rows = int(line not in (b"", b"\r"))
             if line.count(separator) != separators or not rows or len(line) >= _LONGEST_PLAIN:
                 is_plain = False
+        elif (after := _after_quoted(line, separator)) is not None:
+            rows = 1
+            if after.count(separator) != separators or len(line) >= _LONGEST_PLAIN:
+                is_plain = False
         else:
             again.append(line.decode("latin-1") + "\n")
             try:
@@ -275,6 +279,14 @@ def _cut_csv(file: IO[bytes], shard_bytes: int, names: int) -> tuple[str, int, i
     if lines.offset > begin[1] or not shards:
         shards.append(Shard(*begin[:2], lines.offset, begin[2], is_plain))
     return delimiter, head, head_lines, shards
+
+
+def _after_quoted(line: bytes, separator: bytes) -> bytes | None:
+    """What follows the first column of a line in which only that is quoted, as most headlines with commas are; else None."""
+    if line[:1] != b'"' or line.count(b'"') != 2:
+        return None
+    after = line[line.find(b'"', 1) + 1 :]
+    return after if after.startswith(separator) or after in (b"", b"\r") else None
 
 
 def _fed(again: list[str], lines: Iterator[str]) -> Iterator[str]:

@@ -16,7 +16,12 @@ from harness.process import ROOT, environment
 ROOT_PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 CLIENT_PROJECT = tomllib.loads((ROOT / "protos" / "pyproject.toml").read_text())["project"]
 OURS = {"headline-popularity", "headline-popularity-client"}
-EXTRAS = {"service": ["service"], "training": ["service", "training"], "dev": ["service", "training", "dev"], "gpu": ["gpu"]}
+EXTRAS = {
+    "service": ["service"],
+    "training": ["service", "score", "training"],
+    "dev": ["service", "score", "training", "dev"],
+    "gpu": ["gpu"],
+}
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +128,7 @@ def index(tmp_path_factory):
     wanted = [Requirement(line) for lines in ROOT_PROJECT["optional-dependencies"].values() for line in lines]
     wanted += map(Requirement, CLIENT_PROJECT["dependencies"])
     pins = pinned("dev") | pinned("gpu")
-    for name in {requirement.name for requirement in wanted} - OURS - {"atheris"}:
+    for name in {requirement.name for requirement in wanted} - OURS - {"atheris", "ray"}:
         decoy(index, name, pins[re.sub(r"[-_.]+", "-", name).lower()])
     return index
 

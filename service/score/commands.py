@@ -31,7 +31,7 @@ def _run(given: Given) -> int:
         for sentence in registry.unknown_variables(os.environ):
             _log.warning("%s", sentence)
     data = [*given.get("data", ()), *given.operands]
-    if not data:
+    if not all(data) or not data:
         raise UsageError("name a file of headlines, or - for standard input")
     try:
         return _score(given, data) if "out" in given else _list(given, data)
@@ -54,11 +54,11 @@ def _list(given: Given, data: Sequence[str]) -> int:
     output = console.Output()
     version, _ = job.load(given["models"], given.get("version"), given.get("engine", "auto"))
     posted_at = given["posted_at"].timestamp() if "posted_at" in given else time.time()
-    rows = listing.read(version, data, Format(**flags.given_format(given)), posted_at)
+    columns, rows = listing.read(version, data, Format(**flags.given_format(given)), posted_at)
     if given.get("json"):
         lines = listing.lines_of_json(rows, version.number)
     elif output.width is None:
-        lines = listing.lines_of_csv(rows, version.number)
+        lines = listing.lines_of_csv(columns, rows, version.number)
     else:
         lines = listing.table(rows, version, output.width)
     for line in lines:

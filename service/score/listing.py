@@ -36,11 +36,16 @@ class Row(NamedTuple):
         return -1.0 if found is None else found.main_output if found.outlet_known else found.aux_output
 
 
-def read(version: Version, data: Sequence[str], written: Format, posted_at: float) -> list[Row]:
-    """Score the rows of these files: best first, those of a group together. Raises DataError and UsageError."""
+def read(version: Version, data: Sequence[str], written: Format, posted_at: float) -> tuple[list[str], list[Row]]:
+    """The columns of these files, and their rows with scores: best first, those of a group together.
+
+    Raises DataError and UsageError.
+    """
     rows: list[Row] = []
+    names: dict[str, None] = {}
     for source in sources.expand(data):
         input_ = shards.cut(source, written)
+        names |= dict.fromkeys(input_.names)
         for shard in input_.shards:
             for batch in scorer.batches(source, input_, shard, written, posted_at):
                 if len(rows) + len(batch.problems) > MOST:
@@ -49,7 +54,7 @@ def read(version: Version, data: Sequence[str], written: Format, posted_at: floa
     order: dict[str, int] = {}
     for row in rows:
         order.setdefault(row.group, len(order))
-    return sorted(rows, key=lambda row: (order[row.group], -row.best))
+    return list(names), sorted(rows, key=lambda row: (order[row.group], -row.best))
 
 
 def _rows(version: Version, batch: scorer.Batch, names: Sequence[str]) -> Iterator[Row]:
@@ -70,9 +75,9 @@ def _scores(row: Row, version: int) -> dict[str, Any]:
     return {**found._asdict(), "best": row.best, "model_version": version, "problem": None}
 
 
-def lines_of_csv(rows: Sequence[Row], version: int) -> Iterator[str]:
+def lines_of_csv(columns: Sequence[str], rows: Sequence[Row], version: int) -> Iterator[str]:
     """A header and a line for each row, without line ends."""
-    names = [*dict.fromkeys(name for row in rows for name in row.cells), *shards.SCORES]
+    names = [*columns, *shards.SCORES]
     yield _csv_line(names)
     for row in rows:
         cells = {**row.cells, **_scores(row, version)}

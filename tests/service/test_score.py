@@ -312,6 +312,8 @@ def test_a_list_is_best_first_within_its_groups(models, tmp_path):
     as_json = [json.loads(line) for line in score(models, path, "--json").stdout.splitlines()]
     assert [row["Headline"] for row in as_json] == [row["Headline"] for row in rows]
     assert as_json[0]["best"] == pytest.approx(best[0], abs=1e-6)
+    nothing = score(models, "-", input="id,headline\n")
+    assert (nothing.returncode, nothing.stdout.split(",")[:3]) == (0, ["id", "headline", "main_output"])
     piped = score(models, "-", input="headline\nnew park\n")
     assert piped.returncode == 0
     assert len(piped.stdout.splitlines()) == 2
@@ -321,6 +323,7 @@ def test_a_list_is_best_first_within_its_groups(models, tmp_path):
     ("arguments", "said"),
     [
         ([], "name a file of headlines"),
+        ([""], "name a file of headlines"),
         (["nowhere.csv"], "nowhere.csv: cannot be read"),
         (["--data", "x.csv", "--workers", "2"], "--workers is for --out"),
         (["--out", "o", "--json", "x.csv"], "--json is for a list"),

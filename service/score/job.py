@@ -129,38 +129,39 @@ def run(options: Options, progress: Callable[[int, int], None] = lambda done, of
     """
     with _directory(options.out):
         version, engine = load(options.models, options.version or _begun_version(options.out), options.engine)
-        manifest, found = _begin(options, version, engine)
-        tasks = [
-            Task(found[input_.name], input_, shard, _part(input_, shard))
-            for input_ in manifest.inputs
-            for shard in input_.shards
-        ]
-        names = {path.name for path in options.out.iterdir()}
-        left = [task for task in tasks if task.name not in names]
-        if len(left) < len(tasks):
-            _log.info("%d of %d shards are there already", len(tasks) - len(left), len(tasks))
-        failed = []
-        progress(len(tasks) - len(left), len(tasks))
-        worker = Worker(
-            options.models.absolute(),
-            manifest.version,
-            manifest.digest,
-            manifest.engine,
-            options.out.absolute(),
-            options.written,
-            manifest.posted_at,
-        )
-        for i, problem in enumerate(_run_tasks(left, worker, version, options), len(tasks) - len(left) + 1):
-            if problem:
-                failed.append(problem)
-                _log.error("%s", problem)
-            progress(i, len(tasks))
-        for input_ in manifest.inputs:
-            _check_unchanged(found[input_.name], input_)
-        done = _summary(options.out, tasks, failed, manifest.version)
-        if not failed:
-            _write(options.out, SUCCESS, b"")
-        return done
+        with _processes(options, version, engine) as pool:
+            manifest, found = _begin(options, version, engine)
+            tasks = [
+                Task(found[input_.name], input_, shard, _part(input_, shard))
+                for input_ in manifest.inputs
+                for shard in input_.shards
+            ]
+            names = {path.name for path in options.out.iterdir()}
+            left = [task for task in tasks if task.name not in names]
+            if len(left) < len(tasks):
+                _log.info("%d of %d shards are there already", len(tasks) - len(left), len(tasks))
+            failed = []
+            progress(len(tasks) - len(left), len(tasks))
+            worker = Worker(
+                options.models.absolute(),
+                manifest.version,
+                manifest.digest,
+                manifest.engine,
+                options.out.absolute(),
+                options.written,
+                manifest.posted_at,
+            )
+            for i, problem in enumerate(_run_tasks(left, worker, version, options, pool), len(tasks) - len(left) + 1):
+                if problem:
+                    failed.append(problem)
+                    _log.error("%s", problem)
+                progress(i, len(tasks))
+            for input_ in manifest.inputs:
+                _check_unchanged(found[input_.name], input_)
+            done = _summary(options.out, tasks, failed, manifest.version)
+            if not failed:
+                _write(options.out, SUCCESS, b"")
+            return done
 
 
 @contextmanager
@@ -291,38 +292,57 @@ class Worker:
     def start(self, version: Version | None = None) -> Callable[[Task], str]:
         """What scores a shard, and returns why it cannot be read, or nothing. Without `version`, it is loaded."""
         if version is None:
-            version, _ = load(self.models, self.version, self.engine)
-            if version.digest != self.digest:
-                raise VersionError(f"version {self.version}: is another one than when the job began")
+            version = _load_again(self.models, self.version, self.digest, self.engine)
         return partial(_score, version, self.out, self.written, self.posted_at)
 
 
-def _run_tasks(tasks: Sequence[Task], worker: Worker, version: Version, options: Options) -> Iterator[str]:
+def _load_again(models: Path, number: int, digest: str, engine: str) -> Version:
+    version, _ = load(models, number, engine)
+    if version.digest != digest:
+        raise VersionError(f"version {number}: is another one than when the job began")
+    return version
+
+
+def _run_tasks(
+    tasks: Sequence[Task], worker: Worker, version: Version, options: Options, pool: ProcessPoolExecutor | None
+) -> Iterator[str]:
     """For each shard, as it is done, why it cannot be read; empty if it was. Raises OutputError and DataError."""
     if options.on == "ray" and tasks:
         from service.score import on_ray
 
         yield from on_ray.run(tasks, worker, options.workers)
-        return
-    if options.workers == 1 or len(tasks) < 2 or any(task.input.size < 0 for task in tasks):
+    elif pool is None or len(tasks) < 2 or any(task.input.size < 0 for task in tasks):
         yield from map(worker.start(version), tasks)
+    else:
+        try:
+            for future in as_completed([pool.submit(_score_here, worker, task) for task in tasks]):
+                yield future.result()
+        except BrokenProcessPool:
+            raise OutputError(
+                "a worker process ended; was it killed, or was there too little memory? Start the job again to go on"
+            ) from None
+
+
+@contextmanager
+def _processes(options: Options, version: Version, engine: str) -> Iterator[ProcessPoolExecutor | None]:
+    """The processes of --workers, which load the version while this one looks at the inputs."""
+    if options.workers == 1 or options.on:
+        yield None
         return
-    pool = ProcessPoolExecutor(min(options.workers, len(tasks)), get_context("spawn"), _start_worker, (worker,))
+    arguments = options.models.absolute(), version.number, version.digest, engine
+    pool = ProcessPoolExecutor(options.workers, get_context("spawn"), _start_worker, arguments)
     try:
-        for future in as_completed([pool.submit(_score_here, task) for task in tasks]):
-            yield future.result()
-    except BrokenProcessPool:
-        raise OutputError(
-            "a worker process ended; was it killed, or was there too little memory? Start the job again to go on"
-        ) from None
+        for _ in range(options.workers):
+            pool.submit(int)  # a process starts when there is something to do
+        yield pool
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-_here: Callable[[Task], str]  # in a worker
+_here: Version  # in a worker
 
 
-def _start_worker(worker: Worker) -> None:
+def _start_worker(models: Path, number: int, digest: str, engine: str) -> None:
     global _here
     parent = parent_process()
     assert parent  # it was spawned
@@ -332,11 +352,11 @@ def _start_worker(worker: Worker) -> None:
         os._exit(1)
 
     threading.Thread(target=end_with_parent, daemon=True).start()
-    _here = worker.start()
+    _here = _load_again(models, number, digest, engine)
 
 
-def _score_here(task: Task) -> str:
-    return _here(task)
+def _score_here(worker: Worker, task: Task) -> str:
+    return worker.start(_here)(task)
 
 
 def _score(version: Version, out: Path, written: Format, posted_at: float, task: Task) -> str:

@@ -106,7 +106,10 @@ class Task:
 
 def load(models: Path, number: int | None, engine: str) -> tuple[Version, str]:
     """A version and the engine's name. Raises VersionError, naming it, and UsageError if there is none."""
-    numbers = artifact.versions(models)
+    try:
+        numbers = artifact.versions(models)
+    except OSError as error:
+        raise UsageError(f"--models: {models} cannot be read: {error.strerror}") from None
     if number is None:
         number = next((it for it in numbers if not (models / f"{it}.withdrawn").exists()), None)
     if number is None or number not in numbers:
@@ -171,18 +174,22 @@ def _directory(out: Path) -> Iterator[None]:
 
     try:
         out.mkdir(parents=True, exist_ok=True)
-        with (out / _LOCK).open("wb") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UsageError(f"--out: another job is writing to {out}") from None
-            for path in out.glob(f"{_TEMPORARY}*"):
-                path.unlink()  # of a job that was killed
-            yield
+        lock = (out / _LOCK).open("wb")
     except (FileExistsError, NotADirectoryError):
         raise UsageError(f"--out: {out} is not a directory") from None
     except OSError as error:
-        raise OutputError(f"{error.filename or out}: cannot be written: {error.strerror}") from error
+        raise OutputError(f"{out}: cannot be written: {error.strerror}") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(f"--out: another job is writing to {out}") from None
+        try:
+            for path in out.glob(f"{_TEMPORARY}*"):
+                path.unlink()  # of a job that was killed
+            yield
+        except OSError as error:
+            raise OutputError(f"{error.filename or out}: {error.strerror}; what is done stays done") from error
 
 
 def _begun_version(out: Path) -> int | None:
@@ -200,9 +207,12 @@ def _read_manifest(out: Path) -> _Manifest | None:
             ) from None
         return None
     try:
-        return msgspec.json.decode(data, type=_Manifest)
+        manifest = msgspec.json.decode(data, type=_Manifest)
     except msgspec.DecodeError as error:
         raise DataError(f"{out / MANIFEST}: is damaged or of another version of this program ({error})") from None
+    if (manifest.format, manifest.batch) != (_FORMAT, scorer.BATCH):
+        raise DataError(f"{out / MANIFEST}: is of another version of this program; go on with that, or name another --out")
+    return manifest
 
 
 def _begin(options: Options, version: Version, engine: str) -> tuple[_Manifest, dict[str, Source]]:

@@ -93,9 +93,10 @@ def schema(input_: Input, source: Source) -> pa.Schema:
     """The columns of an input's shards: its own and the scores."""
     if input_.kind == "parquet":
         with source.open() as file:
-            own = [it for it in pq.ParquetFile(file).schema_arrow if it.name in input_.names]
+            types = {it.name: it for it in pq.ParquetFile(file).schema_arrow}
     else:
-        own = [pa.field(name, pa.string()) for name in input_.names]
+        types = {}
+    own = [types.get(name, pa.field(name, pa.string())) for name in input_.names]
     return pa.schema([*own, *SCORES])
 
 
@@ -269,6 +270,9 @@ def _parquet(source: Source, shard: Shard, reader: _Reader) -> Iterator[Batch]:
             opened = pq.ParquetFile(file)
             line = shard.first_line
             for record_batch in opened.iter_batches(BATCH, row_groups=range(shard.start, shard.end)):
+                for name, value in source.constants.items():
+                    if name not in record_batch.schema.names:
+                        record_batch = record_batch.append_column(name, pa.repeat(value, len(record_batch)))
                 headlines, problems = reader.read([_inside(record_batch, name) for name in reader.names])
                 yield Batch(range(line, line + len(problems)), record_batch, headlines, problems)
                 line += len(problems)

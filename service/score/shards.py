@@ -94,7 +94,8 @@ def cut(source: Source, written: Format, shard_bytes: int = SHARD_BYTES) -> Inpu
         if table.format.startswith("JSON"):  # nested fields are kept as they are, in the column of the outermost
             names = list(dict.fromkeys(name.partition(".")[0] for name in names))
         elif table.format == "Parquet":
-            names = [name for name in names if "." not in name or name in _top_level(source)]
+            kept = {*_top_level(source), *source.constants}
+            names = [name for name in names if name in kept]
         try:
             plan = columns.choose_unlabelled(table.names, named=written.columns)
         except DataError as error:

@@ -162,6 +162,22 @@ def test_every_format_gives_the_same_scores(models, data, tmp_path):
     assert len(list((tmp_path / "lines").glob("part-*"))) > 10
 
 
+def test_columns_that_a_directorys_name_holds(models, tmp_path):
+    for outlet in ("gazette", "nobody"):
+        (tmp_path / "in" / f"outlet={outlet}").mkdir(parents=True)
+        pq.write_table(
+            pa.table({"headline": ["new park", "votes"], "n": [1, 2]}), tmp_path / "in" / f"outlet={outlet}" / "a.parquet"
+        )
+    job.run(options(models, tmp_path / "in", tmp_path / "out"))
+    rows = table(tmp_path / "out").to_pylist()
+    assert sorted((row["outlet"], row["outlet_known"], row["n"]) for row in rows) == [
+        ("gazette", True, 1),
+        ("gazette", True, 2),
+        ("nobody", False, 1),
+        ("nobody", False, 2),
+    ]
+
+
 def test_what_is_there_is_not_done_again_and_workers_write_the_same_bytes(models, data, tmp_path):
     job.run(options(models, data, tmp_path / "one", shard_bytes=2000))
     job.run(options(models, data, tmp_path / "two", shard_bytes=2000, workers=2))
@@ -200,6 +216,12 @@ def test_another_job_in_the_same_directory_is_refused(models, data, tmp_path):
     (tmp_path / "else" / "letter.txt").touch()
     with pytest.raises(UsageError, match=r"holds letter\.txt but no _MANIFEST\.json"):
         job.run(options(models, data, tmp_path / "else"))
+    begun = (out / "_MANIFEST.json").read_text()
+    (out / "_MANIFEST.json").write_text(begun.replace('"format": 1', '"format": 9', 1))
+    with pytest.raises(DataError, match="another version of this program"):
+        job.run(options(models, data, out))
+    with pytest.raises(UsageError, match=r"--models: .* cannot be read"):
+        job.run(options(data, data, tmp_path / "new"))
     (out / "_MANIFEST.json").write_text("{")
     with pytest.raises(DataError, match="damaged"):
         job.run(options(models, data, out))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ from service.errors import VersionError
 from service.model import throttle
 from service.model.artifact import EXAMPLES, VOCABULARY, Artifact, ModelInfo
 from service.model.engines import Engine, Model
-from service.model.preprocessing import Headline, Preprocessor
+from service.model.preprocessing import Preprocessor
 
 OUTPUT_TOLERANCE = 1e-4
 AUX_TOLERANCE = 1e-6
@@ -85,8 +85,11 @@ class Version:
         outlets = heapq.nsmallest(_LISTED_OUTLETS, names)
         return cls(artifact.number, artifact.digest, artifact.info, preprocessor, model, time.time(), outlets)
 
-    def predict(self, headlines: Sequence[Headline]) -> Predictions:
-        """Predict for headlines that are not blank; columns are in their order. For one thread at a time."""
+    def predict(self, headlines: Iterable[tuple[str, float, str]]) -> Predictions:
+        """Predict for headlines that are not blank, or tuples of their fields; columns are in their order.
+
+        For one thread at a time.
+        """
         rows = self.preprocessor.encode(headlines)
         main, aux = self.model.predict(rows.ids, rows.lengths, rows.aux).T.tolist()
         return Predictions(main, aux, rows.word_counts, rows.unknown_word_counts, rows.outlets_known)

@@ -64,7 +64,7 @@ def _rows(version: Version, batch: scorer.Batch, names: Sequence[str]) -> Iterat
     group = next((name for name in names if name.strip().lower() == _GROUP), None)
     for i, problem in enumerate(batch.problems):
         cells = {name: own[name][i] for name in names}
-        prediction, text = (None, "") if problem else (next(predictions), next(headlines).text)
+        prediction, text = (None, "") if problem else (next(predictions), next(headlines)[0])
         yield Row("" if group is None else str(cells[group] or ""), cells, text, prediction, problem)
 
 

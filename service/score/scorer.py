@@ -12,9 +12,9 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import islice, repeat
 from types import MappingProxyType
-from typing import IO, Any, NamedTuple, cast
+from typing import IO, Any, NamedTuple, TypeAlias, cast
 
 import numpy as np
 import pyarrow as pa
@@ -23,7 +23,7 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
 from service.errors import DataError
-from service.model.preprocessing import Headline, is_time, text_problem
+from service.model.preprocessing import is_time, text_problem
 from service.model.version import Version
 from service.posts import files, json_records
 from service.posts.flags import Format
@@ -34,8 +34,13 @@ from service.score import shards
 from service.score.shards import Input, Shard
 
 BATCH = 1024  # rows
+ROW_GROUP = 64  # batches; one each would cost twice the time, and half as much again of the space
 MAX_TEXT_BYTES = 4096  # of a headline, as a server allows by default
 SUMMARY = b"headlines.summary"  # the key of a shard's summary in its file's metadata
+
+Cells: TypeAlias = Any  # of a column: a Sequence or an Arrow array
+# A Headline's fields; to make one takes longer than any other step of reading it.
+AsHeadline: TypeAlias = tuple[str, float, str]
 
 # In the order of shards.SCORES.
 SCORES = pa.schema(
@@ -57,7 +62,7 @@ class Batch(NamedTuple):
 
     lines: Sequence[int]  # from 1, as messages count
     own: Any  # the input's columns: a RecordBatch, or lists of cells by column
-    headlines: list[Headline]  # of the rows without a problem
+    headlines: list[AsHeadline]  # of the rows without a problem
     problems: list[str]  # of all rows; empty: none
 
 
@@ -112,11 +117,13 @@ def score(
     # Dictionaries of what hardly repeats would cost as much as all else that is written.
     repeated = [name for name in (input_.outlet, "outlet_known", "model_version", "problem") if name in columns.names]
     with pq.ParquetWriter(
-        out, columns, compression="snappy", use_dictionary=repeated, write_statistics=list(SCORES.names)
+        out, columns, compression="zstd", use_dictionary=repeated, write_statistics=list(SCORES.names)
     ) as writer:
-        for batch in batches(source, input_, shard, written, posted_at):
-            writer.write_batch(_scored(version, batch, columns))
-            summary.add(batch)
+        of_shard = batches(source, input_, shard, written, posted_at)
+        while group := list(islice(of_shard, ROW_GROUP)):
+            writer.write_table(pa.Table.from_batches([_scored(version, batch, columns) for batch in group]))
+            for batch in group:
+                summary.add(batch)
         writer.add_key_value_metadata({SUMMARY: summary.encode()})
     return summary
 
@@ -126,8 +133,10 @@ def batches(source: Source, input_: Input, shard: Shard, written: Format, posted
     if input_.kind == "parquet":
         yield from _parquet(source, shard, _Reader(input_, written, posted_at, input_.plan.columns))
         return
-    if shard.is_plain and (table := _plain_csv(source, input_, shard)) is not None:
-        yield from _columns(table, shard, _Reader(input_, written, posted_at, input_.plan.columns))
+    if shard.is_plain and (plain := _plain_csv(source, input_, shard)) is not None:
+        table, is_row_a_line = plain
+        reader = _Reader(input_, written, posted_at, input_.plan.columns)
+        yield from _columns(table, shard, reader, is_row_a_line=is_row_a_line)
         return
     read = list(dict.fromkeys([*input_.names, *input_.plan.columns]))
     reader = _Reader(input_, written, posted_at, read)
@@ -157,30 +166,40 @@ def _rows(source: Source, input_: Input, shard: Shard, written: Format, columns:
             yield line + moved, cells
 
 
-def _plain_csv(source: Source, input_: Input, shard: Shard) -> pa.Table | None:
-    """The cells of a plain shard, read by Arrow in a fifth of the time; None if it is not UTF-8."""
+def _plain_csv(source: Source, input_: Input, shard: Shard) -> tuple[pa.Table, bool] | None:
+    """The cells of a plain shard, read by Arrow in a fifth of the time, and whether no row has several lines.
+
+    None if it is not UTF-8.
+    """
     try:
         with shards.read(source, 0, shard) as file:
-            return pa_csv.read_csv(
-                file,
-                pa_csv.ReadOptions(column_names=input_.names, use_threads=False),
-                pa_csv.ParseOptions(delimiter=input_.delimiter, newlines_in_values=True),
-                pa_csv.ConvertOptions(column_types=dict.fromkeys(input_.names, pa.string()), strings_can_be_null=False),
-            )
-    except pa.ArrowInvalid:
-        return None
+            text = file.read()
     except OSError as error:
         raise DataError(f"{source.name}: cannot be read: {error.strerror or 'the file is damaged'}") from None
+    try:
+        table = pa_csv.read_csv(
+            pa.BufferReader(text),
+            pa_csv.ReadOptions(column_names=input_.names, use_threads=False),
+            pa_csv.ParseOptions(delimiter=input_.delimiter, newlines_in_values=True),
+            pa_csv.ConvertOptions(column_types=dict.fromkeys(input_.names, pa.string()), strings_can_be_null=False),
+        )
+    except pa.ArrowInvalid:
+        return None
+    lines = text.count(b"\n") + (not text.endswith(b"\n"))
+    return table.combine_chunks(), lines == len(table)
 
 
-def _columns(table: pa.Table, shard: Shard, reader: _Reader) -> Iterator[Batch]:
+def _columns(table: pa.Table, shard: Shard, reader: _Reader, *, is_row_a_line: bool) -> Iterator[Batch]:
     line = shard.first_line
-    for own in table.combine_chunks().to_batches(BATCH):
-        breaks = sum(pc.count_substring(column, "\n").to_numpy() for column in own.columns) + np.ones(own.num_rows, np.int64)
-        ends = line + np.cumsum(breaks)
-        headlines, problems = reader.read([own.column(name).to_pylist() for name in reader.names])
-        yield Batch((ends - breaks).tolist(), own, headlines, problems)
-        line = int(ends[-1])
+    for own in table.to_batches(BATCH):
+        if is_row_a_line:
+            lines: Sequence[int] = range(line, line := line + own.num_rows)
+        else:
+            inside = sum(pc.count_substring(column, "\n").to_numpy() for column in own.columns)
+            ends = line + np.cumsum(inside + np.ones(own.num_rows, np.int64))
+            lines, line = [line, *ends[:-1].tolist()], int(ends[-1])
+        headlines, problems = reader.read([own.column(name) for name in reader.names])
+        yield Batch(lines, own, headlines, problems)
 
 
 class _Reader:
@@ -194,38 +213,39 @@ class _Reader:
         self._plan = input_.plan
 
     def read(
-        self, columns: Sequence[Sequence[Any]], wrong: Mapping[int, str] = MappingProxyType({})
-    ) -> tuple[list[Headline], list[str]]:
+        self, columns: Sequence[Cells], wrong: Mapping[int, str] = MappingProxyType({})
+    ) -> tuple[list[AsHeadline], list[str]]:
         """The headlines of the rows without a problem, and each row's problem. `wrong` are problems that are known, by row."""
         if not wrong and (headlines := self._read_alike(columns)) is not None:
             return headlines, [""] * len(headlines)
-        return self._read_each(zip(*columns, strict=True), wrong)
+        return self._read_each(zip(*map(_as_list, columns), strict=True), wrong)
 
-    def _read_alike(self, columns: Sequence[Sequence[Any]]) -> list[Headline] | None:
+    def _read_alike(self, columns: Sequence[Cells]) -> list[AsHeadline] | None:
         """The headlines of rows that are written in the commonest way, in a third of the time; None if they are not."""
         plan, column = self._plan, dict(zip(self.names, columns, strict=True))
         if len(plan.headline) != 1 or plan.html or len(plan.posted_at) > 1:
             return None
-        texts = column[plan.headline[0]]
-        if not all(isinstance(text, str) and not text_problem(text, MAX_TEXT_BYTES) for text in texts):
+        texts = _as_list(column[plan.headline[0]])
+        if set(map(type, texts)) != {str} or any(map(text_problem, texts, repeat(MAX_TEXT_BYTES))):
             return None
         times = self._moments(column[plan.posted_at[0]]) if plan.posted_at else [self._posted_at] * len(texts)
         if times is None:
             return None
-        names = column[plan.outlet] if plan.outlet else [""] * len(texts)
+        names = _as_list(column[plan.outlet]) if plan.outlet else [""] * len(texts)
         try:
             outlets = {name: self._outlet(name) for name in set(names)}
             check_text(*texts)
         except (BadRowError, TypeError):
             return None
-        return list(map(Headline._make, zip(texts, times, map(outlets.__getitem__, names), strict=True)))
+        return list(zip(texts, times, map(outlets.__getitem__, names), strict=True))
 
-    def _moments(self, cells: Sequence[Any]) -> Sequence[float] | None:
+    def _moments(self, cells: Cells) -> Sequence[float] | None:
         """Times in the commonest spelling, in seconds since 1970; None if one is not, or is empty."""
-        if self._times.spelling != ZONED or not isinstance(cells[0], str):
+        if self._times.spelling != ZONED:
             return None
         try:
-            found = pa.array(cells, pa.string()).cast(pa.timestamp("us", "UTC"))
+            text = cells if isinstance(cells, pa.Array) else pa.array(cells, pa.string())
+            found = text.cast(pa.timestamp("us", "UTC"))
         except (pa.ArrowInvalid, pa.ArrowTypeError, UnicodeEncodeError):
             return None
         if found.null_count:
@@ -238,8 +258,8 @@ class _Reader:
         check_text(found)
         return found
 
-    def _read_each(self, rows: Iterable[Sequence[Any]], wrong: Mapping[int, str]) -> tuple[list[Headline], list[str]]:
-        headlines: list[Headline] = []
+    def _read_each(self, rows: Iterable[Sequence[Any]], wrong: Mapping[int, str]) -> tuple[list[AsHeadline], list[str]]:
+        headlines: list[AsHeadline] = []
         problems: list[str] = []
         for i, cells in enumerate(rows):
             try:
@@ -253,7 +273,7 @@ class _Reader:
                 problems.append("posted_at is written otherwise than the file's first time")
         return headlines, problems
 
-    def _read_one(self, cells: Sequence[Any]) -> Headline:
+    def _read_one(self, cells: Sequence[Any]) -> AsHeadline:
         reader = self._reader
         text = reader.text(cells)
         if problem := text_problem(text, MAX_TEXT_BYTES):
@@ -261,7 +281,12 @@ class _Reader:
         time = reader.posted_at(cells) if shards.is_there(reader.time(cells)) else self._posted_at
         outlet = reader.outlet(cells)
         check_text(text, outlet)
-        return Headline(text, time, outlet)
+        return text, time, outlet
+
+
+def _as_list(cells: Cells) -> Sequence[Any]:
+    values: Sequence[Any] = cells.to_pylist() if isinstance(cells, pa.Array) else cells
+    return values
 
 
 def _parquet(source: Source, shard: Shard, reader: _Reader) -> Iterator[Batch]:

@@ -6,17 +6,16 @@ be read from the middle (compressed files, UTF-16, a JSON array, a workbook, sta
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import io
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from itertools import chain
 from typing import IO, Any, cast
 
 import msgspec
+import numpy as np
 
 from service.errors import DataError
 from service.posts import columns, files
@@ -24,6 +23,7 @@ from service.posts.flags import Format
 from service.posts.headlines import BadRowError, HeadlineReader
 from service.posts.sources import Adapter, Source
 from service.posts.times import Times, ZoneNeededError
+from service.score.cutting import CannotCutError, CsvText, Stretch, Text, lines
 
 SHARD_BYTES = 16 << 20  # of text: some 150,000 headlines
 
@@ -42,7 +42,6 @@ SCORES = (
 _log = logging.getLogger(__name__)
 
 _SAMPLED = 1000  # rows that show how the file writes its times
-_LONGEST_PLAIN = 1 << 16  # bytes of a line
 _BUFFER = 1 << 20
 
 
@@ -117,10 +116,13 @@ def cut(source: Source, written: Format, shard_bytes: int = SHARD_BYTES) -> Inpu
             data = io.BufferedReader(cast("io.RawIOBase", files.Hashing(file, digest_)), _BUFFER)
             try:
                 if kind == "csv":
-                    delimiter, head, head_lines, shards = _cut_csv(data, shard_bytes, len(names))
+                    csv_text = CsvText(data)
+                    delimiter, head, head_lines = csv_text.delimiter, csv_text.offset, csv_text.lines
+                    shards = _shards(csv_text, csv_text.records(), shard_bytes, is_plain=csv_text.columns == len(names))
                 elif kind == "lines":
-                    shards = _cut_lines(data, shard_bytes)
-            except _CannotCutError:
+                    text = Text(data)
+                    shards = _shards(text, lines(text), shard_bytes, is_plain=False)
+            except CannotCutError:
                 kind, head, head_lines = "whole", 0, 0
             while data.read(_BUFFER):
                 pass
@@ -150,10 +152,6 @@ def cut(source: Source, written: Format, shard_bytes: int = SHARD_BYTES) -> Inpu
 def read(source: Source, head: int, shard: Shard) -> IO[bytes]:
     """Open a shard of text behind the first `head` bytes of its input."""
     return cast("IO[bytes]", _Slice(source.open(), head, shard.start, shard.end))
-
-
-class _CannotCutError(Exception):
-    """The text can only be read as a whole."""
 
 
 def _spelling(source: Source, table: files.Table, plan: columns.Plan, written: Format) -> str:
@@ -202,108 +200,23 @@ def _row_groups(source: Source) -> tuple[str, list[Shard]]:
     return digest.hexdigest(), shards
 
 
-class _Lines:
-    """A text's lines as bytes, without their newlines, counted."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._read = file.read
-        self.offset = 0  # bytes, behind the last line
-        self.number = 0
-
-    def __iter__(self) -> Iterator[bytes]:
-        rest = b""
-        while chunk := self._read(_BUFFER):
-            *lines, rest = (rest + chunk).split(b"\n")
-            if len(rest) >= files.LONGEST_LINE:
-                raise _CannotCutError  # reading it says what is wrong
-            for line in lines:
-                if b"\r" in line and line.find(b"\r") != len(line) - 1:
-                    raise _CannotCutError  # a line end of old Macs, which ends a line also inside of this one
-                self.offset += len(line) + 1
-                self.number += 1
-                yield line
-        if rest:
-            if b"\r" in rest:
-                raise _CannotCutError
-            self.offset += len(rest)
-            self.number += 1
-            yield rest
-
-
-def _cut_csv(file: IO[bytes], shard_bytes: int, names: int) -> tuple[str, int, int, list[Shard]]:
-    """The delimiter, the header's bytes and lines, and the shards. `names` is how many columns are read."""
-    lines = _Lines(file)
-    # Quotes, delimiters and line ends are ASCII, so that any encoding which keeps bytes apart finds the same records.
-    encoded = iter(lines)
-    decoded = (line.decode("latin-1") + "\n" for line in encoded)
-    first = next(decoded, "")
-    told = files.told_delimiter(first.removeprefix("ï»¿"))
-    delimiter = told or files.delimiter(first)
-    if told:
-        first = next(decoded, "")
-    try:
-        header = next(csv.reader(chain([first.removeprefix("ï»¿")], decoded), delimiter=delimiter, strict=True), [])
-    except csv.Error:
-        raise _CannotCutError from None
-    while len(header) > 1 and not header[-1].strip():
-        header.pop()
-    head, head_lines, row = lines.offset, lines.number, 0
-    shards, begin = [], (0, head, head_lines + 1)
-    separators, separator = len(header) - 1, delimiter.encode()
-    is_plain = all_plain = len(header) == names
-    again: list[str] = []  # the line that the reader takes next, before those that follow
-    reader = csv.reader(_fed(again, decoded), delimiter=delimiter, strict=True)
-    for line in encoded:
-        before = lines.number
-        if b'"' not in line:
-            rows = int(line not in (b"", b"\r"))
-            if line.count(separator) != separators or not rows or len(line) >= _LONGEST_PLAIN:
-                is_plain = False
-        elif (after := _after_quoted(line, separator)) is not None:
-            rows = 1
-            if after.count(separator) != separators or len(line) >= _LONGEST_PLAIN:
-                is_plain = False
-        else:
-            again.append(line.decode("latin-1") + "\n")
-            try:
-                record = next(reader)
-                same = len(record) == len(header)
-                good = same or not files.width_problem(record, len(header))
-            except csv.Error:
-                same = good = False
-            is_plain = is_plain and same
-            rows = 1 if good else lines.number - before + 1
-        row += rows
-        if lines.offset - begin[1] >= shard_bytes:
-            shards.append(Shard(*begin[:2], lines.offset, begin[2], is_plain))
-            begin, is_plain = (row, lines.offset, lines.number + 1), all_plain
-    if lines.offset > begin[1] or not shards:
-        shards.append(Shard(*begin[:2], lines.offset, begin[2], is_plain))
-    return delimiter, head, head_lines, shards
-
-
-def _after_quoted(line: bytes, separator: bytes) -> bytes | None:
-    """What follows the first column of a line in which only that is quoted, as most headlines with commas are; else None."""
-    if line[:1] != b'"' or line.count(b'"') != 2:
-        return None
-    after = line[line.find(b'"', 1) + 1 :]
-    return after if after.startswith(separator) or after in (b"", b"\r") else None
-
-
-def _fed(again: list[str], lines: Iterator[str]) -> Iterator[str]:
-    while line := again.pop() if again else next(lines, ""):
-        yield line
-
-
-def _cut_lines(file: IO[bytes], shard_bytes: int) -> list[Shard]:
-    lines = _Lines(file)
-    shards, start, first = [], 0, 1
-    for _ in lines:
-        if lines.offset - start >= shard_bytes:
-            shards.append(Shard(first - 1, start, lines.offset, first))
-            start, first = lines.offset, lines.number + 1
-    if lines.offset > start or not shards:
-        shards.append(Shard(first - 1, start, lines.offset, first))
+def _shards(text: Text, records: Iterable[Stretch], shard_bytes: int, *, is_plain: bool) -> list[Shard]:
+    """What is left of a text, cut behind those records that fill a shard."""
+    shards: list[Shard] = []
+    row, first_row, start, line, plain = 0, 0, text.offset, text.lines + 1, is_plain
+    for stretch in records:
+        begin = 0
+        while begin < len(stretch.ends):
+            fills = int(np.searchsorted(stretch.ends, start + shard_bytes))
+            part = slice(begin, fills + 1)
+            row += int(stretch.rows[part].sum())
+            plain = plain and bool(stretch.plain[part].all())
+            begin = fills + 1
+            if fills < len(stretch.ends):
+                shards.append(Shard(first_row, start, int(stretch.ends[fills]), line, plain))
+                first_row, start, line, plain = row, int(stretch.ends[fills]), int(stretch.lines[fills]) + 1, is_plain
+    if text.offset > start or not shards:
+        shards.append(Shard(first_row, start, text.offset, line, plain))
     return shards
 
 

@@ -1,6 +1,7 @@
 import csv
 import gzip
 import io
+import itertools
 import json
 import os
 import random
@@ -14,12 +15,14 @@ import time
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from harness.process import environment
 from service.errors import DataError, UsageError
 from service.posts import sources
 from service.posts.flags import Format
-from service.score import job, scorer, shards
+from service.score import cutting, job, scorer, shards
 
 WORDS = ["city", "votes", "on", "new", "park", "the", "market", "wins", "council", "zebra"]
 TIME = "2016-05-01T12:00:00Z"
@@ -73,7 +76,7 @@ def test_scores_are_those_of_predict(models, data, tmp_path):
     for row, cells in zip(scored, input_rows, strict=True):
         assert [row["id"], row["headline"], row["outlet"], row["posted_at"]] == cells
         posted_at = 1_464_000_000.0 if not cells[3] else shards.Times().parse(cells[3])
-        [single] = version.predict([scorer.Headline(cells[1], posted_at, cells[2])]).rows()
+        [single] = version.predict([(cells[1], posted_at, cells[2])]).rows()
         assert row["main_output"] == pytest.approx(single.main_output, abs=1e-6)
         assert row["aux_output"] == pytest.approx(single.aux_output, abs=1e-6)
         assert row["best"] == (row["main_output"] if row["outlet_known"] else row["aux_output"])
@@ -96,8 +99,11 @@ AWKWARD = {
 }
 
 
+@pytest.mark.parametrize("block", [1, 16, 1 << 18])
 @pytest.mark.parametrize("name", AWKWARD)
-def test_a_boundary_at_each_byte_gives_the_same_rows(name, tmp_path):
+def test_a_boundary_at_each_byte_gives_the_same_rows(name, block, tmp_path, monkeypatch):
+    monkeypatch.setattr(cutting, "_BLOCK", block)
+    monkeypatch.setattr(cutting, "_AWKWARD", block)
     path = tmp_path / "headlines.txt"
     path.write_bytes(AWKWARD[name].encode())
     [source] = sources.expand([path])
@@ -116,6 +122,31 @@ def test_a_boundary_at_each_byte_gives_the_same_rows(name, tmp_path):
     if name != "old mac":
         assert len(shards.cut(source, Format(), 1).shards) > 2
     assert "park" in whole
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(
+        st.sampled_from(["a", '"', '""', ",", "\n", "\r\n", "\r", "é", '"x, ""y"""', ",\n", '"q\nz"', "new,park\n"]),
+        max_size=40,
+    ),
+    st.sampled_from([8, 64, 1 << 18]),
+)
+def test_records_are_those_of_the_csv_module(parts, block):
+    text = ("headline,outlet\n" + "".join(parts)).encode()
+    found = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cutting, "_BLOCK", block)
+        patch.setattr(cutting, "_AWKWARD", 1)
+        for _ in range(2):
+            csv_text = cutting.CsvText(io.BytesIO(text))
+            try:
+                found.append([list(zip(*stretch, strict=True)) for stretch in csv_text.records()])
+            except cutting.CannotCutError:
+                found.append(None)
+            patch.setattr(cutting.CsvText, "_scan", lambda self, block: None)
+    scanned, read = [None if it is None else list(itertools.chain(*it)) for it in found]
+    assert scanned == read
 
 
 def test_wrong_rows_are_kept_and_say_what_is_wrong(models, tmp_path):

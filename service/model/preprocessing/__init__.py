@@ -150,8 +150,8 @@ class Preprocessor:
             always = [frozen[name] for name in TIME_FEATURES]
             self._time_features = lambda _: always
 
-    def encode(self, headlines: Iterable[Headline]) -> Rows:
-        """Word ids, auxiliary features and what was not known, for any number of headlines.
+    def encode(self, headlines: Iterable[tuple[str, float, str]]) -> Rows:
+        """Word ids, auxiliary features and what was not known, for any number of headlines, or tuples of their fields.
 
         A headline without a word is the one id UNKNOWN; an unknown or absent outlet has level 0.
         """

@@ -29,8 +29,8 @@ from datetime import datetime
 from itertools import islice
 from pathlib import Path
 from service.model.preprocessing import Headline
-from service.score import job
-version, _ = job.load(Path(sys.argv[1]), None, "litert")
+from service.score import workers
+version, _ = workers.load(Path(sys.argv[1]), None, "litert")
 with open(sys.argv[2], newline="", encoding="utf-8") as file:
     rows = [
         Headline(text, datetime.fromisoformat(posted_at).timestamp(), outlet)

@@ -84,3 +84,8 @@ class DataError(HeadlinesError):
 
 class UsageError(HeadlinesError):
     """A flag or environment variable is wrong; the program ends with exit code 2."""
+
+
+def reason(error: OSError) -> str:
+    """What an error of the system's, or of Arrow's file systems, says in one line."""
+    return error.strerror or str(error).partition("\n")[0] or type(error).__name__

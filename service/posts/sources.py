@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import IO, Any, cast
 from urllib.parse import unquote
 
-from service.errors import DataError
+from service.errors import DataError, reason
 
 _log = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ def _walk(directory: Path) -> Iterator[Path]:
     try:
         entries = sorted(directory.iterdir())
     except OSError as error:
-        raise DataError(f"{directory}: cannot be read: {error.strerror}") from None
+        raise DataError(f"{directory}: cannot be read: {reason(error)}") from None
     for entry in entries:
         if entry.name in _TABLES:
             kind = _TABLES[entry.name]
@@ -124,7 +124,7 @@ def _file(path: Path, constants: Mapping[str, str]) -> Source:
     try:
         found = path.stat()
     except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+        raise DataError(f"{path}: cannot be read: {reason(error)}") from None
     if not stat.S_ISREG(found.st_mode):
         raise DataError(f"{path}: is not a regular file")  # to open a pipe among others would wait for ever
     opened = _Local(path.absolute())
@@ -175,32 +175,39 @@ class _Kept(Adapter):
         return at
 
 
+def bare(uri: str) -> str:
+    """A URI without what may be secret: the keys before its host and its options."""
+    scheme, _, rest = uri.partition("?")[0].partition("://")
+    host, slash, path = rest.partition("/")
+    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
+
+
 def _remote(uri: str) -> list[Source]:
     """The objects below a URI, such as s3://bucket/posts/, by Arrow."""
     from pyarrow import ArrowException, fs
 
+    name = bare(uri)
     try:
         system, path = fs.FileSystem.from_uri(uri)
         info = system.get_file_info(path)
         if info.type == fs.FileType.NotFound:
-            raise DataError(f"{uri}: cannot be read: there is no such object")
+            raise DataError(f"{name}: cannot be read: there is no such object")
         files = [info]
         if info.type == fs.FileType.Directory:
             files = sorted(
                 (it for it in system.get_file_info(fs.FileSelector(path, recursive=True)) if it.is_file), key=lambda it: it.path
             )
     except (ArrowException, OSError, ValueError) as error:
-        raise DataError(f"{uri}: cannot be read: {error}") from None
+        raise DataError(f"{name}: cannot be read: {error}") from None
     scheme = uri.split("://", 1)[0]
     sources = []
     for file in files:
         parts = file.path[len(path) :].strip("/").split("/")
         if file.size and not any(part.startswith(_HIDDEN) for part in parts):
             opened = _Opening(system, file.path)
-            name = f"{scheme}://{file.path}"
-            sources.append(Source(name, opened, _constants(parts[:-1]), (scheme, file.path), opened.state))
+            sources.append(Source(f"{scheme}://{file.path}", opened, _constants(parts[:-1]), (scheme, file.path), opened.state))
     if not sources:
-        raise DataError(f"{uri}: holds no file to read")
+        raise DataError(f"{name}: holds no file to read")
     return sources
 
 

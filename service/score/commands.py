@@ -49,10 +49,10 @@ def _list(given: Given, data: Sequence[str]) -> int:
         if name in given:
             raise UsageError(f"--{name} is for --out")
     logging.getLogger().setLevel(logging.WARNING)
-    from service.score import job, listing
+    from service.score import listing, workers
 
     output = console.Output()
-    version, _ = job.load(given["models"], given.get("version"), given.get("engine", "auto"))
+    version, _ = workers.load(given["models"], given.get("version"), given.get("engine", "auto"))
     posted_at = given["posted_at"].timestamp() if "posted_at" in given else time.time()
     columns, rows = listing.read(version, data, Format(**flags.given_format(given)), posted_at)
     if given.get("json"):
@@ -72,8 +72,9 @@ def _score(given: Given, data: Sequence[str]) -> int:
     if given.get("json"):
         raise UsageError("--json is for a list on standard output; --out holds Parquet")
     from service.score import job
+    from service.score.manifest import Options
 
-    options = job.Options(
+    options = Options(
         models=given["models"],
         data=data,
         out=given["out"],
@@ -86,7 +87,7 @@ def _score(given: Given, data: Sequence[str]) -> int:
     )
     with _progress() as progress:
         done = job.run(options, progress)
-    for line in job.describe(done, options.out):
+    for line in job.describe(done):
         print(line)
     if done.failed:
         console.note(f"headlines score: {len(done.failed)} shards could not be read:")
@@ -127,8 +128,9 @@ SCORE = Command(
         ),
         Flag(
             name="out",
-            parse=path,
-            help="write the scores here, as Parquet; a job that was interrupted goes on if it is started again",
+            parse=text,
+            help="write the scores to this directory, or below a URI such as s3://, as Parquet; a job that was interrupted goes"
+            " on if it is started again",
             default="a list, best first, to standard output",
             metavar="DIR",
         ),

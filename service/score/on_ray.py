@@ -12,7 +12,8 @@ import pickle
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from service.score.job import OutputError, Task, Worker
+from service.score.outputs import OutputError
+from service.score.workers import Task, Worker
 
 
 class _Actor:

@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
-from service.errors import DataError
+from service.errors import DataError, reason
 from service.model.preprocessing import is_time, text_problem
 from service.model.version import Version
 from service.posts import files, json_records
@@ -153,7 +153,9 @@ def _rows(source: Source, input_: Input, shard: Shard, written: Format, columns:
     """These cells of a shard's rows."""
     if input_.kind == "lines":
         with shards.read(source, 0, shard) as file:
-            text = io.TextIOWrapper(cast("Any", io.BufferedReader(cast("Any", file))), "utf-8", "surrogateescape", newline="")
+            text = io.TextIOWrapper(
+                cast("Any", io.BufferedReader(cast("Any", file), 1 << 20)), "utf-8", "surrogateescape", newline=""
+            )
             paths = [json_records.Path(name, (name,)) if name in input_.names else json_records.path(name) for name in columns]
             for line, record in json_records.of_lines(files.Lines(text, source.name)):
                 number = shard.first_line - 1 + line
@@ -175,7 +177,7 @@ def _plain_csv(source: Source, input_: Input, shard: Shard) -> tuple[pa.Table, b
         with shards.read(source, 0, shard) as file:
             text = file.read()
     except OSError as error:
-        raise DataError(f"{source.name}: cannot be read: {error.strerror or 'the file is damaged'}") from None
+        raise DataError(f"{source.name}: cannot be read: {reason(error)}") from None
     try:
         table = pa_csv.read_csv(
             pa.BufferReader(text),
@@ -304,7 +306,7 @@ def _parquet(source: Source, shard: Shard, reader: _Reader) -> Iterator[Batch]:
     except (pa.ArrowException, ValueError, OverflowError) as error:
         raise DataError(f"{source.name}: cannot be read as Parquet: {type(error).__name__}") from None
     except OSError as error:
-        raise DataError(f"{source.name}: cannot be read: {error.strerror or 'the file is damaged'}") from None
+        raise DataError(f"{source.name}: cannot be read: {reason(error)}") from None
 
 
 def _inside(batch: Any, name: str) -> list[Any]:  # noqa: ANN401

@@ -17,7 +17,7 @@ from typing import IO, Any, cast
 import msgspec
 import numpy as np
 
-from service.errors import DataError
+from service.errors import DataError, reason
 from service.posts import columns, files
 from service.posts.flags import Format
 from service.posts.headlines import BadRowError, HeadlineReader
@@ -87,7 +87,7 @@ def cut(source: Source, written: Format, shard_bytes: int = SHARD_BYTES) -> Inpu
     try:
         size, modified = source.state()
     except OSError as error:
-        raise DataError(f"{source.name}: cannot be read: {error.strerror}") from None
+        raise DataError(f"{source.name}: cannot be read: {reason(error)}") from None
     with files.open_table(source, hashlib.sha256(), written.encoding) as table:
         names = list(dict.fromkeys(name for name in table.names if name))
         if table.format.startswith("JSON"):  # nested fields are kept as they are, in the column of the outermost
@@ -238,6 +238,10 @@ class _Slice(Adapter):
         size = super().readinto(memoryview(buffer)[:room])
         self._at += size
         return size
+
+    def readall(self) -> bytes:
+        # By large reads, each of which is a request to an object store.
+        return b"".join(iter(lambda: self.read(16 * _BUFFER), b""))
 
     def seekable(self) -> bool:
         return True

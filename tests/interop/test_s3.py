@@ -10,7 +10,12 @@ import time
 import urllib.request
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from pyarrow import fs
+
+from harness.process import environment
 
 ROOT = Path(__file__).parents[2]
 SERVER = ROOT / ".tools" / "s3" / "bin" / "moto_server"
@@ -91,3 +96,60 @@ def test_objects_and_all_below_a_prefix_are_read(endpoint):
     assert "cannot be read: there is no such object" in read(f"s3://newsroom/nothing{options}")
     assert "s3://elsewhere/x" in (said := read(f"s3://elsewhere/x{options}"))
     assert "cannot be read" in said
+
+
+def score(models, data, out):
+    """A job of two workers, each input a shard."""
+    command = [sys.executable, "-m", "headlines", "score", "--models", models, "--engine", "litert", "--workers", "2"]
+    return subprocess.Popen(
+        [*command, "--posted-at", "2016-05-01T00:00Z", "--data", data, "--out", out],
+        env=environment() | ACCESS,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def end(job):
+    said, _ = job.communicate(timeout=300)
+    assert job.returncode == 0, said
+    return said
+
+
+def scores(system, path):
+    parts = system.get_file_info(fs.FileSelector(path, allow_not_found=True))
+    return [pq.read_table(part.path, filesystem=system) for part in parts if part.base_name.startswith("part-")]
+
+
+def test_a_job_that_is_killed_leaves_whole_objects_and_goes_on(endpoint, models, tmp_path):
+    put(endpoint, "newsroom")
+    for number in range(12):
+        file = tmp_path / "posts" / f"{number}.csv"
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(posts(1000 * number, 60))
+        put(endpoint, f"newsroom/posts/{file.name}", file.read_bytes())
+    end(score(models, tmp_path / "posts", tmp_path / "scores"))
+
+    options = f"?endpoint_override={endpoint}&scheme=http&region=us-east-1"
+    uris = [f"s3://some:secret@newsroom/{name}{options}" for name in ("posts", "scores")]
+    system, path = fs.FileSystem.from_uri(uris[1])
+    job = score(models, *uris)
+    until = time.monotonic() + 120
+    while len(scores(system, path)) < 3:  # what is listed can be read
+        assert job.poll() is None or len(scores(system, path)) == 12, job.stdout.read()
+        assert time.monotonic() < until
+    job.kill()
+    job.communicate()
+    said = end(score(models, *uris))
+    assert "s3://newsroom/scores holds the scores" in said
+    assert "secret" not in said
+
+    order = [("headline", "ascending")]
+    local = pa.concat_tables(scores(fs.LocalFileSystem(), str(tmp_path / "scores"))).sort_by(order)
+    assert len(local) == 720
+    assert pa.concat_tables(scores(system, path)).sort_by(order).equals(local)
+    assert "12 of 12 shards are there already" in end(score(models, *uris))
+    assert (
+        "there is no bucket elsewhere" in score(models, uris[0], f"s3://elsewhere/scores{options}").communicate(timeout=300)[0]
+    )

@@ -22,7 +22,8 @@ from harness.process import environment
 from service.errors import DataError, UsageError
 from service.posts import sources
 from service.posts.flags import Format
-from service.score import cutting, job, scorer, shards
+from service.score import cutting, job, outputs, scorer, shards, workers
+from service.score.manifest import Options
 
 WORDS = ["city", "votes", "on", "new", "park", "the", "market", "wins", "council", "zebra"]
 TIME = "2016-05-01T12:00:00Z"
@@ -54,7 +55,7 @@ def data(tmp_path):
 
 def options(models, data, out, **others):
     paths = [str(path) for path in (data if isinstance(data, list) else [data])]
-    return job.Options(models=models, data=paths, out=out, **{"engine": "litert", "posted_at": 1_464_000_000.0, **others})
+    return Options(models=models, data=paths, out=str(out), **{"engine": "litert", "posted_at": 1_464_000_000.0, **others})
 
 
 def table(out):
@@ -70,7 +71,7 @@ def test_scores_are_those_of_predict(models, data, tmp_path):
     done = job.run(options(models, data, tmp_path / "out"))
     assert (done.rows, done.problems, done.failed) == (300, {}, [])
     scored = table(tmp_path / "out").to_pylist()
-    version, _ = job.load(models, None, "litert")
+    version, _ = workers.load(models, None, "litert")
     with data.open(newline="", encoding="utf-8") as file:
         input_rows = list(csv.reader(file))[1:]
     for row, cells in zip(scored, input_rows, strict=True):
@@ -164,7 +165,7 @@ def test_wrong_rows_are_kept_and_say_what_is_wrong(models, tmp_path):
     assert "5000 bytes" in scored[3]["problem"]
     assert "2 cells" in scored[5]["problem"]
     assert "UTF-8" in scored[6]["problem"]
-    said = "\n".join(job.describe(done, tmp_path / "out"))
+    said = "\n".join(job.describe(done))
     assert f"first at {path}:4" in said
     assert "yesterday" not in said
 
@@ -259,7 +260,7 @@ def test_another_job_in_the_same_directory_is_refused(models, data, tmp_path):
 
 
 def test_two_jobs_at_once_in_one_directory(models, data, tmp_path):
-    with job._directory(tmp_path / "out"), pytest.raises(UsageError, match="another job is writing"):
+    with outputs.output(str(tmp_path / "out")).for_one_job(), pytest.raises(UsageError, match="another job is writing"):
         job.run(options(models, data, tmp_path / "out"))
 
 
@@ -323,9 +324,10 @@ KILLED = """
 import sys
 from pathlib import Path
 from service.score import job
+from service.score.manifest import Options
 models, data, out = sys.argv[1:]
-job.run(job.Options(models=Path(models), data=[data], out=Path(out), engine="litert", posted_at=1_464_000_000.0,
-                    shard_bytes=100_000, workers=2)) if __name__ == "__main__" else None
+job.run(Options(models=Path(models), data=[data], out=out, engine="litert", posted_at=1_464_000_000.0,
+                shard_bytes=100_000, workers=2)) if __name__ == "__main__" else None
 """
 
 

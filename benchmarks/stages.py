@@ -30,7 +30,7 @@ from service.model import artifact, engines
 from service.model.preprocessing import Headline
 from service.model.preprocessing.rules_2 import words
 from service.model.version import Prediction, Predictions, Version
-from service.predictor import Answer, Predictor
+from service.predictor import Answer, Item, Predictor, Result
 
 PASSES = 7
 REQUESTS = 200
@@ -53,7 +53,7 @@ async def measure(version: Version, size: int) -> dict[str, float]:
     """Microseconds a request, by stage."""
     metrics = Metrics(4096)
     metrics.went_live(version.number, version.digest, "litert", 0.0)
-    batcher: Batcher[Headline, Prediction] = Batcher(capacity=4096, largest_batch=256, executor=None, observer=metrics)
+    batcher: Batcher[Item, Result] = Batcher(capacity=4096, largest_batch=256, executor=None, observer=metrics)
 
     def observe(number: int, headlines: Sequence[Headline], columns: Predictions) -> None:
         words, unknown_words = sum(columns.word_count), sum(columns.unknown_word_count)

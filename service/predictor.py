@@ -9,15 +9,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeAlias, cast
 
 from service.batcher import Admission, Batcher
 from service.errors import FieldViolation, InvalidRequest, Unavailable
 from service.model.preprocessing import Headline, is_time, text_problem
-from service.model.version import Prediction, Predictions, Version
+from service.model.version import Outputs, Prediction, Predictions, Row, Version
 from service.repository import Repository
 
 _CHECKED_AT_ONCE = 32 << 10  # characters, between two turns of the event loop; strange ones take 0.1 us each
+_BYTES_PER_WORD = 6
 _VIOLATIONS = 20  # named in one error; a caller who has more learns no more from them
 
 
@@ -36,9 +37,19 @@ class Answer(NamedTuple):
     version: int
 
 
-def cost(headline: Headline) -> int:
-    """What a headline adds to the cost of a batch: its bytes of UTF-8, to which the work on it is in proportion."""
-    text, _, outlet = headline
+# What a batch is made of, and what becomes of it; a batch holds one kind alone.
+Item: TypeAlias = Headline | Row
+Result: TypeAlias = Prediction | Outputs
+
+
+def cost(item: Item) -> int:
+    """What a headline adds to the cost of a batch: its bytes of UTF-8, to which the work on it is in proportion.
+
+    A row costs as much as a headline with as many ordinary words.
+    """
+    if isinstance(item, Row):
+        return _BYTES_PER_WORD * len(item.ids)
+    text, _, outlet = item
     if text.isascii() and outlet.isascii():
         return len(text) + len(outlet)
     return len(text.encode("utf-8", "surrogatepass")) + len(outlet.encode("utf-8", "surrogatepass"))
@@ -54,7 +65,7 @@ class Predictor:
     def __init__(
         self,
         repository: Repository,
-        batcher: Batcher[Headline, Prediction],
+        batcher: Batcher[Item, Result],
         limits: Limits = Limits(),
         observer: Observer = lambda version, headlines, predictions: None,  # noqa: ARG005
     ) -> None:
@@ -62,9 +73,9 @@ class Predictor:
         self._batcher = batcher
         self.limits = limits
         self._observer = observer
-        self._run: _Run | None = None
+        self._runs: _Runs | None = None
 
-    def admit(self, headlines: int, deadline: float | None = None) -> Admission[Headline, Prediction]:
+    def admit(self, headlines: int, deadline: float | None = None) -> Admission[Item, Result]:
         """Reserve room for a request of so many headlines, before they are decoded. `deadline` is in the event loop's time.
 
         Parsing a thousand takes 0.06 ms, decoding them 1.2: refusing an overload after that would leave no time to answer.
@@ -73,12 +84,12 @@ class Predictor:
         self._check_number(headlines)
         return self._batcher.admit(headlines, deadline)
 
-    async def admit_bulk(self, headlines: int, deadline: float | None = None) -> Admission[Headline, Prediction]:
+    async def admit_bulk(self, headlines: int, deadline: float | None = None) -> Admission[Item, Result]:
         """Wait for room for a request of so many headlines. Raises InvalidRequest for none or too many."""
         self._check_number(headlines)
         return await self._batcher.admit_bulk(headlines, deadline)
 
-    async def predict(self, headlines: Sequence[Headline], admission: Admission[Headline, Prediction] | None = None) -> Answer:
+    async def predict(self, headlines: Sequence[Headline], admission: Admission[Item, Result] | None = None) -> Answer:
         """Predict how popular these headlines will be; without an admission they are admitted first.
 
         Raises InvalidRequest, which names each field, such as headlines[3].text; Unavailable if no version is live; Overloaded
@@ -88,12 +99,25 @@ class Predictor:
             with self.admit(len(headlines)) as admission:
                 return await self.predict(headlines, admission)
         await self._check(headlines)
+        run = self._live()
+        predictions = cast("list[Prediction]", await admission.compute(run.headlines, headlines))
+        return Answer(predictions, run.version.number)
+
+    async def compute(self, rows: Sequence[Row], admission: Admission[Item, Result]) -> tuple[list[Outputs], int]:
+        """The outputs for rows that the caller has checked, and the version. They count as no headlines.
+
+        Raises Unavailable if no version is live, and DeadlineExceeded.
+        """
+        run = self._live()
+        return cast("list[Outputs]", await admission.compute(run.rows, rows)), run.version.number
+
+    def _live(self) -> _Runs:
         version = self._repository.live
         if version is None:
             raise Unavailable("no model version is loaded")
-        if self._run is None or self._run.version is not version:
-            self._run = _Run(version, self._observer)
-        return Answer(await admission.compute(self._run, headlines), version.number)
+        if self._runs is None or self._runs.version is not version:
+            self._runs = _Runs(version, self._observer)
+        return self._runs
 
     def _check_number(self, headlines: int) -> None:
         most = self.limits.max_headlines
@@ -121,14 +145,19 @@ class Predictor:
             raise InvalidRequest("headlines that cannot be scored", violations[:_VIOLATIONS])
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Run:
-    """One version as what a batch goes through; requests of the same version share batches."""
+class _Runs:
+    """One version as what batches go through; requests of the same version and kind share them."""
 
-    version: Version
-    observer: Observer
+    def __init__(self, version: Version, observer: Observer) -> None:
+        def headlines(items: Sequence[Any]) -> list[Prediction]:
+            columns = version.predict(items)
+            observer(version.number, items, columns)
+            return columns.rows()
 
-    def __call__(self, headlines: Sequence[Headline]) -> list[Prediction]:
-        columns = self.version.predict(headlines)
-        self.observer(self.version.number, headlines, columns)
-        return columns.rows()
+        self.version = version
+        self.headlines = headlines
+
+        def rows(items: Sequence[Any]) -> list[Outputs]:
+            return version.compute(items)
+
+        self.rows = rows

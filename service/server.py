@@ -26,8 +26,8 @@ from service.metrics import Metrics
 from service.model import engines
 from service.model.engines import Engine
 from service.model.preprocessing import Headline
-from service.model.version import Prediction, Predictions, Version
-from service.predictor import Limits, Predictor, cost
+from service.model.version import Predictions, Version
+from service.predictor import Item, Limits, Predictor, Result, cost
 from service.repository import Repository
 from service.settings import Settings
 from service.signals import StopSignals
@@ -119,7 +119,7 @@ class Server:
         )
         self._tokens = Tokens(settings.tokens) if settings.tokens else None
         self._executor = None if engine.inline else ThreadPoolExecutor(1, "engine")
-        self._batcher: Batcher[Headline, Prediction] = Batcher(
+        self._batcher: Batcher[Item, Result] = Batcher(
             capacity=settings.queue_headlines,
             largest_batch=LARGEST_BATCH,
             largest_cost=LARGEST_BATCH_BYTES,

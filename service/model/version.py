@@ -10,6 +10,7 @@ import heapq
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +19,7 @@ from service.errors import VersionError
 from service.model import throttle
 from service.model.artifact import EXAMPLES, VOCABULARY, Artifact, ModelInfo
 from service.model.engines import Engine, Model
-from service.model.preprocessing import Preprocessor
+from service.model.preprocessing import AUX_FEATURES, Preprocessor
 
 OUTPUT_TOLERANCE = 1e-4
 AUX_TOLERANCE = 1e-6
@@ -50,6 +51,20 @@ class Predictions(NamedTuple):
     def rows(self) -> list[Prediction]:
         """One Prediction for each headline."""
         return list(map(Prediction._make, zip(*self, strict=True)))
+
+
+class Row(NamedTuple):
+    """A headline as numbers."""
+
+    ids: Sequence[int]  # of its words, 1 to 100
+    aux: Sequence[float]  # in the order of AUX_FEATURES
+
+
+class Outputs(NamedTuple):
+    """What the network answers to a row."""
+
+    main_output: float
+    aux_output: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -93,6 +108,13 @@ class Version:
         rows = self.preprocessor.encode(headlines)
         main, aux = self.model.predict(rows.ids, rows.lengths, rows.aux).T.tolist()
         return Predictions(main, aux, rows.word_counts, rows.unknown_word_counts, rows.outlets_known)
+
+    def compute(self, rows: Sequence[Row]) -> list[Outputs]:
+        """The outputs for rows that are numbers already, in their order. For one thread at a time."""
+        lengths = np.array([len(ids) for ids, _ in rows], np.int32)
+        ids = np.fromiter(chain.from_iterable(ids for ids, _ in rows), np.int32, int(lengths.sum()))
+        aux = np.array([aux for _, aux in rows], np.float32).reshape(-1, len(AUX_FEATURES))
+        return list(map(Outputs._make, self.model.predict(ids, lengths, aux).tolist()))
 
 
 def _reproduce(artifact: Artifact, preprocessor: Preprocessor, model: Model) -> None:

@@ -48,8 +48,8 @@ from service.errors import DataError, RequestError, UsageError, VersionError
 from service.metrics import Metrics
 from service.model import artifact, engines
 from service.model.preprocessing import AUX_FEATURES, RULES, SEQUENCE_LENGTH, Headline, Preprocessor, is_blank
-from service.model.version import Prediction, Version
-from service.predictor import Limits, Predictor
+from service.model.version import Version
+from service.predictor import Item, Limits, Predictor, Result
 from service.repository import Repository
 from tests.resilience.fuzz.mutation import mutate, twisted
 from training import dataset, inspect
@@ -122,7 +122,7 @@ def _request(version: Path, directory: Path) -> Target:  # noqa: ARG001
     engine = engines.choose("litert")
 
     async def build() -> tuple[Repository, popularity.Popularity]:
-        batcher: Batcher[Headline, Prediction] = Batcher(capacity=4096, largest_batch=256, executor=None, observer=Metrics())
+        batcher: Batcher[Item, Result] = Batcher(capacity=4096, largest_batch=256, executor=None, observer=Metrics())
         repository = Repository(version.parent, engine)
         predictor = Predictor(repository, batcher, Limits())
         return repository, popularity.Popularity(

@@ -3,6 +3,7 @@
 HeadlinesError
 ├── RequestError            a caller's request cannot be answered
 │   ├── InvalidRequest          it is malformed; names each field
+│   ├── UnknownModel            it is for a model or version that is not served
 │   ├── Overloaded              the queue is full; says when to come back
 │   ├── DeadlineExceeded        its time was up before it was computed
 │   ├── Unavailable             nothing is served now, or the server stops
@@ -43,6 +44,10 @@ class InvalidRequest(RequestError):
     def __init__(self, message: str, violations: Sequence[FieldViolation] = ()) -> None:
         super().__init__(message)
         self.violations = tuple(violations)
+
+
+class UnknownModel(RequestError):
+    """The request names a model or a version that is not served."""
 
 
 class Overloaded(RequestError):

@@ -17,7 +17,7 @@ import grpc
 
 from headlines.commands import versions
 from service import connections, credentials, log, timer
-from service.api import health, middleware, popularity, reflection
+from service.api import health, inference, middleware, popularity, reflection
 from service.batcher import Batcher
 from service.budget import Budget
 from service.credentials import Certificate, Tokens
@@ -139,9 +139,26 @@ class Server:
             on_live=self._on_live,
         )
         self._gate = DrainGate()
-        self._popularity = self._build_popularity()
+        limits = Limits(settings.max_headlines, settings.max_text_bytes)
+        predictor = Predictor(self._repository, self._batcher, limits, self._on_predictions)
+        self._popularity = popularity.Popularity(
+            predictor,
+            self._repository,
+            model_name=settings.model_name,
+            max_message_bytes=settings.max_message_bytes,
+            stream_age=settings.max_connection_age,
+            gate=self._gate,
+        )
         self._capacity = connections.grpc_capacity(settings.max_connections, operators.MAX_CONNECTIONS)
-        self._health = health.Health([popularity.SERVICE.full_name])
+        self._health = health.Health([popularity.SERVICE.full_name, inference.SERVICE.full_name])
+        self._inference = inference.Inference(
+            predictor,
+            self._repository,
+            model_name=settings.model_name,
+            server_version=versions.installed()["version"],
+            ready=lambda: self._health.serving,
+            gate=self._gate,
+        )
         self.metrics.ready.set_function(lambda: self._health.serving)
         self.metrics.model_directory_missing.set_function(lambda: self._repository.directory_missing)
         self._grpc = self._build_grpc()
@@ -152,18 +169,6 @@ class Server:
         self._version: Version | None = None
         if engine.gpu_memory() is not None:
             self.metrics.watch_gpu_memory(lambda: engine.gpu_memory() or 0)
-
-    def _build_popularity(self) -> popularity.Popularity:
-        settings = self._settings
-        limits = Limits(settings.max_headlines, settings.max_text_bytes)
-        return popularity.Popularity(
-            Predictor(self._repository, self._batcher, limits, self._on_predictions),
-            self._repository,
-            model_name=settings.model_name,
-            max_message_bytes=settings.max_message_bytes,
-            stream_age=settings.max_connection_age,
-            gate=self._gate,
-        )
 
     def _build_grpc(self) -> grpc.aio.Server:
         settings = self._settings
@@ -189,7 +194,11 @@ class Server:
             ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
             ("grpc.keepalive_permit_without_calls", 1),
         ]
-        services = {popularity.SERVICE: self._popularity.handlers(), health.SERVICE: self._health.handlers()}
+        services = {
+            popularity.SERVICE: self._popularity.handlers(),
+            inference.SERVICE: self._inference.handlers(),
+            health.SERVICE: self._health.handlers(),
+        }
         if settings.reflection:
             services |= reflection.handlers([service.full_name for service in services])
         largest = settings.max_message_bytes

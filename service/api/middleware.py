@@ -211,6 +211,14 @@ class _Requests:
         return Received(raw, lease)
 
 
+def deadline_of(context: Context) -> float | None:
+    """The call's deadline in the event loop's time, or None."""
+    # The clock is read first: if this thread is preempted in between, the result is early, never late.
+    now = asyncio.get_running_loop().time()
+    left = context.time_remaining()
+    return None if left is None else now + left
+
+
 async def raw_messages(requests: AsyncIterator[Received]) -> AsyncGenerator[bytes, None]:
     """The bytes of a stream's messages; each lease is released when the next message is requested."""
     async for raw, lease in requests:

@@ -15,7 +15,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from headlines.v1 import popularity_pb2
 from service.api import status
 from service.api.messages import has_more_fields, parse
-from service.api.middleware import Received
+from service.api.middleware import Received, deadline_of
 from service.drain import DrainGate
 from service.errors import FieldViolation, InvalidRequest, Unavailable
 from service.model.preprocessing import Headline
@@ -96,7 +96,7 @@ class Popularity:
     async def _predict(self, raw: bytes, context: _Context) -> bytes:
         with self._gate:
             request = self._parse(popularity_pb2.PredictRequest, raw)
-            deadline = _deadline(context)
+            deadline = deadline_of(context)
             response = popularity_pb2.PredictResponse()
             with self._predictor.admit(len(request.headlines), deadline) as admission:
                 _fill(response, await self._predictor.predict(self._headlines(request.headlines), admission))
@@ -104,7 +104,7 @@ class Popularity:
 
     async def _predict_stream(self, requests: AsyncIterator[Received], context: _Context) -> AsyncIterator[bytes]:
         with self._gate:
-            deadline = _deadline(context)
+            deadline = deadline_of(context)
             room = asyncio.Semaphore(_MAX_IN_FLIGHT)
             answers: asyncio.Queue[asyncio.Task[bytes] | None] = asyncio.Queue()  # None: there will be no more
             in_flight: set[asyncio.Task[bytes]] = set()
@@ -201,14 +201,6 @@ class Popularity:
         return [Headline(it.text, _seconds(it.posted_at) if it.HasField("posted_at") else now, it.outlet) for it in headlines]
 
 
-def _deadline(context: _Context) -> float | None:
-    """The call's deadline in the event loop's time, or None."""
-    # The clock is read first: if this thread is preempted in between, the result is early, never late.
-    now = asyncio.get_running_loop().time()
-    left = context.time_remaining()
-    return None if left is None else now + left
-
-
 def _seconds(timestamp: Timestamp) -> float:
     """Seconds since 1970; NaN, which the predictor refuses by the field's name, if the nanoseconds are out of range."""
     if not 0 <= timestamp.nanos < 1_000_000_000:
@@ -227,4 +219,4 @@ def _fill(response: popularity_pb2.PredictResponse, answer: Answer) -> None:
         prediction.word_count = each.word_count
         prediction.unknown_word_count = each.unknown_word_count
         prediction.outlet_known = each.outlet_known
-        prediction.best = each.main_output if each.outlet_known else each.aux_output
+        prediction.best = each.best

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, TypeAlias
 
 import grpc
@@ -11,6 +11,7 @@ from google.protobuf.descriptor import FileDescriptor, ServiceDescriptor
 from google.protobuf.message import Message
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
+from service.api import inference_messages
 from service.api.messages import parse
 from service.api.middleware import Received, raw_messages
 
@@ -21,16 +22,30 @@ Handlers: TypeAlias = "dict[str, grpc.RpcMethodHandler[Any, Any]]"
 
 
 class _Symbols:
-    """The descriptor pool, which also resolves the names of methods."""
+    """The descriptor pools, which also resolve the names of methods."""
 
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401
-        return getattr(_POOL, name)
+    def FindFileByName(self, name: str) -> FileDescriptor:  # noqa: N802
+        return _first(lambda pool: pool.FindFileByName(name))
 
     def FindFileContainingSymbol(self, symbol: str) -> FileDescriptor:  # noqa: N802
-        try:
-            return _POOL.FindFileContainingSymbol(symbol)
-        except KeyError:
-            return _POOL.FindMethodByName(symbol).containing_service.file
+        def find(pool: descriptor_pool.DescriptorPool) -> FileDescriptor:
+            try:
+                return pool.FindFileContainingSymbol(symbol)
+            except KeyError:
+                return pool.FindMethodByName(symbol).containing_service.file
+
+        return _first(find)
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401  (of extensions, which there are none of)
+        return getattr(_POOL, name)
+
+
+def _first(find: Callable[[descriptor_pool.DescriptorPool], FileDescriptor]) -> FileDescriptor:
+    """What is found in the first pool that has it. Raises KeyError."""
+    try:
+        return find(_POOL)
+    except KeyError:
+        return find(inference_messages.POOL)
 
 
 def handlers(services: Sequence[str]) -> dict[ServiceDescriptor, Handlers]:

@@ -21,6 +21,7 @@ logger = logging.getLogger(__name__)
 
 _CODES: dict[type[object], grpc.StatusCode] = {  # subclasses inherit
     errors.InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.UnknownModel: grpc.StatusCode.NOT_FOUND,
     errors.Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
     errors.Unavailable: grpc.StatusCode.UNAVAILABLE,

@@ -38,6 +38,11 @@ class Prediction(NamedTuple):
     unknown_word_count: int
     outlet_known: bool
 
+    @property
+    def best(self) -> float:
+        """The number to use."""
+        return self.main_output if self.outlet_known else self.aux_output
+
 
 class Predictions(NamedTuple):
     """The predictions for a batch as columns, named as the fields of Prediction."""

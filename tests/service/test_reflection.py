@@ -41,7 +41,19 @@ async def test_it_lists_the_services(ask):
         "grpc.health.v1.Health",
         *(f"grpc.reflection.{version}.ServerReflection" for version in VERSIONS),
         SERVICE,
+        "inference.GRPCInferenceService",
     ]
+
+
+@pytest.mark.parametrize(
+    "symbol", ["GRPCInferenceService", "GRPCInferenceService.ModelInfer", "ModelInferRequest.InferInputTensor"]
+)
+async def test_it_finds_the_open_inference_protocol(ask, symbol):
+    answer = await ask(file_containing_symbol=f"inference.{symbol}")
+    [file] = map(descriptor_pb2.FileDescriptorProto.FromString, answer.file_descriptor_response.file_descriptor_proto)
+    assert file.service[0].method[5].input_type == ".inference.ModelInferRequest"
+    by_name = await ask(file_by_filename=file.name)
+    assert by_name.file_descriptor_response == answer.file_descriptor_response
 
 
 @pytest.mark.parametrize(

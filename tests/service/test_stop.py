@@ -22,6 +22,7 @@ from harness import process
 from harness.process import ServerProcess, environment
 from headlines.v1 import popularity_pb2 as pb
 from headlines.v1 import popularity_pb2_grpc
+from service.api import inference_messages
 from service.errors import Unavailable
 from service.model import engines
 from service.server import Server
@@ -198,6 +199,15 @@ def test_headlines_and_outlets_are_in_no_output(models, serve):
             with pytest.raises(grpc.RpcError) as error:
                 channel.unary_unary(f"/headlines.v1.PopularityService/{SECRET}")(SECRET.encode())
             answers.append(stub.GetModel(pb.GetModelRequest()))
+            infer = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+            for name in ("headline", SECRET):
+                content = {"bytes_contents": [SECRET.encode() * 500]}
+                tensor = {"name": name, "datatype": "BYTES", "shape": [1], "contents": content}
+                request_ = inference_messages.ModelInferRequest(model_name="headline-popularity", id=SECRET, inputs=[tensor])
+                with pytest.raises(grpc.RpcError) as error:
+                    infer(request_.SerializeToString())
+                assert error.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+                answers.append(error.value)
         answers.append(urlopen(f"http://127.0.0.1:{server.http_port}/metrics").read())
         with pytest.raises(HTTPError):
             urlopen(f"http://127.0.0.1:{server.http_port}/{SECRET}")

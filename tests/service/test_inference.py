@@ -121,7 +121,7 @@ async def test_what_is_served(inference):
         ("nobody", "", False, "NOT_FOUND"),
         ("", "", False, "NOT_FOUND"),
         (NAME, "x", None, "INVALID_ARGUMENT"),
-        (NAME, "0", None, "INVALID_ARGUMENT"),
+        (NAME, "0", False, "NOT_FOUND"),
         (NAME, "-1", None, "INVALID_ARGUMENT"),
         (NAME, "9" * 400, None, "INVALID_ARGUMENT"),
         ("n" * (1 << 20), "", False, "NOT_FOUND"),

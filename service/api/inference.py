@@ -31,6 +31,7 @@ SERVICE = messages.SERVICE
 
 _LARGE = 256 << 10  # bytes of a message that may hold so many empty fields that parsing it takes significant memory
 _MOST_FIELDS = 1000  # of such a message, on its top level
+_FINAL_RESPONSE = "triton_enable_empty_final_response"  # of streams, which there are none of; perf_analyzer sends it
 _LONGEST_NAME = 100  # characters of a caller's name that an error repeats
 
 
@@ -239,7 +240,7 @@ class _Response:
         self._wanted = set[str]()
         as_values = []
         for key in request.parameters:
-            if key.startswith("triton_"):
+            if key.startswith("triton_") and key != _FINAL_RESPONSE:
                 raise _invalid("parameters", "holds one that begins with triton_, which this server does not know")
         for i, output in enumerate(request.outputs):
             if output.name not in names:

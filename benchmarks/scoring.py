@@ -29,8 +29,9 @@ from datetime import datetime
 from itertools import islice
 from pathlib import Path
 from service.model.preprocessing import Headline
+from service.model import engines
 from service.score import workers
-version, _ = workers.load(Path(sys.argv[1]), None, "litert")
+version = workers.load(workers.find(Path(sys.argv[1]), None), engines.choose("litert"))
 with open(sys.argv[2], newline="", encoding="utf-8") as file:
     rows = [
         Headline(text, datetime.fromisoformat(posted_at).timestamp(), outlet)

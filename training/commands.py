@@ -47,6 +47,12 @@ def _command(help_: str, flags: Sequence[Flag], do: Callable[[Given], int | None
         except KeyboardInterrupt:
             console.note("interrupted")
             raise
+        except Exception as error:
+            tensorflow = sys.modules.get("tensorflow")
+            if tensorflow and isinstance(error, tensorflow.errors.OpError):  # such as a GPU that others have filled
+                reason = str(error).strip().splitlines()[0]
+                raise CommandError(f"TensorFlow cannot go on: {type(error).__name__}: {reason}") from error
+            raise
 
     return Command(help=help_, flags=flags, run=run)
 

@@ -47,7 +47,8 @@ def prepare() -> None:
         import keras  # noqa: F401
         import tensorflow as tf
 
-        tf.config.list_physical_devices()
+        for gpu in tf.config.list_physical_devices("GPU"):  # else it takes all of their memory, beside a server or another fit
+            tf.config.experimental.set_memory_growth(gpu, True)
 
 
 def _look_at_keras_json() -> None:

@@ -49,10 +49,12 @@ def _list(given: Given, data: Sequence[str]) -> int:
         if name in given:
             raise UsageError(f"--{name} is for --out")
     logging.getLogger().setLevel(logging.WARNING)
+    from service.model import engines
     from service.score import listing, workers
 
     output = console.Output()
-    version, _ = workers.load(given["models"], given.get("version"), given.get("engine", "auto"))
+    found = workers.find(given["models"], given.get("version"))
+    version = workers.load(found, engines.choose(given.get("engine", "auto")))
     posted_at = given["posted_at"].timestamp() if "posted_at" in given else time.time()
     columns, rows = listing.read(version, data, Format(**flags.given_format(given)), posted_at)
     if given.get("json"):

@@ -11,6 +11,7 @@ Readers of directories (Spark, Arrow, DuckDB) pass over names that begin with `_
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -19,6 +20,7 @@ from dataclasses import dataclass
 import pyarrow.parquet as pq
 
 from service.errors import reason
+from service.model import engines
 from service.posts import sources
 from service.score import manifest, outputs, scorer, workers
 from service.score.manifest import Options
@@ -60,13 +62,15 @@ def run(options: Options, progress: Callable[[int, int], None] = lambda done, of
 
 def _run(out: Output, options: Options, progress: Callable[[int, int], None]) -> Done:
     begun = manifest.read(out)
-    version, engine = workers.load(options.models, options.version or (begun.version if begun else None), options.engine)
-    with workers.processes(options, version, engine) as pool:
+    found = workers.find(options.models, options.version or (begun.version if begun else None))
+    engine = engines.choose(options.engine)  # type: ignore[arg-type]
+    here = contextlib.nullcontext(None) if options.on else workers.processes(options.workers, options.models, found, engine)
+    with here as pool:
         inputs = {source.name: source for source in sources.expand(options.data)}
         if begun is None:
-            begun = manifest.begin(out, options, inputs, version, engine)
+            begun = manifest.begin(out, options, inputs, found, engine.name)
         else:
-            manifest.check_same(begun, out, options, inputs, version, engine)
+            manifest.check_same(begun, out, options, inputs, found, engine.name)
         tasks = [
             Task(inputs[input_.name], input_, shard, manifest.part(input_, shard))
             for input_ in begun.inputs
@@ -76,12 +80,18 @@ def _run(out: Output, options: Options, progress: Callable[[int, int], None]) ->
         left = [task for task in tasks if task.name not in names]
         if len(left) < len(tasks):
             _log.info("%d of %d shards are there already", len(tasks) - len(left), len(tasks))
-        failed = []
-        progress(len(tasks) - len(left), len(tasks))
         worker = Worker(
             options.models.absolute(), begun.version, begun.digest, begun.engine, out, options.written, begun.posted_at
         )
-        for i, problem in enumerate(workers.run(left, worker, version, options, pool), len(tasks) - len(left) + 1):
+        if pool is None:
+            from service.score import on_ray
+
+            problems = on_ray.run(left, worker, options.workers)
+        else:
+            problems = workers.run(left, worker, pool)
+        failed = []
+        progress(len(tasks) - len(left), len(tasks))
+        for i, problem in enumerate(problems, len(tasks) - len(left) + 1):
             if problem:
                 failed.append(problem)
                 _log.error("%s", problem)

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from service.errors import DataError, UsageError, reason
-from service.model.version import Version
+from service.model.artifact import Artifact
 from service.posts.flags import Format
 from service.posts.sources import Source
 from service.score import scorer, shards
@@ -76,7 +76,7 @@ def read(out: Output) -> Manifest | None:
     return manifest
 
 
-def begin(out: Output, options: Options, inputs: dict[str, Source], version: Version, engine: str) -> Manifest:
+def begin(out: Output, options: Options, inputs: dict[str, Source], version: Artifact, engine: str) -> Manifest:
     """Cut the inputs and write the manifest. Raises DataError and UsageError."""
     cut = []
     for source in inputs.values():
@@ -93,7 +93,7 @@ def begin(out: Output, options: Options, inputs: dict[str, Source], version: Ver
 
 
 def check_same(
-    manifest: Manifest, out: Output, options: Options, inputs: dict[str, Source], version: Version, engine: str
+    manifest: Manifest, out: Output, options: Options, inputs: dict[str, Source], version: Artifact, engine: str
 ) -> None:
     """Raise UsageError if a job is to go on with other options, and DataError if an input has changed."""
     where = f"{out.name}/{MANIFEST} began this job"

@@ -12,6 +12,7 @@ import pickle
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from service.errors import UsageError
 from service.score.outputs import OutputError
 from service.score.workers import Task, Worker
 
@@ -30,10 +31,14 @@ class _Actor:
 
 
 def run(tasks: Sequence[Task], worker: Worker, actors: int) -> Iterator[str]:
-    """For each shard, as it is done, why it cannot be read; empty if it was. Raises OutputError.
+    """For each shard, as it is done, why it cannot be read; empty if it was. Raises OutputError and UsageError.
 
     The cluster is that of RAY_ADDRESS, else one of this machine alone.
     """
+    if not tasks:
+        return
+    if once := [task.source.name for task in tasks if task.input.size < 0]:
+        raise UsageError(f"{once[0]}: can be read but once, which no other node can; write it to a file that all nodes have")
     # Ray asks its environment before anything else is set. Who wants statistics or the dashboard, says so.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray

@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
-from service.errors import DataError, reason
+from service.errors import DataError, VersionError, reason
 from service.model.preprocessing import is_time, text_problem
 from service.model.version import Version
 from service.posts import files, json_records
@@ -318,7 +318,10 @@ def _inside(batch: Any, name: str) -> list[Any]:  # noqa: ANN401
 
 
 def _scored(version: Version, batch: Batch, columns: pa.Schema) -> pa.RecordBatch:
-    found = version.predict(batch.headlines)
+    try:
+        found = version.predict(batch.headlines)
+    except OSError as error:  # the engine's own: others may have filled its GPU
+        raise VersionError(f"version {version.number}: {reason(error)}") from error
     main, aux = np.array(found.main_output, np.float32), np.array(found.aux_output, np.float32)
     best = np.where(np.array(found.outlet_known, bool), main, aux)
     scores = [

@@ -16,11 +16,13 @@ from pathlib import Path
 
 from service.errors import DataError, UsageError, VersionError, reason
 from service.model import artifact, engines
+from service.model.artifact import Artifact
+from service.model.engines import Engine
 from service.model.version import Version
 from service.posts.flags import Format
 from service.posts.sources import Source
 from service.score import scorer
-from service.score.manifest import Options, check_unchanged
+from service.score.manifest import check_unchanged
 from service.score.outputs import Output, OutputError
 from service.score.shards import Input, Shard
 
@@ -35,8 +37,8 @@ class Task:
     name: str
 
 
-def load(models: Path, number: int | None, engine: str) -> tuple[Version, str]:
-    """A version and the engine's name. Raises VersionError, naming it, and UsageError if there is none."""
+def find(models: Path, number: int | None) -> Artifact:
+    """A version's files, checked. Raises VersionError, naming it, and UsageError if there is none."""
     try:
         numbers = artifact.versions(models)
     except OSError as error:
@@ -47,13 +49,20 @@ def load(models: Path, number: int | None, engine: str) -> tuple[Version, str]:
         wanted = f"no version {number}" if number else "no version"
         has = f"; it has {', '.join(map(str, numbers))}" if numbers else ""
         raise UsageError(f"--models: {models} holds {wanted}{has}")
-    chosen = engines.choose(engine)  # type: ignore[arg-type]
     try:
-        version = Version.load(artifact.read(models / str(number)), chosen)
+        return artifact.read(models / str(number))
     except VersionError as error:
         raise VersionError(f"version {number}: {error}") from error
+
+
+def load(found: Artifact, engine: Engine) -> Version:
+    """A version that is ready to score. Raises VersionError, naming it."""
+    try:
+        version = Version.load(found, engine)
+    except (VersionError, OSError) as error:  # an engine's own: its GPU may be full
+        raise VersionError(f"version {found.number}: {reason(error) if isinstance(error, OSError) else error}") from error
     gc.freeze()  # the vocabulary lives as long as the process: to look through it again and again costs 5 %
-    return version, chosen.name
+    return version
 
 
 @dataclass(frozen=True)
@@ -76,49 +85,46 @@ class Worker:
 
 
 def _load_again(models: Path, number: int, digest: str, engine: str) -> Version:
-    version, _ = load(models, number, engine)
-    if version.digest != digest:
+    found = find(models, number)
+    if found.digest != digest:
         raise VersionError(f"version {number}: is another one than when the job began")
-    return version
+    return load(found, engines.choose(engine))  # type: ignore[arg-type]
 
 
-def run(
-    tasks: Sequence[Task], worker: Worker, version: Version, options: Options, pool: ProcessPoolExecutor | None
-) -> Iterator[str]:
-    """For each shard, as it is done, why it cannot be read; empty if it was. Raises OutputError and DataError."""
-    if options.on == "ray" and tasks:
-        from service.score import on_ray
-
-        yield from on_ray.run(tasks, worker, options.workers)
-    elif pool is None or len(tasks) < 2 or any(task.input.size < 0 for task in tasks):
-        yield from map(worker.start(version), tasks)
-    else:
-        try:
-            for future in as_completed([pool.submit(_score_here, worker, task) for task in tasks]):
-                yield future.result()
-        except BrokenProcessPool:
-            raise OutputError(
-                "a worker process ended; was it killed, or was there too little memory? Start the job again to go on"
-            ) from None
+def run(tasks: Sequence[Task], worker: Worker, pool: ProcessPoolExecutor | Version) -> Iterator[str]:
+    """For each shard, as it is done, why it cannot be read; empty if it was. Raises OutputError, DataError and VersionError."""
+    if isinstance(pool, Version):
+        yield from map(worker.start(pool), tasks)
+        return
+    once = [task for task in tasks if task.input.size < 0]  # what can be read but once, which other processes do not have
+    try:
+        for future in as_completed([pool.submit(_score_here, worker, task) for task in tasks if task.input.size >= 0]):
+            yield future.result()
+        if once:
+            yield from map(worker.start(), once)
+    except BrokenProcessPool:
+        raise OutputError(
+            "a worker process ended; was it killed, or was there too little memory? Start the job again to go on"
+        ) from None
 
 
 @contextmanager
-def processes(options: Options, version: Version, engine: str) -> Iterator[ProcessPoolExecutor | None]:
-    """The processes of --workers, which load the version while this one looks at the inputs."""
-    if options.workers == 1 or options.on:
-        yield None
+def processes(number: int, models: Path, found: Artifact, engine: Engine) -> Iterator[ProcessPoolExecutor | Version]:
+    """So many processes, which load the version while this one looks at the inputs; for one, the version in this process."""
+    if number == 1:
+        yield load(found, engine)
         return
-    arguments = options.models.absolute(), version.number, version.digest, engine
-    pool = ProcessPoolExecutor(options.workers, get_context("spawn"), _start_worker, arguments)
+    arguments = models.absolute(), found.number, found.digest, engine.name
+    pool = ProcessPoolExecutor(number, get_context("spawn"), _start_worker, arguments)
     try:
-        for _ in range(options.workers):
+        for _ in range(number):
             pool.submit(int)  # a process starts when there is something to do
         yield pool
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-_here: Version  # in a worker
+_here: Version | VersionError | UsageError  # in a worker
 
 
 def _start_worker(models: Path, number: int, digest: str, engine: str) -> None:
@@ -131,10 +137,15 @@ def _start_worker(models: Path, number: int, digest: str, engine: str) -> None:
         os._exit(1)
 
     threading.Thread(target=end_with_parent, daemon=True).start()
-    _here = _load_again(models, number, digest, engine)
+    try:
+        _here = _load_again(models, number, digest, engine)
+    except (VersionError, UsageError) as error:
+        _here = type(error)(str(error))
 
 
 def _score_here(worker: Worker, task: Task) -> str:
+    if isinstance(_here, Exception):
+        raise _here
     return worker.start(_here)(task)
 
 

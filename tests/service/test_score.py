@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from harness.process import environment
 from service.errors import DataError, UsageError
+from service.model import engines
 from service.posts import sources
 from service.posts.flags import Format
 from service.score import cutting, job, outputs, scorer, shards, workers
@@ -71,7 +72,7 @@ def test_scores_are_those_of_predict(models, data, tmp_path):
     done = job.run(options(models, data, tmp_path / "out"))
     assert (done.rows, done.problems, done.failed) == (300, {}, [])
     scored = table(tmp_path / "out").to_pylist()
-    version, _ = workers.load(models, None, "litert")
+    version = workers.load(workers.find(models, None), engines.choose("litert"))
     with data.open(newline="", encoding="utf-8") as file:
         input_rows = list(csv.reader(file))[1:]
     for row, cells in zip(scored, input_rows, strict=True):
@@ -410,3 +411,19 @@ def test_it_needs_neither_grpc_nor_tensorflow(models, data, tmp_path):
         [sys.executable, "-c", script], env=environment(), capture_output=True, text=True, timeout=120, check=False
     )
     assert made.stdout.splitlines()[-1] == "0 []", made.stderr
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_standard_input_beside_a_file(models, data, tmp_path, workers):
+    command = [sys.executable, "-m", "headlines", "score", "--models", models, "--engine", "litert", "--workers", str(workers)]
+    done = subprocess.run(
+        [*command, "--data", data, "--data", "-", "--out", tmp_path / "out"],
+        input="headline\nnew park\n",
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "301 headlines are scored" in done.stdout

@@ -254,3 +254,16 @@ def test_posts_of_days_without_hours_make_a_version_whose_scores_do_not_depend_o
     assert len(outputs) == 1
     evaluated = run("evaluate", "--data", tmp_path / "days.csv", "--models", tmp_path / "models", "--json")
     assert json.loads(evaluated.stdout)["figures"]["main_auc"] == pytest.approx(read.info.evaluation["main_auc"], abs=1e-6)
+
+
+def test_an_error_of_tensorflows_ends_it_with_a_sentence():
+    import tensorflow as tf
+
+    from headlines.commands import CommandError, Given
+    from training import commands
+
+    def fail(given):
+        raise tf.errors.ResourceExhaustedError(None, None, "no memory\nand a long list of operations")
+
+    with pytest.raises(CommandError, match=r"^TensorFlow cannot go on: ResourceExhaustedError: no memory$"):
+        commands._command("", (), fail).run(Given({}))

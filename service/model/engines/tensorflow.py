@@ -117,7 +117,7 @@ class Model:
                 tf.io.gfile.rmtree(directory)
 
     def predict(self, ids: Ids, lengths: Ids, aux: Floats) -> Floats:
-        """See service.model.engines.Model; raises OSError if a GPU has no memory left."""
+        """See service.model.engines.Model; raises OSError if a GPU has no memory left or cannot be used now."""
         answer = np.empty((len(lengths), 2), np.float32)
         if not len(answer):
             return answer
@@ -128,6 +128,10 @@ class Model:
                 answer[rows, 1:] = outputs["aux_output"]
         except tf.errors.ResourceExhaustedError as error:
             raise _full() from error
+        except tf.errors.InternalError as error:
+            if self._cost is _GPU_COST:  # such as a library of the GPU's that finds no memory for itself
+                raise _unusable(error) from error
+            raise
         return answer
 
     def warm(self) -> None:

@@ -262,7 +262,7 @@ def test_an_error_of_tensorflows_ends_it_with_a_sentence():
     from headlines.commands import CommandError, Given
     from training import commands
 
-    def fail(given):
+    def fail(_):
         raise tf.errors.ResourceExhaustedError(None, None, "no memory\nand a long list of operations")
 
     with pytest.raises(CommandError, match=r"^TensorFlow cannot go on: ResourceExhaustedError: no memory$"):

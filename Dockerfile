@@ -1,15 +1,15 @@
 # The server and what it needs, without training. Models are mounted at /models:
 #   docker build -t headlines .
 #   docker run -p 50051:50051 -v "$PWD/models:/models:ro" headlines
-# GPU=1 adds TensorFlow with CUDA, for a host that has NVIDIA's container runtime (docker run --gpus all).
+# EXTRA=gpu adds TensorFlow with CUDA, for a host that has NVIDIA's container runtime (docker run --gpus all). EXTRA=score makes an
+# image that scores files instead, without a server, and EXTRA=ray one that does so on the nodes of a Ray cluster.
 
 FROM python:3.11-slim AS build
-ARG GPU=0
+ARG EXTRA=service
 RUN python -m venv /opt/venv
 WORKDIR /source
 COPY requirements requirements
-RUN lock=service; if [ "$GPU" = 1 ]; then lock=gpu; fi; \
-    /opt/venv/bin/pip install --no-cache-dir --disable-pip-version-check --require-hashes -r requirements/$lock.lock
+RUN /opt/venv/bin/pip install --no-cache-dir --disable-pip-version-check --require-hashes -r "requirements/$EXTRA.lock"
 COPY pyproject.toml README.md LICENSE ./
 COPY protos protos
 COPY service service

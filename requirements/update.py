@@ -1,7 +1,7 @@
 """Pins what the project stands on, with the hashes of its files: `make lock`. Pins that still fit are kept.
 
 service.lock is what a server needs, training.lock adds what training needs, dev.lock what tests and linters need, and gpu.lock
-is service.lock with TensorFlow for NVIDIA GPUs. They hold for every Python and system that the project supports.
+is service.lock with TensorFlow for NVIDIA GPUs. score.lock is what scoring files needs, and ray.lock adds Ray. They hold for every Python and system that the project supports.
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ EXTRAS = {
     "training": ["service", "score", "training"],
     "dev": ["service", "score", "training", "dev"],
     "gpu": ["service", "gpu"],
+    "score": ["score"],
+    "ray": ["score", "ray"],
 }
-INCLUDES = {"training": "service", "dev": "training", "gpu": "service"}
+INCLUDES = {"training": "service", "dev": "training", "gpu": "service", "ray": "score"}
 
 
 def requirements(extras: list[str]) -> list[str]:
@@ -54,7 +56,7 @@ def resolve(extras: list[str], pinned: str) -> dict[str, str]:
 
 
 def main() -> None:
-    """Write the four files. With --upgrade pins are not kept."""
+    """Write the files. With --upgrade pins are not kept."""
     pinned = ""
     if "--upgrade" not in sys.argv[1:]:
         locks = "".join(path.read_text() for path in HERE.glob("*.lock"))

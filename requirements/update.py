@@ -1,7 +1,8 @@
 """Pins what the project stands on, with the hashes of its files: `make lock`. Pins that still fit are kept.
 
 service.lock is what a server needs, training.lock adds what training needs, dev.lock what tests and linters need, and gpu.lock
-is service.lock with TensorFlow for NVIDIA GPUs. score.lock is what scoring files needs, and ray.lock adds Ray. They hold for every Python and system that the project supports.
+is service.lock with TensorFlow for NVIDIA GPUs. score.lock is what scoring files needs, and ray.lock adds Ray. They hold for
+every Python and system that the project supports.
 """
 
 from __future__ import annotations

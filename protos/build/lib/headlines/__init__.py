@@ -1,0 +1,1 @@
+"""What callers of the headline popularity service need: `headlines.client`, and the protos in `headlines.v1`."""

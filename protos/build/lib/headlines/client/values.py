@@ -1,0 +1,37 @@
+"""What goes in and what comes out: headlines, predictions and what is wrong with a headline."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import NamedTuple
+
+
+class Headline(NamedTuple):
+    """A headline as a newsroom would post it."""
+
+    text: str
+    posted_at: datetime | None = None  # with its zone; None: now, by the server's clock
+    outlet: str = ""  # the account, as the training data named it; empty: none
+
+
+class Prediction(NamedTuple):
+    """How popular one headline will be, as probabilities."""
+
+    main_output: float  # judged by words, time and outlet
+    aux_output: float  # judged by the words alone
+    word_count: int
+    unknown_word_count: int  # of these, how many the model does not know
+    outlet_known: bool  # false also if none was named
+    model_version: int
+
+    @property
+    def best(self) -> float:
+        """The better number: `main_output`, or `aux_output` if the model does not know the outlet."""
+        return self.main_output if self.outlet_known else self.aux_output
+
+
+class FieldViolation(NamedTuple):
+    """One field that is wrong."""
+
+    field: str  # its path in what the caller passed, such as headlines[3].text; the first headline is headlines[0]
+    description: str  # what is wrong and what would be right

@@ -1,0 +1,249 @@
+"""The command `predict`: asks a running server, and prints a table for people or JSON Lines for programs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from typing import NamedTuple
+
+from headlines.client import Client, Headline, InvalidRequest, Overloaded, Prediction, ServerError
+from headlines.commands import Command, CommandError, Flag, Given, UsageError, connection, console, description
+from headlines.commands.diagnosis import explained, no_model
+from headlines.commands.flags import moment
+from headlines.v1.popularity_pb2 import GetModelResponse, ModelVersion
+
+_PATIENCE = 5.0  # seconds
+_UNSENDABLE = "\udcff"  # half a surrogate pair: the client refuses it, in its turn, whatever the server is
+
+
+class Entry(NamedTuple):
+    """A headline of the input, and where it stands there."""
+
+    source: str  # "argument" or "line"
+    number: int  # from 1
+    text: str
+    problem: str = ""  # why it cannot be sent
+
+
+def _parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:
+    """Flags and headlines in any order."""
+    parser.add_argument("operands", nargs="*", metavar="HEADLINE", help="a headline; - reads standard input, one a line")
+    parser.epilog = "A headline that begins with - goes after --, as in `headlines predict -- '-5 degrees tonight'`."
+    first, last = list(arguments), []
+    if "--" in first:  # argparse does not take headlines after it and flags between headlines at once
+        at = first.index("--")
+        first, last = first[:at], first[at + 1 :]
+    parsed, unknown = parser.parse_known_intermixed_args(first)
+    if unknown:
+        raise UsageError(
+            f"there is no flag {unknown[0]}; --help lists the flags, and a headline that begins with - goes after --"
+        )
+    parsed.operands += last
+    return parsed
+
+
+def run(given: Given) -> int:
+    """Print the predictions; 0, or 1 if a headline has none. Raises UsageError, and CommandError if no answer comes."""
+    headlines = given.operands
+    server = connection.read(given)
+    posted_at, outlet = given.get("posted_at"), given.get("outlet", "")
+    if not headlines:
+        raise UsageError("name a headline, in quotes, or - to read headlines from standard input, one a line")
+    output = console.Output()
+
+    taken: deque[Entry] = deque()  # and not yet answered
+    timeout = server.timeout or (None if "-" in headlines else _PATIENCE)
+    deadline = None if timeout is None else time.monotonic() + timeout
+
+    def asked() -> Iterator[Headline]:
+        for entry in _entries(headlines):
+            taken.append(entry)
+            yield Headline(_UNSENDABLE if entry.problem else entry.text, posted_at, outlet)
+
+    with explained(server), server.client() as client:
+        model = _model(client, timeout or _PATIENCE, server)
+        left = None if deadline is None else max(0.001, deadline - time.monotonic())  # 0 is no time to a client
+        show = _JSONLines(output, posted_at, outlet) if given.get("json") else _Table(output, posted_at, outlet, model)
+        failed = False
+        for answer in client.predict_stream(asked(), timeout=left):
+            entry = taken.popleft()
+            if isinstance(answer, Prediction):
+                show.prediction(entry, answer)
+            else:
+                failed = True
+                show.error(entry, entry.problem or _problem(answer))
+        show.end()
+    return int(failed)
+
+
+def _entries(headlines: Sequence[str]) -> Iterator[Entry]:
+    for number, text in enumerate(headlines, start=1):
+        if text == "-":
+            for line in console.lines():
+                yield Entry("line", *line)
+            continue
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            yield Entry("argument", number, text.encode(errors="surrogateescape").decode(errors="replace"), "is not UTF-8")
+        else:
+            yield Entry("argument", number, text)
+
+
+def _model(client: Client, timeout: float, server: connection.Connection) -> GetModelResponse | None:
+    """What is served, so far as it is told. Raises ClientError if nobody answers, CommandError if there is no model."""
+    try:
+        model = client.model(timeout=timeout)
+    except (ServerError, Overloaded):
+        return None  # predictions may come all the same
+    states = {version.state for version in model.versions}
+    if not model.version and ModelVersion.STATE_LOADING not in states:  # one that loads is worth waiting for
+        raise CommandError(no_model(model, server))
+    return model
+
+
+def _problem(error: InvalidRequest) -> str:
+    """What is wrong with a headline, without its number in a request, which means nothing to the user."""
+    return "; ".join(
+        f"{violation.field.partition('].')[2]} {violation.description}".strip() for violation in error.violations
+    ) or str(error)
+
+
+class _JSONLines:
+    """One object a headline, malformed ones too, so that a program can put the lines beside its own."""
+
+    def __init__(self, output: console.Output, posted_at: datetime | None, outlet: str) -> None:
+        self._output = output
+        self._fields = {"posted_at": posted_at.isoformat() if posted_at else None, "outlet": outlet}
+
+    def prediction(self, entry: Entry, prediction: Prediction) -> None:
+        self._print(entry, {**prediction._asdict(), "best": prediction.best})
+
+    def error(self, entry: Entry, problem: str) -> None:
+        self._print(entry, {"error": problem})
+
+    def end(self) -> None:
+        pass
+
+    def _print(self, entry: Entry, answer: dict[str, object]) -> None:
+        fields = {"headline": entry.text, entry.source: entry.number, **self._fields, **answer}
+        self._output.print(json.dumps(fields))
+
+
+class _Table:
+    """One line a headline, printed as it comes; then what the numbers mean."""
+
+    def __init__(self, output: console.Output, posted_at: datetime | None, outlet: str, model: GetModelResponse | None) -> None:
+        self._output = output
+        self._posted_at = posted_at
+        self._outlet = outlet
+        self._model = model or GetModelResponse()
+        self._last: Prediction | None = None
+        self._shown = 0
+        self._wordless = False
+        self._failed = False
+
+    def prediction(self, entry: Entry, prediction: Prediction) -> None:
+        if not self._last:
+            self._output.print("   best  unknown words  headline")
+        self._last = prediction
+        self._shown += 1
+        count, unknown = prediction.word_count, prediction.unknown_word_count
+        wordless = unknown == count
+        self._wordless |= wordless
+        words = f"{unknown} of {count}" if count else "no words"
+        row = f"{'!' if wordless else ' '} {description.percent(prediction.best):>5}  {words:>13}  "
+        width = self._output.width and max(self._output.width - len(row), 10)
+        self._output.print(row + console.cut(console.printable(entry.text), width))
+
+    def error(self, entry: Entry, problem: str) -> None:
+        self._failed = True
+        console.note(f"headlines predict: {entry.source} {entry.number}: {problem}")
+
+    def end(self) -> None:
+        if self._last:
+            self._output.print()
+            for note in self._notes(self._last):
+                self._output.print(note)
+        elif not self._failed:
+            console.note("headlines predict: standard input held no headline")
+
+    def _notes(self, last: Prediction) -> Iterator[str]:
+        judged = description.judged_by(self._model) if last.outlet_known else "its words alone"
+        yield f"best: the chance that the post becomes popular, judged by {judged}."
+        if self._model.version:
+            yield f"popular: {description.popular(self._model)}."
+        if self._shown > 1:
+            yield from self._about_gaps(last)
+        if self._wordless:
+            rest = f"comes from {description.beside_words(self._model)} alone" if last.outlet_known else "means nothing"
+            yield f"!: the model knows no word of this headline; the number {rest}."
+        if not last.outlet_known:
+            yield from self._about_outlets()
+        if self._posted_at and not description.uses_time(self._model):
+            yield "--posted-at made no difference: this version of the model does not use the posting time."
+        yield f"Model version {last.model_version}" + (
+            " learned from made-up posts: it says nothing about real headlines." if self._model.synthetic else "."
+        )
+
+    def _about_gaps(self, last: Prediction) -> Iterator[str]:
+        gap = description.same_below(self._model, "main" if last.outlet_known else "aux")
+        kind = "headlines of one story" if description.of_stories(self._model) else "posts of one account"
+        if gap is not None and gap >= 1:
+            yield f"All numbers are about the same: the model ranks fewer than 60 in 100 pairs of {kind} right."
+        elif gap is not None:
+            yield (
+                f"Numbers less than {100 * gap:.0f} points apart are about the same: of {kind} so near, fewer than 60 in 100"
+                " pairs are in the right order."
+            )
+        if self._model.version and not description.of_stories(self._model):
+            yield "It compares posts; which of two wordings of one story is better it cannot tell."
+
+    def _about_outlets(self) -> Iterator[str]:
+        model = self._model
+        if not model.version:
+            return
+        if not description.outlet_count(model):
+            yield "The model knows no outlets: its data named none."
+        elif not self._outlet:
+            yield (
+                f"No outlet was named. With --outlet NAME it judges by {description.beside_words(model)} too; "
+                "`headlines outlets` lists them."
+            )
+        else:
+            nearest = description.nearest_outlet(self._outlet, model.outlets)
+            hint = f"is it {console.printable(nearest)!r}? " if nearest else ""
+            yield (
+                f"The model does not know the outlet {console.printable(self._outlet)!r}; {hint}"
+                f"It knows {description.how_many_outlets(model)}: `headlines outlets`."
+            )
+
+
+def _outlet(given: str) -> str:
+    try:
+        given.encode()
+    except UnicodeEncodeError:
+        raise ValueError("must be UTF-8") from None
+    return given
+
+
+PREDICT = Command(
+    help="ask a server for predictions",
+    flags=(
+        Flag(name="outlet", parse=_outlet, help="the account that posts them, as the training data named it", metavar="NAME"),
+        Flag(
+            name="posted_at",
+            parse=moment,
+            help="when they are posted, with the zone, such as 2026-03-01T18:30Z",
+            metavar="ISO",
+            default="now",
+        ),
+        *connection.FLAGS,
+    ),
+    run=run,
+    parse=_parse,
+)

@@ -17,6 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import ray_cluster
+from object_store import object_store
+from pyarrow import fs
 
 from harness.process import environment
 
@@ -151,6 +153,31 @@ def damaged():
     content = bytearray(file.getvalue())
     content[8:200] = bytes(192)
     return bytes(content)
+
+
+def test_objects_are_read_and_written_by_all_nodes(models, data, local):
+    with ray_cluster.cluster(PYTHON, 2) as cluster, object_store(cluster.host) as address:
+        options = f"?endpoint_override={address}&scheme=http&region=us-east-1&allow_bucket_creation=true"
+        source, scores = [f"s3://some:secret@newsroom/{name}{options}" for name in ("posts", "scores")]
+        system, path = fs.FileSystem.from_uri(source)
+        system.create_dir("newsroom")
+        fs.copy_files(str(data), path, fs.LocalFileSystem(), system)
+        job = cluster.start(command(models, source, scores, "--on", "ray", "--workers", 2), **PIPES)
+        until = time.monotonic() + PATIENCE
+        while len(listed(system)) < 5:
+            assert job.poll() is None, job.communicate()
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        cluster.kill(1)
+        end(job)
+        assert "newsroom/scores/_SUCCESS" in [it.path for it in system.get_file_info(fs.FileSelector("newsroom/scores"))]
+        # The names hold those of the inputs, which are others; the bytes do not.
+        assert sorted(system.open_input_file(name).read() for name in listed(system)) == sorted(local.values())
+
+
+def listed(system):
+    found = system.get_file_info(fs.FileSelector("newsroom/scores", allow_not_found=True))
+    return [it.path for it in found if it.base_name.startswith("part-")]
 
 
 def test_without_a_cluster_it_makes_one_of_this_machine(models, data, local, tmp_path):

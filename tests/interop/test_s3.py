@@ -1,9 +1,8 @@
-"""Posts in an object store: read by Arrow from a server that speaks S3's protocol; `make interop` installs it."""
+"""Posts and scores in an object store."""
 
 import csv
 import io
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -13,12 +12,12 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from object_store import object_store
 from pyarrow import fs
 
 from harness.process import environment
 
 ROOT = Path(__file__).parents[2]
-SERVER = ROOT / ".tools" / "s3" / "bin" / "moto_server"
 ACCESS = {"AWS_ACCESS_KEY_ID": "made", "AWS_SECRET_ACCESS_KEY": "up", "AWS_EC2_METADATA_DISABLED": "true"}
 READ = """
 import logging, sys
@@ -42,27 +41,8 @@ def posts(first, rows):
 
 @pytest.fixture
 def endpoint():
-    if not SERVER.exists():
-        pytest.skip(f"{SERVER.name} is not there: make interop")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    host, port = address.split(":")
-    server = subprocess.Popen([SERVER, "-H", host, "-p", port], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        until = time.monotonic() + 120
-        while True:
-            try:
-                urllib.request.urlopen(f"http://{address}/moto-api/", timeout=5).close()
-                break
-            except OSError:
-                assert server.poll() is None
-                assert time.monotonic() < until
-                time.sleep(0.2)
+    with object_store() as address:
         yield address
-    finally:
-        server.kill()
-        server.wait()
 
 
 def put(address, name, content=b""):

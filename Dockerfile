@@ -2,7 +2,7 @@
 #   docker build -t headlines .
 #   docker run -p 50051:50051 -v "$PWD/models:/models:ro" headlines
 # EXTRA=gpu adds TensorFlow with CUDA, for a host that has NVIDIA's container runtime (docker run --gpus all). EXTRA=score makes an
-# image that scores files instead, without a server, and EXTRA=ray one that does so on the nodes of a Ray cluster.
+# image that scores files, without a server.
 
 FROM python:3.11-slim AS build
 ARG EXTRA=service

@@ -5,6 +5,7 @@
 #   make lint      formatting, types and the walls between packages
 #   make resilience  what must hold on a bad day, for hours; `make test` tries it in short
 #   make interop   stock gRPC and Prometheus tools against the server
+#   make interop-all  that, and what takes long or root: Triton, KServe's client, perf_analyzer, a Ray cluster; best alone
 #   make protos    regenerate the code of protos/
 #   make lock      pin the requirements again; ARGS=--upgrade takes the newest
 
@@ -20,10 +21,15 @@ TOOLS = \
 	github.com/bufbuild/buf/cmd/buf@v1.75.0 \
 	github.com/prometheus/prometheus/cmd/promtool@v0.316.0
 S3_SERVER = "moto[server]==5.2.5"
+TRITON_CLIENT = "tritonclient[grpc]==2.73.0"
+TRITON = nvidia-pytriton==0.7.0
+KSERVE = kserve==0.21.0
+PERF_ANALYZER = tritonclient==2.48.0
+CUDA_RUNTIME = nvidia-cuda-runtime-cu12==12.9.79
 
 # Recipes share one environment and one models/.
 .NOTPARALLEL:
-.PHONY: serve test lint resilience interop protos lock
+.PHONY: serve test lint resilience interop interop-all protos lock
 .DELETE_ON_ERROR:
 
 # A model that is there needs no TensorFlow to be served.
@@ -39,7 +45,7 @@ serve: .venv/$(if $(wildcard models/*/saved_model.pb),.service,.training)
 	@exec .venv/bin/python -m service serve --models models $(ARGS)
 
 test: .venv/.dev
-	.venv/bin/python -m pytest -m "not interop" $(ARGS)
+	.venv/bin/python -m pytest -m "not interop and not interop_all" $(ARGS)
 
 lint: .venv/.dev
 	.venv/bin/ruff check
@@ -55,6 +61,9 @@ resilience: .venv/.dev
 
 interop: .venv/.dev .tools/.installed
 	.venv/bin/python -m pytest -m interop $(ARGS)
+
+interop-all: .venv/.dev .tools/.installed .tools/.all-installed
+	.venv/bin/python -m pytest -m "interop or interop_all" $(ARGS)
 
 protos: .venv/.dev
 	.venv/bin/python -m grpc_tools.protoc -I protos --python_out=protos --pyi_out=protos --grpc_python_out=protos $(PROTO)
@@ -108,7 +117,21 @@ endef
 	$(call install,dev,850,2800)
 	@touch .venv/.service .venv/.training $@
 
+# $(call tool,NAME,WHAT): what does not go together with our own pins, each in an environment of its own.
+define tool
+	.venv/bin/python -m venv --clear .tools/$(1) && .tools/$(1)/bin/pip install --disable-pip-version-check --quiet $(2)
+endef
+
 .tools/.installed: Makefile
 	for tool in $(TOOLS); do GOBIN="$(CURDIR)/.tools" go install $$tool || exit; done
-	.venv/bin/python -m venv --clear .tools/s3 && .tools/s3/bin/pip install --disable-pip-version-check --quiet $(S3_SERVER)
+	$(call tool,s3,$(S3_SERVER))
+	$(call tool,tritonclient,$(TRITON_CLIENT))
+	@touch $@
+
+.tools/.all-installed: Makefile requirements/ray.lock
+	$(call tool,triton,$(TRITON))
+	$(call tool,kserve,$(KSERVE))
+	$(call tool,ray,--require-hashes -r requirements/ray.lock)
+	.tools/ray/bin/pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation --editable ./protos --editable .
+	.venv/bin/python tests/interop/perf_analyzer.py .tools/perf_analyzer $(PERF_ANALYZER) $(CUDA_RUNTIME)
 	@touch $@

@@ -1,6 +1,6 @@
 """Puts perf_analyzer into a directory: its wheel brings the program alone, which needs a library of CUDA's and one of Debian's.
 
-    python perf_analyzer.py DIRECTORY TRITONCLIENT CUDA_RUNTIME, both as pip names them
+python perf_analyzer.py DIRECTORY TRITONCLIENT CUDA_RUNTIME, both as pip names them
 """
 
 import shutil

@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import re
 import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
@@ -70,6 +71,14 @@ def test_tritonclient(of_triton, predicted):
     assert blocking["max_batch_size"] == 1024
     assert blocking["refusal"].startswith("StatusCode.INVALID_ARGUMENT: ")
     assert "headline[0] is blank" in blocking["refusal"]
+
+
+@pytest.mark.interop
+def test_the_program_in_the_docs(server):
+    page = (ROOT / "docs" / "inference-clients.md").read_text("utf-8")
+    [program] = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    said = run([python("tritonclient"), "-c", program.replace("127.0.0.1:50051", server.target)], server)
+    assert re.fullmatch(r"\[0\.\d+ +0\.\d+\]\n", said)
 
 
 @pytest.mark.interop

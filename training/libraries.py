@@ -5,14 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import os
-import re
-import sys
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from headlines.commands import native
 from headlines.commands.progress import busy
 
 # Keras' own settings would change what is trained, or break it: a float type, another backend, a bound on epochs.
@@ -23,9 +19,6 @@ _VARIABLES = {
     "TF_USE_LEGACY_KERAS": "0",
     "MPLBACKEND": "agg",
 }
-# A line of absl's log by C++, which libraries write before anybody can set a level, and what it says about that itself.
-# An error that it logs of a GPU is that there is none.
-_NATIVE = re.compile(rb"(WARNING: All log messages before absl|[IW]\d{4} |E\d{4} .*cuda_platform)")
 
 _log = logging.getLogger(__name__)
 
@@ -43,7 +36,7 @@ def prepare() -> None:
     for library in ("tensorflow", "absl", "matplotlib"):  # they advise on how to write graphs, and on caches
         logging.getLogger(library).setLevel(logging.ERROR)
     _log.info("loading TensorFlow")
-    with os.fdopen(os.dup(2), "w") as stderr, busy("loading TensorFlow", stderr), _without_native_log():
+    with os.fdopen(os.dup(2), "w") as stderr, busy("loading TensorFlow", stderr), native.without_log():
         import keras  # noqa: F401
         import tensorflow as tf
 
@@ -60,22 +53,3 @@ def _look_at_keras_json() -> None:
         return
     if ignored:
         _log.warning("%s in %s is ignored: training needs Keras' own defaults", ", ".join(ignored), file)
-
-
-@contextmanager
-def _without_native_log() -> Iterator[None]:
-    """Hold back what is written to file descriptor 2, then let through all but native log lines."""
-    sys.stderr.flush()
-    with tempfile.TemporaryFile() as held:
-        stderr = os.dup(2)
-        os.dup2(held.fileno(), 2)
-        try:
-            yield
-        finally:
-            sys.stderr.flush()
-            os.dup2(stderr, 2)
-            os.close(stderr)
-            held.seek(0)
-            for line in held:
-                if not _NATIVE.match(line):
-                    os.write(2, line)

@@ -14,6 +14,7 @@ from functools import partial
 from multiprocessing import connection, get_context, parent_process
 from pathlib import Path
 
+from headlines.commands import native
 from service.errors import DataError, UsageError, VersionError, reason
 from service.model import artifact, engines
 from service.model.artifact import Artifact
@@ -58,7 +59,8 @@ def find(models: Path, number: int | None) -> Artifact:
 def load(found: Artifact, engine: Engine) -> Version:
     """A version that is ready to score. Raises VersionError, naming it."""
     try:
-        version = Version.load(found, engine)
+        with native.without_log():
+            version = Version.load(found, engine)
     except (VersionError, OSError) as error:  # an engine's own: its GPU may be full
         raise VersionError(f"version {found.number}: {reason(error) if isinstance(error, OSError) else error}") from error
     gc.freeze()  # the vocabulary lives as long as the process: to look through it again and again costs 5 %

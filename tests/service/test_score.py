@@ -357,7 +357,7 @@ def test_a_list_is_best_first_within_its_groups(models, tmp_path):
     path.write_text(
         "Group,Headline,outlet\nb,new park,gazette\na,The market wins,\nb,council votes,herald\na,,\nb,zebra,nobody\n"
     )
-    result = score(models, path)
+    result = score(models, path, "--posted-at", "2016-05-01T00:00Z")
     assert result.returncode == 1  # one of them has no score
     rows = list(csv.DictReader(io.StringIO(result.stdout)))
     assert [row["Group"] for row in rows] == ["b", "b", "b", "a", "a"]
@@ -365,7 +365,9 @@ def test_a_list_is_best_first_within_its_groups(models, tmp_path):
     assert best == sorted(best, reverse=True)
     assert rows[4]["best"] == ""
     assert rows[4]["problem"].startswith("headline is blank")
-    as_json = [json.loads(line) for line in score(models, path, "--json").stdout.splitlines()]
+    as_json = [
+        json.loads(line) for line in score(models, path, "--json", "--posted-at", "2016-05-01T00:00Z").stdout.splitlines()
+    ]
     assert [row["Headline"] for row in as_json] == [row["Headline"] for row in rows]
     assert as_json[0]["best"] == pytest.approx(best[0], abs=1e-6)
     nothing = score(models, "-", input="id,headline\n")

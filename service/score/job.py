@@ -100,6 +100,9 @@ def _run(out: Output, options: Options, progress: Callable[[int, int], None]) ->
         manifest.check_unchanged(inputs[input_.name], input_)
     if manifest.read(out) != begun:  # where there is no lock
         raise OutputError(f"{out.name}: another job has begun in it; empty it and start again")
+    names = out.names()
+    if lost := sum(task.name not in names for task in tasks) - len(failed):
+        raise OutputError(f"{out.name}: lacks the scores of {lost} shards that were done; do all nodes have the same --out?")
     done = _summary(out, tasks, failed, begun.version)
     if not failed:
         out.write(SUCCESS, b"")

@@ -25,6 +25,7 @@ from service.posts import sources
 from service.posts.flags import Format
 from service.score import cutting, job, outputs, scorer, shards, workers
 from service.score.manifest import Options
+from service.score.outputs import OutputError
 
 WORDS = ["city", "votes", "on", "new", "park", "the", "market", "wins", "council", "zebra"]
 TIME = "2016-05-01T12:00:00Z"
@@ -326,6 +327,7 @@ import sys
 from pathlib import Path
 from service.score import job
 from service.score.manifest import Options
+from service.score.outputs import OutputError
 models, data, out = sys.argv[1:]
 job.run(Options(models=Path(models), data=[data], out=out, engine="litert", posted_at=1_464_000_000.0,
                 shard_bytes=100_000, workers=2)) if __name__ == "__main__" else None
@@ -429,3 +431,10 @@ def test_standard_input_beside_a_file(models, data, tmp_path, workers):
     )
     assert done.returncode == 0, done.stderr
     assert "301 headlines are scored" in done.stdout
+
+
+def test_scores_that_went_elsewhere_are_missed(models, data, tmp_path, monkeypatch):
+    monkeypatch.setattr(workers, "run", lambda tasks, worker, pool: ("" for task in tasks))
+    with pytest.raises(OutputError, match="lacks the scores of 1 shards that were done; do all nodes have the same --out"):
+        job.run(options(models, data, tmp_path / "out"))
+    assert not (tmp_path / "out" / "_SUCCESS").exists()

@@ -8,7 +8,15 @@ from hypothesis import strategies as st
 
 from tests.resilience.fuzz import mutation, server, targets
 
-INPUTS = {"preprocessing": 300, "request": 300, "version": 300, "consistent version": 200, "data": 150, "credentials": 100}
+INPUTS = {
+    "preprocessing": 300,
+    "request": 300,
+    "inference": 300,
+    "version": 300,
+    "consistent version": 200,
+    "data": 150,
+    "credentials": 100,
+}
 
 
 @pytest.mark.parametrize("name", INPUTS)

@@ -38,6 +38,7 @@ from tests.resilience.fuzz import mutation
 INPUTS = {
     "preprocessing": 200_000,
     "request": 200_000,
+    "inference": 200_000,
     "version": 60_000,
     "consistent version": 40_000,
     "data": 60_000,

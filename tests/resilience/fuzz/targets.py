@@ -38,7 +38,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from harness.certificates import Authority
 from harness.process import versions
 from headlines.v1 import popularity_pb2 as pb
-from service.api import popularity, status
+from service.api import inference, inference_messages, popularity, status
 from service.api.middleware import Received
 from service.batcher import Batcher
 from service.budget import Budget
@@ -169,6 +169,64 @@ def _request(version: Path, directory: Path) -> Target:  # noqa: ARG001
         good = [message(random.Random(number), request) for number in range(2 * len(bad))]
         some = (*good, *bad) if kind == b"P" else map(MESSAGE_END.join, zip(good, bad, good[len(bad) :], strict=False))
         seeds += [kind + it for it in some]
+    return Target(seeds, run, whole=0.1, close=loop.close)
+
+
+def _inference(version: Path, directory: Path) -> Target:  # noqa: ARG001
+    """What the Open Inference Protocol makes of raw bytes."""
+    loop = asyncio.new_event_loop()
+    engine = engines.choose("litert")
+
+    async def build() -> tuple[Repository, inference.Inference]:
+        batcher: Batcher[Item, Result] = Batcher(capacity=4096, largest_batch=256, executor=None, observer=Metrics())
+        repository = Repository(version.parent, engine)
+        predictor = Predictor(repository, batcher, Limits())
+        return repository, inference.Inference(
+            predictor, repository, model_name="m", server_version="0", ready=lambda: True, gate=DrainGate()
+        )
+
+    repository, service = loop.run_until_complete(build())
+    repository.live = Version.load(artifact.read(version), engine)
+    context: Any = SimpleNamespace(time_remaining=lambda: 5.0)
+    handlers = list(cast(Any, service.handlers()).values())
+
+    async def call(data: bytes) -> int:
+        try:
+            await handlers[data[0] % len(handlers) if data else 0].unary_unary(data[1:], context)
+        except RequestError as error:
+            code: int = status.of(error).code.value[0]
+            return code
+        return 0
+
+    def run(data: bytes) -> str:
+        code = loop.run_until_complete(call(data))
+        assert code in {*_CODES, 5}, f"status {code}"
+        return f"status {code}"
+
+    texts = [text.encode() for text in TEXTS]
+    raw = b"".join(struct.pack("<I", len(text)) + text for text in texts)
+    ids, aux = np.zeros((2, 100), "<i4"), np.full((2, 5), 0.5, "<f4")
+    ids[:, ::7] = 1
+    text = [{"name": "headline", "datatype": "BYTES", "shape": [len(texts)]}]
+    numbers = [
+        {"name": "main_input", "datatype": "INT32", "shape": [2, 100]},
+        {"name": "aux_input", "datatype": "FP32", "shape": [2, 5]},
+    ]
+    requests: list[dict[str, Any]] = [
+        {"model_name": "m", "inputs": text, "raw_input_contents": [raw], "id": "7"},
+        {"model_name": "m", "inputs": [{**text[0], "contents": {"bytes_contents": texts}}], "outputs": [{"name": "best"}]},
+        {"model_name": "m-arrays", "inputs": numbers, "raw_input_contents": [ids.tobytes(), aux.tobytes()]},
+        {
+            "model_name": "m-arrays",
+            "model_version": "1",
+            "inputs": numbers[::-1],
+            "raw_input_contents": [aux.tobytes(), ids.tobytes()],
+        },
+    ]
+    names = list(service.handlers())
+    infer = names.index("ModelInfer")
+    seeds = [bytes([infer]) + inference_messages.ModelInferRequest(**request).SerializeToString() for request in requests]
+    seeds += [bytes([i]) + b"\x0a\x01m\x12\x011" for i in range(len(names)) if i != infer]
     return Target(seeds, run, whole=0.1, close=loop.close)
 
 
@@ -443,6 +501,7 @@ def _credentials(version: Path, directory: Path) -> Target:  # noqa: ARG001
 _MAKERS = {
     "preprocessing": _preprocessing,
     "request": _request,
+    "inference": _inference,
     "version": _version,
     "consistent version": _consistent_version,
     "data": _data,

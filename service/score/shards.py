@@ -190,7 +190,8 @@ def _row_groups(source: Source) -> tuple[str, list[Shard]]:
 
     with source.open() as file:
         metadata = pq.ParquetFile(file).metadata
-    digest = hashlib.sha256(str(metadata.schema).encode())
+    _, schema = str(metadata.schema).split("\n", 1)  # the first line is an address in memory
+    digest = hashlib.sha256(schema.encode())
     shards, row = [], 0
     for number in range(metadata.num_row_groups):
         group = metadata.row_group(number)

@@ -300,6 +300,17 @@ def test_a_shard_that_cannot_be_read_is_named_and_the_rest_is_done(models, data,
     assert not (tmp_path / "out" / "_SUCCESS").exists()
 
 
+def test_the_manifest_of_parquet_depends_on_nothing_but_the_file(models, tmp_path):
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"headline": ["new park"] * 10}), path)
+    manifests = set()
+    for name in ("one", "two"):
+        result = score(models, "--data", path, "--out", tmp_path / name, "--posted-at", TIME)
+        assert result.returncode == 0, result.stderr
+        manifests.add((tmp_path / name / "_MANIFEST.json").read_text())
+    assert len(manifests) == 1
+
+
 def table_rows(out):
     return sum(pq.read_metadata(path).num_rows for path in out.glob("part-*"))
 

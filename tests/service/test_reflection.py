@@ -50,6 +50,7 @@ async def test_it_lists_the_services(ask):
         SERVICE,
         f"{SERVICE}.Predict",
         f"{SERVICE}.PredictStream",
+        f"{SERVICE}.Explain",
         f"{SERVICE}.GetModel",
         "headlines.v1.Headline",
         "headlines.v1.Headline.text",

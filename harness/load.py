@@ -59,7 +59,13 @@ def percentiles(seconds: np.ndarray | list[float]) -> dict[str, float]:
 
 
 def closed_loop(
-    target: str, requests: Sequence[bytes], headlines: int, clients: int, seconds: float, connections: int | None = None
+    target: str,
+    requests: Sequence[bytes],
+    headlines: int,
+    clients: int,
+    seconds: float,
+    connections: int | None = None,
+    method: bytes = wire.PREDICT,
 ) -> Load:
     """Clients of which each sends its next request as soon as it has the answer; `headlines` are in every request.
 
@@ -67,7 +73,7 @@ def closed_loop(
     Raises BrokenError if a call ends otherwise than answered or UNAVAILABLE.
     """
     messages = cycle([wire.framed(request) for request in requests])
-    shared = [Connection(target) for _ in range(connections or clients)]
+    shared = [Connection(target, method) for _ in range(connections or clients)]
     latencies: list[float] = []
     statuses: Counter[str] = Counter()
     begin = now = time.perf_counter()

@@ -26,6 +26,7 @@ FRAME_BYTES = 16_384  # of a frame's payload, at most
 WINDOW_BYTES = 65_535  # that either side may send before it is told more
 WIDE = (1 << 31) - 1  # the widest window, which no run comes near
 PREDICT = b"/headlines.v1.PopularityService/Predict"
+EXPLAIN = b"/headlines.v1.PopularityService/Explain"
 PREDICT_STREAM = b"/headlines.v1.PopularityService/PredictStream"
 STATUS = re.compile(rb"grpc-status[\x01\x02](\d+)")  # in trailers that are not compressed
 TOKEN = b"token-of-the-fuzzer"

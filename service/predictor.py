@@ -13,12 +13,14 @@ from typing import Any, NamedTuple, TypeAlias, cast
 
 from service.batcher import Admission, Batcher
 from service.errors import FieldViolation, InvalidRequest, Unavailable
+from service.model.explanation import Explainable, Explanation
 from service.model.preprocessing import Headline, is_time, text_problem
 from service.model.version import Outputs, Prediction, Predictions, Row, Version
 from service.repository import Repository
 
 _CHECKED_AT_ONCE = 32 << 10  # characters, between two turns of the event loop; strange ones take 0.1 us each
 _BYTES_PER_WORD = 6
+MAX_EXPLAINED = 32  # headlines of a request to explain
 _VIOLATIONS = 20  # named in one error; a caller who has more learns no more from them
 
 
@@ -29,11 +31,23 @@ class Limits:
     max_headlines: int = 1024
     max_text_bytes: int = 4096  # of one headline, in UTF-8
 
+    @property
+    def max_explain_rows(self) -> int:
+        """Of all headlines of a request to explain: it is at most as much work as the largest request to predict."""
+        return self.max_headlines
+
 
 class Answer(NamedTuple):
     """Predictions in the order of the headlines, all by one version."""
 
     predictions: list[Prediction]
+    version: int
+
+
+class Explained(NamedTuple):
+    """Explanations in the order of the headlines, all by one version."""
+
+    explanations: list[Explanation]
     version: int
 
 
@@ -81,12 +95,12 @@ class Predictor:
         Parsing a thousand takes 0.06 ms, decoding them 1.2: refusing an overload after that would leave no time to answer.
         Raises InvalidRequest for none or too many, and Overloaded if there is no room or not enough time.
         """
-        self._check_number(headlines)
+        _check_number(headlines, self.limits.max_headlines)
         return self._batcher.admit(headlines, deadline)
 
     async def admit_bulk(self, headlines: int, deadline: float | None = None) -> Admission[Item, Result]:
         """Wait for room for a request of so many headlines. Raises InvalidRequest for none or too many."""
-        self._check_number(headlines)
+        _check_number(headlines, self.limits.max_headlines)
         return await self._batcher.admit_bulk(headlines, deadline)
 
     async def predict(self, headlines: Sequence[Headline], admission: Admission[Item, Result] | None = None) -> Answer:
@@ -111,6 +125,39 @@ class Predictor:
         run = self._live()
         return cast("list[Outputs]", await admission.compute(run.rows, rows)), run.version.number
 
+    async def explain(self, headlines: Sequence[Headline], deadline: float | None = None) -> Explained:
+        """Say what moves the scores of 1 to 32 headlines. `deadline` is in the event loop's time.
+
+        The headlines are bulk requests one after another, so another caller waits for one batch of them at most. Their rows
+        count as no headlines. Raises as `predict`, and InvalidRequest if the rows are too many; never Overloaded.
+        """
+        _check_number(len(headlines), MAX_EXPLAINED)
+        await self._check(headlines)
+        run = self._live()
+        explanations = []
+        for question in await self._explainable(run.version, headlines):
+            with await self._batcher.admit_bulk(len(question), deadline) as admission:
+                outputs = cast("list[Outputs]", await admission.compute(run.rows, question.rows()))
+            explanations.append(question.explain(outputs))
+            await asyncio.sleep(0)  # to find the places of words may take a few milliseconds
+        return Explained(explanations, run.version.number)
+
+    async def _explainable(self, version: Version, headlines: Sequence[Headline]) -> list[Explainable]:
+        questions: list[Explainable] = []
+        left = self.limits.max_explain_rows
+        for i, headline in enumerate(headlines):
+            question = Explainable(version, headline)
+            left -= len(question)
+            if left < 0:
+                most = self.limits.max_explain_rows
+                problem = f"takes {len(question)} rows, and the headlines of a request at most {most} together"
+                if i:
+                    problem += "; send it and those after it in further requests"
+                raise InvalidRequest("too many rows", [FieldViolation(f"headlines[{i}]", problem)])
+            questions.append(question)
+            await asyncio.sleep(0)
+        return questions
+
     def _live(self) -> _Runs:
         version = self._repository.live
         if version is None:
@@ -118,14 +165,6 @@ class Predictor:
         if self._runs is None or self._runs.version is not version:
             self._runs = _Runs(version, self._observer)
         return self._runs
-
-    def _check_number(self, headlines: int) -> None:
-        most = self.limits.max_headlines
-        if not headlines:
-            raise InvalidRequest("no headline", [FieldViolation("headlines", f"is empty; send 1 to {most} headlines")])
-        if headlines > most:
-            problem = f"holds more than {most}; send at most {most} in a request"
-            raise InvalidRequest("too many headlines", [FieldViolation("headlines", problem)])
 
     async def _check(self, headlines: Sequence[Headline]) -> None:
         longest = self.limits.max_text_bytes
@@ -143,6 +182,14 @@ class Predictor:
                 violations.append(FieldViolation(f"headlines[{i}].text", problem))
         if violations:
             raise InvalidRequest("headlines that cannot be scored", violations[:_VIOLATIONS])
+
+
+def _check_number(headlines: int, most: int) -> None:
+    if not headlines:
+        raise InvalidRequest("no headline", [FieldViolation("headlines", f"is empty; send 1 to {most} headlines")])
+    if headlines > most:
+        problem = f"holds more than {most}; send at most {most} in a request"
+        raise InvalidRequest("too many headlines", [FieldViolation("headlines", problem)])
 
 
 class _Runs:

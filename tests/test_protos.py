@@ -19,6 +19,10 @@ NUMBERS = {
     "PredictStreamResponse": {"id": 1, "response": 2, "error": 3},
     "Error": {"code": 1, "message": 2, "violations": 3},
     "FieldViolation": {"field": 1, "description": 2},
+    "ExplainRequest": {"headlines": 1},
+    "ExplainResponse": {"explanations": 1, "model_version": 2},
+    "Explanation": {"prediction": 1, "words": 2, "outlet_effect": 3, "time_effect": 4},
+    "WordEffect": {"word": 1, "known": 2, "main_effect": 3, "aux_effect": 4, "start": 5, "end": 6},
     "GetModelRequest": {},
     "GetModelResponse": {
         "name": 1,
@@ -42,7 +46,7 @@ NUMBERS = {
         "outlet_count": 19,
         "label_change": 20,
     },
-    "Limits": {"max_headlines": 1, "max_text_bytes": 2, "max_message_bytes": 3},
+    "Limits": {"max_headlines": 1, "max_text_bytes": 2, "max_message_bytes": 3, "max_explain_rows": 4},
     "ModelVersion": {"version": 1, "digest": 2, "state": 3, "error": 4},
 }
 

@@ -18,9 +18,10 @@ from service.api.messages import has_more_fields, parse
 from service.api.middleware import Received, deadline_of
 from service.drain import DrainGate
 from service.errors import FieldViolation, InvalidRequest, Unavailable
+from service.model.explanation import Explanation
 from service.model.preprocessing import Headline
-from service.model.version import Version
-from service.predictor import Answer, Predictor
+from service.model.version import Prediction, Version
+from service.predictor import MAX_EXPLAINED, Answer, Predictor
 from service.repository import Repository, State, VersionState
 
 SERVICE = popularity_pb2.DESCRIPTOR.services_by_name["PopularityService"]
@@ -42,7 +43,9 @@ _STATES = {
     State.RETIRED: popularity_pb2.ModelVersion.STATE_RETIRED,
 }
 
-_Request = TypeVar("_Request", popularity_pb2.PredictRequest, popularity_pb2.PredictStreamRequest)
+_Request = TypeVar(
+    "_Request", popularity_pb2.PredictRequest, popularity_pb2.PredictStreamRequest, popularity_pb2.ExplainRequest
+)
 _Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 
@@ -72,6 +75,7 @@ class Popularity:
             max_headlines=predictor.limits.max_headlines,
             max_text_bytes=predictor.limits.max_text_bytes,
             max_message_bytes=max_message_bytes,
+            max_explain_rows=predictor.limits.max_explain_rows,
         )
         self._stream_age = stream_age
         self._clock = clock
@@ -85,6 +89,7 @@ class Popularity:
         return {
             "Predict": grpc.unary_unary_rpc_method_handler(self._predict),
             "PredictStream": grpc.stream_stream_rpc_method_handler(self._predict_stream),
+            "Explain": grpc.unary_unary_rpc_method_handler(self._explain),
             "GetModel": grpc.unary_unary_rpc_method_handler(self._get_model),
         }
 
@@ -95,7 +100,7 @@ class Popularity:
 
     async def _predict(self, raw: bytes, context: _Context) -> bytes:
         with self._gate:
-            request = self._parse(popularity_pb2.PredictRequest, raw)
+            request = self._parse(popularity_pb2.PredictRequest, raw, self._predictor.limits.max_headlines)
             deadline = deadline_of(context)
             response = popularity_pb2.PredictResponse()
             with self._predictor.admit(len(request.headlines), deadline) as admission:
@@ -143,13 +148,23 @@ class Popularity:
         """The answer to one request of a stream, whatever becomes of it."""
         response = popularity_pb2.PredictStreamResponse()
         try:
-            request = self._parse(popularity_pb2.PredictStreamRequest, raw)
+            request = self._parse(popularity_pb2.PredictStreamRequest, raw, self._predictor.limits.max_headlines)
             response.id = request.id
             with await self._predictor.admit_bulk(len(request.headlines), deadline) as admission:
                 _fill(response.response, await self._predictor.predict(self._headlines(request.headlines), admission))
         except Exception as error:
             response.error.CopyFrom(status.of(error).to_proto())
         return response.SerializeToString()
+
+    async def _explain(self, raw: bytes, context: _Context) -> bytes:
+        with self._gate:
+            request = self._parse(popularity_pb2.ExplainRequest, raw, MAX_EXPLAINED)
+            headlines = self._headlines(request.headlines[: MAX_EXPLAINED + 1])  # of too many, one too many is enough
+            explained = await self._predictor.explain(headlines, deadline_of(context))
+            response = popularity_pb2.ExplainResponse(model_version=explained.version)
+            for each in explained.explanations:
+                _fill_explanation(response.explanations.add(), each)
+            return response.SerializeToString()
 
     async def _get_model(self, raw: bytes, context: _Context) -> bytes:  # noqa: ARG002
         with self._gate:
@@ -189,8 +204,7 @@ class Popularity:
             response.evaluation.update(live.info.evaluation)
         return response.SerializeToString()
 
-    def _parse(self, message: type[_Request], raw: bytes) -> _Request:
-        most = self._predictor.limits.max_headlines
+    def _parse(self, message: type[_Request], raw: bytes, most: int) -> _Request:
         if len(raw) > _LARGE and has_more_fields(raw, 4 * most):  # fields of a later proto may stand beside headlines
             problem = f"holds far more than {most}; send at most {most} in a request"
             raise InvalidRequest("too many headlines", [FieldViolation("headlines", problem)])
@@ -213,10 +227,22 @@ def _fill(response: popularity_pb2.PredictResponse, answer: Answer) -> None:
     response.model_version = answer.version
     add = response.predictions.add
     for each in answer.predictions:
-        prediction = add()  # filled field by field: a quarter faster than by keywords
-        prediction.main_output = each.main_output
-        prediction.aux_output = each.aux_output
-        prediction.word_count = each.word_count
-        prediction.unknown_word_count = each.unknown_word_count
-        prediction.outlet_known = each.outlet_known
-        prediction.best = each.best
+        _fill_prediction(add(), each)
+
+
+def _fill_prediction(prediction: popularity_pb2.Prediction, each: Prediction) -> None:
+    # Filled field by field: a quarter faster than by keywords.
+    prediction.main_output = each.main_output
+    prediction.aux_output = each.aux_output
+    prediction.word_count = each.word_count
+    prediction.unknown_word_count = each.unknown_word_count
+    prediction.outlet_known = each.outlet_known
+    prediction.best = each.best
+
+
+def _fill_explanation(explanation: popularity_pb2.Explanation, each: Explanation) -> None:
+    _fill_prediction(explanation.prediction, each.prediction)
+    explanation.outlet_effect = each.outlet_effect
+    explanation.time_effect = each.time_effect
+    for word in each.words:
+        explanation.words.add(**word._asdict())

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import threading
 from concurrent import futures
 
@@ -26,9 +27,16 @@ class Servicer(popularity_pb2_grpc.PopularityServiceServicer, health_pb2_grpc.He
         self.streams = 0
         self.metadata = {}
         self.peers = set()  # the connections that calls came by
+        self.rows = 1024  # of all headlines of a request to explain, of which each takes one for each character
         self.words = "on purpose"
         self.description = "is bad"
         self.outlets = []
+        self.model = {}  # further fields of GetModel's answer
+        self.explanation = popularity_pb2.Explanation(
+            words=[popularity_pb2.WordEffect(word="four", main_effect=0.25, aux_effect=-0.125, end=4)],
+            outlet_effect=0.5,
+            time_effect=-0.25,
+        )
         self.failures = []  # status codes with which the next calls end
         self.break_after = []  # after how many answers each of the next streams ends
         self.lock = threading.Lock()
@@ -60,12 +68,31 @@ class Servicer(popularity_pb2_grpc.PopularityServiceServicer, health_pb2_grpc.He
         self.fail(context)
         violations, response = self.answer(request.headlines)
         if violations:
-            detail = Any()
-            detail.Pack(BadRequest(field_violations=[BadRequest.FieldViolation(field=f, description=d) for f, d in violations]))
-            context.abort_with_status(
-                rpc_status.to_status(Status(code=INVALID.value[0], message="malformed", details=[detail]))
-            )
+            self.refuse(context, violations)
         return response
+
+    def refuse(self, context, violations):
+        detail = Any()
+        detail.Pack(BadRequest(field_violations=[BadRequest.FieldViolation(field=f, description=d) for f, d in violations]))
+        context.abort_with_status(rpc_status.to_status(Status(code=INVALID.value[0], message="malformed", details=[detail])))
+
+    def Explain(self, request, context):  # noqa: N802
+        with self.lock:
+            self.requests.append(request)
+        self.hold.wait(10)
+        self.fail(context)
+        violations, response = self.answer(request.headlines)
+        for i, rows in enumerate(itertools.accumulate(len(h.text) for h in request.headlines)):
+            if rows > self.rows and not violations:
+                violations = [(f"headlines[{i}]", "takes too many rows")]
+        if violations:
+            self.refuse(context, violations)
+        explanations = []
+        for prediction in response.predictions:
+            explanation = popularity_pb2.Explanation(prediction=prediction)
+            explanation.MergeFrom(self.explanation)
+            explanations.append(explanation)
+        return popularity_pb2.ExplainResponse(explanations=explanations, model_version=7)
 
     def PredictStream(self, requests, context):  # noqa: N802
         self.streams += 1
@@ -87,13 +114,40 @@ class Servicer(popularity_pb2_grpc.PopularityServiceServicer, health_pb2_grpc.He
 
     def GetModel(self, request, context):  # noqa: N802, ARG002
         self.fail(context)
-        return popularity_pb2.GetModelResponse(name="headline-popularity", version=7, outlets=self.outlets)
+        return popularity_pb2.GetModelResponse(name="headline-popularity", version=7, outlets=self.outlets, **self.model)
 
     def Check(self, request, context):  # noqa: N802
         self.metadata = dict(context.invocation_metadata())
         self.peers.add(context.peer())
         assert not request.service
         return health_pb2.HealthCheckResponse(status="SERVING" if not self.failures else "NOT_SERVING")
+
+
+class Raw(grpc.GenericRpcHandler):
+    """Answers with the bytes that it is given."""
+
+    def __init__(self, response=b"", stream=(), status=None, waits=None):
+        self.response, self.stream, self.status, self.waits = response, stream, status, waits
+
+    def service(self, details):
+        if details.method.endswith("PredictStream"):
+            return grpc.stream_stream_rpc_method_handler(self.streaming)
+        return grpc.unary_unary_rpc_method_handler(self.unary)
+
+    def unary(self, request, context):  # noqa: ARG002
+        if self.status:
+            code, details, trailers = self.status
+            context.set_trailing_metadata(trailers)
+            context.abort(code, details)
+        return self.response
+
+    def streaming(self, requests, context):  # noqa: ARG002
+        next(requests)
+        yield from self.stream
+        for _ in requests:
+            pass
+        if self.waits:
+            self.waits.wait(60)
 
 
 @contextlib.contextmanager

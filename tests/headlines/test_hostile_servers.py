@@ -2,7 +2,6 @@
 
 import math
 import threading
-from concurrent import futures
 
 import grpc
 import pytest
@@ -58,48 +57,6 @@ STREAMS = {
     "no violation": violating(),
     "a malformed id 0": [answer(0, error=Error(code=INVALID.value[0], message="bytes that are no request"))],
 }
-
-
-class Raw(grpc.GenericRpcHandler):
-    """Answers with the bytes that it is given."""
-
-    def __init__(self, response=b"", stream=(), status=None, waits=None):
-        self.response, self.stream, self.status, self.waits = response, stream, status, waits
-
-    def service(self, details):
-        if details.method.endswith("PredictStream"):
-            return grpc.stream_stream_rpc_method_handler(self.streaming)
-        return grpc.unary_unary_rpc_method_handler(self.unary)
-
-    def unary(self, request, context):  # noqa: ARG002
-        if self.status:
-            code, details, trailers = self.status
-            context.set_trailing_metadata(trailers)
-            context.abort(code, details)
-        return self.response
-
-    def streaming(self, requests, context):  # noqa: ARG002
-        next(requests)
-        yield from self.stream
-        for _ in requests:
-            pass
-        if self.waits:
-            self.waits.wait(60)
-
-
-@pytest.fixture
-def raw(kind):
-    """A client of a server that answers so."""
-    server = grpc.server(futures.ThreadPoolExecutor(8))
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-
-    def start(**answers):
-        server.add_generic_rpc_handlers([Raw(**answers)])
-        return kind(f"127.0.0.1:{port}", timeout=SECONDS)
-
-    yield start
-    server.stop(None).wait()
 
 
 @pytest.mark.parametrize("response", RESPONSES.values(), ids=RESPONSES)

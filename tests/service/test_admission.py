@@ -50,7 +50,7 @@ async def silent_calls(server, method, count):
                 call.cancel()
 
 
-@pytest.mark.parametrize("method", ["Predict", "PredictStream", "GetModel"])
+@pytest.mark.parametrize("method", ["Predict", "PredictStream", "Explain", "GetModel"])
 async def test_silent_callers_keep_nobody_out(narrow, method):
     async with running(narrow) as (server, stub), silent_calls(server, method, 30):
         await until(lambda: waiting(server))

@@ -35,7 +35,12 @@ def test_model_for_programs(target):
     model = json.loads(done.stdout)
     assert (model["version"], model["outlet_count"], model["outlets"]) == (1, 2, ["gazette", "herald"])
     assert (model["synthetic"], model["trained_at"]) == (True, "2016-05-25T18:13:20Z")
-    assert model["limits"] == {"max_headlines": 1024, "max_text_bytes": 4096, "max_message_bytes": 4 << 20}
+    assert model["limits"] == {
+        "max_headlines": 1024,
+        "max_text_bytes": 4096,
+        "max_message_bytes": 4 << 20,
+        "max_explain_rows": 1024,
+    }
     assert (model["evaluation"]["main_auc"], model["evaluation"]["main_pair_gap"]) == (0.75, 0.12)
     assert model["versions"] == [{"version": 1, "digest": model["digest"], "state": "live", "error": ""}]
 

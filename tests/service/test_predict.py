@@ -203,6 +203,33 @@ def test_headlines_and_flags_come_in_any_order(target):
     assert [answer["argument"] for answer in answers] == [1, 2, 3, 4]
 
 
+def test_what_moves_a_score_is_told_too(target):
+    asked = [
+        "--target",
+        target,
+        "--json",
+        "--outlet",
+        "gazette",
+        "--posted-at",
+        "2026-03-01T18:30Z",
+        "City votes",
+        "Don\u2019t stop",
+    ]
+    plain = [json.loads(line) for line in predict(*asked).stdout.splitlines()]
+    explained = [json.loads(line) for line in predict("--explain", *asked).stdout.splitlines()]
+    assert len(explained) == 2
+    for answer, prediction in zip(explained, plain, strict=True):
+        words, outlet, time = (answer.pop(name) for name in ("words", "outlet_effect", "time_effect"))
+        assert answer == pytest.approx(prediction, abs=1e-6)
+        assert [answer["headline"][word["start"] : word["end"]] for word in words] == answer["headline"].split()
+        assert outlet
+        assert time
+        assert any(word["main_effect"] for word in words)
+    done = predict("--explain", "--target", target, "--outlet", "gazette", "City votes on lions")
+    assert "lions ?" in done.stdout.decode()
+    assert "gazette " in done.stdout.decode()
+
+
 # What is wrong with a headline is said by its place in the input
 
 

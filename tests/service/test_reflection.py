@@ -62,6 +62,7 @@ async def test_it_finds_the_open_inference_protocol(ask, symbol):
         SERVICE,
         f"{SERVICE}.Predict",
         f"{SERVICE}.PredictStream",
+        f"{SERVICE}.Explain",
         f"{SERVICE}.GetModel",
         "headlines.v1.Headline",
         "headlines.v1.Headline.text",

@@ -156,6 +156,7 @@ async def test_a_thousand_wrong_fields_still_fit_into_the_metadata(stub):
     ("method", "raw"),
     [
         ("GetModel", b"\xff"),
+        ("Explain", b"\xff"),
         ("Predict", b"\xff"),
         ("Predict", b"\x0a\x05ab"),  # cut off
         ("Predict", b"\x0a\x04\x0a\x02\xff\xfe"),  # a text that is no UTF-8
@@ -261,7 +262,7 @@ async def test_get_model_describes_what_is_served(stub, version):
     assert model.label_description.startswith("more than 12 retweets and likes together, as half of the posts")
     assert dict(model.evaluation) == version.info.evaluation
     assert model.label_change == ""
-    assert model.limits == pb.Limits(max_headlines=1024, max_text_bytes=4096, max_message_bytes=4 << 20)
+    assert model.limits == pb.Limits(max_headlines=1024, max_text_bytes=4096, max_message_bytes=4 << 20, max_explain_rows=1024)
     assert [(it.version, it.digest, it.state) for it in model.versions] == [(1, version.digest, pb.ModelVersion.STATE_LIVE)]
 
 
@@ -360,6 +361,10 @@ async def test_headlines_and_outlets_are_told_to_nobody(make_settings, caplog):
             )
             told = [str(answer) async for answer in stream]
             told += map(str, await failure(stub.Predict(request(text + "x" * 5000))))
+            explained = await stub.Explain(pb.ExplainRequest(headlines=[headline(text, outlet=outlet)]))
+            assert len(explained.explanations[0].words) == 3
+            told += map(str, await failure(stub.Explain(pb.ExplainRequest(headlines=[headline(text + "x" * 5000)]))))
+            told += map(str, await failure(stub.Explain(pb.ExplainRequest(headlines=[headline(f"{text} {'x ' * 100}")] * 9))))
             told += map(str, await failure(stub.Predict(pb.PredictRequest(headlines=[headline(text, nanos=-1)]))))
             raw = pb.PredictRequest(headlines=[headline(text, outlet=outlet)]).SerializeToString()
             told += map(str, await failure(channel.unary_unary(f"/{SERVICE}/Predict")(raw[:-1])))

@@ -6,7 +6,7 @@
         for prediction in client.predict(["Storm closes every school", Headline("Cup final tonight", outlet="bbcnews")]):
             print(f"{prediction.best:.0%}")
 
-`AsyncClient` is the same with `await`. What goes wrong is one of these:
+`explain` says what moves a score. `AsyncClient` is the same with `await`. What goes wrong is one of these:
 
 ClientError             also itself: the client is closed
 ├── InvalidSetting      a parameter is malformed, such as `target` or `timeout`; a ValueError too
@@ -31,7 +31,7 @@ from headlines.client.errors import (
     Unavailable,
 )
 from headlines.client.parts import MAX_BYTES, MAX_HEADLINES
-from headlines.client.values import FieldViolation, Headline, Prediction
+from headlines.client.values import Explanation, FieldViolation, Headline, Prediction, WordEffect
 
 __all__ = [
     "MAX_BYTES",
@@ -40,6 +40,7 @@ __all__ = [
     "Client",
     "ClientError",
     "DeadlineExceeded",
+    "Explanation",
     "FieldViolation",
     "Headline",
     "InvalidRequest",
@@ -49,4 +50,5 @@ __all__ = [
     "ServerError",
     "Unauthenticated",
     "Unavailable",
+    "WordEffect",
 ]

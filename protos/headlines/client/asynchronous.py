@@ -8,25 +8,34 @@ from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Generator, Iterable
 from contextlib import closing
 from functools import partial
-from typing import Any, ClassVar, Self, cast
+from typing import Any, ClassVar, Self
 
 import grpc
 import grpc.aio
 from google.protobuf.wrappers_pb2 import StringValue
 
 from headlines.client.bulk import Bulk
-from headlines.client.caller import FINISH_TIMEOUT, INBOX, NO_ROOM, OVERLOAD_TRIES, AsyncCall, Caller, closed, predict
+from headlines.client.caller import (
+    FINISH_TIMEOUT,
+    INBOX,
+    NO_ROOM,
+    OVERLOAD_TRIES,
+    Answer,
+    AsyncCall,
+    Caller,
+    closed,
+    explain,
+    predict,
+)
 from headlines.client.connection import Connection
 from headlines.client.errors import TOO_LATE, Broken, ClientError, DeadlineExceeded, InvalidRequest, unreadable
 from headlines.client.parts import iterable
 from headlines.client.settings import Deadline
 from headlines.client.sources import async_source_of
-from headlines.client.values import Headline, Prediction
+from headlines.client.values import Explanation, Headline, Prediction
 from headlines.v1.popularity_pb2 import (
     GetModelRequest,
     GetModelResponse,
-    PredictRequest,
-    PredictResponse,
     PredictStreamRequest,
     PredictStreamResponse,
 )
@@ -52,8 +61,14 @@ class AsyncClient(Caller):
     ) -> list[Prediction]:
         """As Client.predict."""
         deadline = self._deadline(timeout)
-        start = partial(self._start, deadline)
+        start = partial(self._start, "Predict", deadline)
         return await _run(predict(start, headlines, self._retries(deadline), one_version))
+
+    async def explain(self, headlines: Iterable[str | Headline], *, timeout: float | None = None) -> list[Explanation]:
+        """As Client.explain."""
+        deadline = self._deadline(timeout)
+        start = partial(self._start, "Explain", deadline)
+        return await _run(explain(start, headlines, self._retries(deadline)))
 
     def predict_stream(
         self, headlines: Iterable[str | Headline] | AsyncIterable[str | Headline], *, timeout: float | None = None
@@ -157,12 +172,19 @@ class AsyncClient(Caller):
                     self._connections.pop(other, None)
         return self._connection_of(loop)
 
-    def _start(self, deadline: Deadline, request: PredictRequest, pause: float, alone: bool) -> AsyncCall:  # noqa: ARG002
-        call = asyncio.ensure_future(self._call(request, deadline, pause))
+    def _start(
+        self,
+        method: str,
+        deadline: Deadline,
+        request: object,
+        pause: float,
+        alone: bool,  # noqa: ARG002
+    ) -> AsyncCall:
+        call = asyncio.ensure_future(self._call(method, request, deadline, pause))
         call.add_done_callback(lambda call: call.cancelled() or call.exception())  # nobody awaits it when an earlier one failed
         return call
 
-    async def _call(self, request: PredictRequest, deadline: Deadline, pause: float) -> PredictResponse:
+    async def _call(self, method: str, request: object, deadline: Deadline, pause: float) -> Any:  # noqa: ANN401
         await asyncio.sleep(pause)
         connection = self._connection()
         try:
@@ -171,7 +193,7 @@ class AsyncClient(Caller):
         except TimeoutError:
             raise DeadlineExceeded(NO_ROOM) from None
         try:
-            return cast(PredictResponse, await self._ask(connection, connection.stub.Predict, request, deadline))
+            return await self._ask(connection, getattr(connection.stub, method), request, deadline)
         finally:
             connection.room.release()
 
@@ -195,7 +217,7 @@ class AsyncClient(Caller):
         return response
 
 
-async def _run(steps: Generator[AsyncCall, PredictResponse, list[Prediction]]) -> list[Prediction]:
+async def _run(steps: Generator[AsyncCall, Any, list[Answer]]) -> list[Answer]:
     with closing(steps):
         try:
             call = next(steps)

@@ -6,7 +6,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Generator, Hashable, Iterable
 from itertools import chain
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeAlias, TypeVar
 
 import grpc
 
@@ -18,14 +18,16 @@ from headlines.client.errors import (
     InvalidRequest,
     InvalidSetting,
     Locate,
+    ServerError,
     Unavailable,
+    refused_from,
     translated,
 )
-from headlines.client.parts import MAX_BYTES, MAX_HEADLINES, Part, iterable, messages_of, parts_of
+from headlines.client.parts import MAX_BYTES, MAX_EXPLAINED, MAX_HEADLINES, Part, iterable, messages_of, parts_of
 from headlines.client.retries import Peer, Retries
 from headlines.client.settings import Deadline
-from headlines.client.values import Headline, Prediction
-from headlines.v1.popularity_pb2 import PredictRequest, PredictResponse
+from headlines.client.values import Explanation, Headline, Prediction
+from headlines.v1.popularity_pb2 import ExplainRequest, ExplainResponse, PredictRequest, PredictResponse
 
 _PARALLEL = 4  # requests of one list that are in flight at a time
 NO_ROOM = "the time was up while earlier calls of this client were in flight"
@@ -103,60 +105,90 @@ class _Cancellable(Protocol):
 
 
 class Call(_Cancellable, Protocol):
-    """A call of Predict in plain code."""
+    """A call of Predict or Explain in plain code."""
 
-    def result(self) -> PredictResponse:
+    def result(self) -> Any:  # noqa: ANN401
         """Wait for the response. Raises grpc.RpcError."""
 
 
 class AsyncCall(_Cancellable, Protocol):
-    """A call of Predict in asynchronous code."""
+    """A call of Predict or Explain in asynchronous code."""
 
-    def __await__(self) -> Generator[Any, None, PredictResponse]: ...
+    def __await__(self) -> Generator[Any, None, Any]: ...
 
 
 AnyCall = TypeVar("AnyCall", bound=_Cancellable)
+Answer = TypeVar("Answer", Prediction, Explanation)
+# Gets a request, the seconds to wait before it is sent, and whether it is awaited at once, alone.
+Start: TypeAlias = Callable[[Any, float, bool], AnyCall]
 
 
 def predict(
-    start: Callable[[PredictRequest, float, bool], AnyCall],
-    headlines: Iterable[str | Headline],
-    retries: Retries,
-    one_version: bool,
+    start: Start[AnyCall], headlines: Iterable[str | Headline], retries: Retries, one_version: bool
 ) -> Generator[AnyCall, PredictResponse, list[Prediction]]:
-    """The steps of a client's predict: yields each call to wait for, and is sent its response.
+    """The steps of a client's predict: yields each call to wait for, and is sent its response."""
+    parts = _parts(headlines, MAX_HEADLINES)
+    if one_version and len(parts) > 1:
+        raise InvalidRequest(
+            f"one_version: these headlines take {len(parts)} requests; "
+            f"one holds {MAX_HEADLINES} headlines and {MAX_BYTES:,} bytes"
+        )
+    return (yield from _ask(start, parts, PredictRequest, Part.predictions, retries))
 
-    `start` gets a request, the seconds to wait before it is sent, and whether it is awaited at once, alone.
-    """
+
+def explain(
+    start: Start[AnyCall], headlines: Iterable[str | Headline], retries: Retries
+) -> Generator[AnyCall, ExplainResponse, list[Explanation]]:
+    """The steps of a client's explain, as those of predict."""
+    return (yield from _ask(start, _parts(headlines, MAX_EXPLAINED), ExplainRequest, Part.explanations, retries))
+
+
+def _parts(headlines: Iterable[str | Headline], most: int) -> list[Part]:
     indexes, messages, invalid = messages_of(iterable(headlines))
     if invalid:
         violations = [*chain.from_iterable(error.violations for error in invalid.values())]
         raise InvalidRequest("some headlines cannot be sent", violations, min(invalid))
-    waiting = deque(parts_of(indexes, messages))
+    return list(parts_of(indexes, messages, most))
+
+
+def _ask(
+    start: Start[AnyCall],
+    parts: list[Part],
+    request: Callable[..., Any],
+    answers_of: Callable[[Part, Any], list[Answer]],
+    retries: Retries,
+) -> Generator[AnyCall, Any, list[Answer]]:
+    waiting = deque(parts)
     alone = len(waiting) == 1
-    if one_version and len(waiting) > 1:
-        raise InvalidRequest(
-            f"one_version: these headlines take {len(waiting)} requests; "
-            f"one holds {MAX_HEADLINES} headlines and {MAX_BYTES:,} bytes"
-        )
+
+    def begun(part: Part, pause: float = 0.0) -> tuple[Part, AnyCall]:
+        return part, start(request(headlines=part.messages), pause, alone)
+
     in_flight: deque[tuple[Part, AnyCall]] = deque()
-    predictions: list[Prediction] = []
+    answers: list[Answer] = []
     try:
         while waiting or in_flight:
             while waiting and len(in_flight) < _PARALLEL:
-                part = waiting.popleft()
-                in_flight.append((part, start(PredictRequest(headlines=part.messages), 0.0, alone)))
+                in_flight.append(begun(waiting.popleft()))
             part, call = in_flight[0]
             try:
                 response = yield call
             except grpc.RpcError as error:
-                pause = retries.pause(error, part.locate)
-                in_flight[0] = part, start(PredictRequest(headlines=part.messages), pause, alone)
+                at = refused_from(error) if request is ExplainRequest else None
+                if at and at < len(part.messages):
+                    # How much of the server's limit a headline takes, the server alone knows.
+                    first, rest = part.cut(at)
+                    in_flight[0] = begun(first)
+                    in_flight.insert(1, begun(rest))
+                    continue
+                if error.code() is grpc.StatusCode.UNIMPLEMENTED and request is ExplainRequest:
+                    raise ServerError("this server cannot explain: it is older than this client; update the server") from error
+                in_flight[0] = begun(part, retries.pause(error, part.locate))
             else:
                 retries.answered()
-                predictions += part.predictions(response)
+                answers += answers_of(part, response)
                 in_flight.popleft()
     finally:
         for _, call in in_flight:
             call.cancel()
-    return predictions
+    return answers

@@ -31,7 +31,9 @@ _OPTIONS: tuple[tuple[str, Any], ...] = (
                         # A full queue is gRPC's to retry: it keeps to the server's pushback and throttles what all calls of a
                         # channel retry. An outage is not: five tries are over before a server has started (see Retries).
                         # Not PredictStream: what is left to do is known better here.
-                        "name": [{"service": "headlines.v1.PopularityService", "method": "Predict"}],
+                        "name": [
+                            {"service": "headlines.v1.PopularityService", "method": method} for method in ("Predict", "Explain")
+                        ],
                         "retryPolicy": {
                             "maxAttempts": 5,  # gRPC allows no more
                             "initialBackoff": "0.1s",

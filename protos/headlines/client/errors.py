@@ -15,6 +15,7 @@ from headlines.client.values import FieldViolation
 _SHOWN = 3  # violations in an error's text
 _LONGEST = 1_000  # characters of a server's text in an error's text
 _DETAILS = "grpc-status-details-bin"
+_HEADLINE = re.compile(r"headlines\[([0-9]{1,9})\]")  # as a whole, not one of its fields
 # gRPC says RESOURCE_EXHAUSTED of these too, on either side; a full queue passes, these do not.
 _TOO_LARGE = re.compile(r"larger than max|metadata size exceeds|metadata too large", re.IGNORECASE)
 
@@ -104,6 +105,14 @@ def is_outage(error: grpc.RpcError) -> bool:
 def is_overload(error: grpc.RpcError) -> bool:
     """Whether the server has too much to do at present."""
     return error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED and not _TOO_LARGE.search(error.details() or "")
+
+
+def refused_from(error: grpc.RpcError) -> int | None:
+    """The headline of a request for which and for those behind it the server has no room; None: it says nothing like that."""
+    if error.code() is grpc.StatusCode.INVALID_ARGUMENT and len(found := _violations(error)) == 1:
+        field = _HEADLINE.fullmatch(found[0][0])
+        return int(field[1]) if field else None
+    return None
 
 
 def translated(error: grpc.RpcError, locate: Locate | None = None) -> ClientError:

@@ -8,12 +8,13 @@ from datetime import datetime
 from typing import NamedTuple, TypeVar
 
 from headlines.client.errors import InvalidRequest, ServerError
-from headlines.client.values import FieldViolation, Headline, Prediction
+from headlines.client.values import Explanation, FieldViolation, Headline, Prediction, WordEffect
 from headlines.v1 import popularity_pb2
-from headlines.v1.popularity_pb2 import PredictResponse
+from headlines.v1.popularity_pb2 import ExplainResponse, PredictResponse
 
 # What every server accepts in one request, whatever its own limits are.
 MAX_HEADLINES = 128
+MAX_EXPLAINED = 32  # headlines in one request to explain
 MAX_BYTES = 2**20 - 16  # of headlines; the rest is for the id of a stream's request
 
 _FRAME = 4  # bytes that a message of at most MAX_BYTES takes inside another, besides its own
@@ -30,17 +31,21 @@ class Part(NamedTuple):
 
     def predictions(self, response: PredictResponse) -> list[Prediction]:
         """Raises ServerError for what cannot be the answer."""
-        if len(response.predictions) != len(self.messages):
-            raise ServerError(
-                f"the server answered {len(self.messages)} headlines with {len(response.predictions)} predictions"
-            )
-        predictions = [
-            Prediction(p.main_output, p.aux_output, p.word_count, p.unknown_word_count, p.outlet_known, response.model_version)
-            for p in response.predictions
-        ]
-        if not all(0 <= p.main_output <= 1 and 0 <= p.aux_output <= 1 for p in predictions):  # NaN is not either
-            raise ServerError("the server answered with a number that is not a probability")
-        return predictions
+        self._check_number(len(response.predictions), "predictions")
+        return [_prediction(it, response.model_version) for it in response.predictions]
+
+    def explanations(self, response: ExplainResponse) -> list[Explanation]:
+        """Raises ServerError for what cannot be the answer."""
+        self._check_number(len(response.explanations), "explanations")
+        return [_explanation(it, response.model_version) for it in response.explanations]
+
+    def _check_number(self, answers: int, name: str) -> None:
+        if answers != len(self.messages):
+            raise ServerError(f"the server answered {len(self.messages)} headlines with {answers} {name}")
+
+    def cut(self, at: int) -> tuple[Part, Part]:
+        """The first `at` headlines, and the rest."""
+        return Part(self.indexes[:at], self.messages[:at]), Part(self.indexes[at:], self.messages[at:])
 
     def locate(self, field: str, description: str) -> tuple[int | None, FieldViolation]:
         """A server's violation with the caller's index: which headline of the caller's it is, if that can be told."""
@@ -73,17 +78,40 @@ def messages_of(
     return indexes, messages, invalid
 
 
-def parts_of(indexes: Sequence[int], messages: Sequence[popularity_pb2.Headline]) -> Iterator[Part]:
-    """The messages in as few requests as every server takes."""
+def parts_of(indexes: Sequence[int], messages: Sequence[popularity_pb2.Headline], most: int = MAX_HEADLINES) -> Iterator[Part]:
+    """The messages in as few requests as every server takes, of at most so many headlines."""
     start = size = 0
     for end, message in enumerate(messages):
         more = message.ByteSize() + _FRAME
-        if end - start == MAX_HEADLINES or size + more > MAX_BYTES:
+        if end - start == most or size + more > MAX_BYTES:
             yield Part(indexes[start:end], messages[start:end])
             start, size = end, 0
         size += more
     if messages:
         yield Part(indexes[start:], messages[start:])
+
+
+def _prediction(message: popularity_pb2.Prediction, version: int) -> Prediction:
+    if not (0 <= message.main_output <= 1 and 0 <= message.aux_output <= 1):  # NaN is not either
+        raise ServerError("the server answered with a number that is not a probability")
+    return Prediction(
+        message.main_output,
+        message.aux_output,
+        message.word_count,
+        message.unknown_word_count,
+        message.outlet_known,
+        version,
+    )
+
+
+def _explanation(message: popularity_pb2.Explanation, version: int) -> Explanation:
+    words = tuple(WordEffect(it.word, it.known, it.main_effect, it.aux_effect, it.start, it.end) for it in message.words)
+    effects = [message.outlet_effect, message.time_effect]
+    for word in words:
+        effects += word.main_effect, word.aux_effect
+    if not all(-1 <= effect <= 1 for effect in effects):
+        raise ServerError("the server answered with an effect that is not between -1 and 1")
+    return Explanation(_prediction(message.prediction, version), words, message.outlet_effect, message.time_effect)
 
 
 def _message(headline: str | Headline, index: int) -> popularity_pb2.Headline:

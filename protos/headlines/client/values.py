@@ -30,6 +30,29 @@ class Prediction(NamedTuple):
         return self.main_output if self.outlet_known else self.aux_output
 
 
+class WordEffect(NamedTuple):
+    """What one word does to a headline's score: the output less the output without this word."""
+
+    word: str  # as the model reads it
+    known: bool  # to the model; all others are one and the same to it
+    main_effect: float
+    aux_effect: float
+    start: int  # text[start:end] is where it stands in the headline's text; both -1: that cannot be told
+    end: int
+
+
+class Explanation(NamedTuple):
+    """What moves the score of one headline, by leaving out one thing at a time; effects do not add up to the score.
+
+    `main_effect`s belong to `prediction.main_output`, `aux_effect`s to `aux_output`: show those of the one that is `best`.
+    """
+
+    prediction: Prediction
+    words: tuple[WordEffect, ...]  # in order, the first 100
+    outlet_effect: float  # main_output less main_output without the outlet
+    time_effect: float  # main_output less its mean over the hours of the week; 0 if the model does not use the time
+
+
 class FieldViolation(NamedTuple):
     """One field that is wrong."""
 

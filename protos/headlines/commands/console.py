@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from io import TextIOWrapper
 from typing import NamedTuple, cast
@@ -113,6 +113,18 @@ def cut(text: str, width: int | None) -> str:
         if used > width - 3:
             return text[:i] + "..."
     return text
+
+
+def wrapped(words: Iterable[str], width: int | None) -> list[str]:
+    """The words with commas between them, in lines that take at most `width` columns of a terminal; a longer word is cut."""
+    lines: list[str] = []
+    for word in words:
+        shown = cut(word, width and width - 1)  # the last column is for a comma
+        if lines and (width is None or sum(map(_columns, f"{lines[-1]}, {shown}")) < width):
+            lines[-1] += f", {shown}"
+        else:
+            lines = [*lines[:-1], f"{lines[-1]},", shown] if lines else [shown]
+    return lines
 
 
 def _terminal_width() -> int:

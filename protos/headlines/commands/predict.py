@@ -1,19 +1,23 @@
-"""The command `predict`: asks a running server, and prints a table for people or JSON Lines for programs."""
+"""The command `predict`: asks a running server, and prints a table for people or JSON Lines for programs.
+
+With --explain it also shows what moves each score: words, outlet and time.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import time
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections import defaultdict, deque
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
-from headlines.client import Client, Headline, InvalidRequest, Overloaded, Prediction, ServerError
+from headlines.client import Client, Explanation, Headline, InvalidRequest, Overloaded, Prediction, ServerError
 from headlines.commands import Command, CommandError, Flag, Given, UsageError, connection, console, description
 from headlines.commands.diagnosis import explained, no_model
-from headlines.commands.flags import moment
+from headlines.commands.flags import moment, yes_or_no
 from headlines.v1.popularity_pb2 import GetModelResponse, ModelVersion
 
 _PATIENCE = 5.0  # seconds
@@ -66,13 +70,19 @@ def run(given: Given) -> int:
 
     with explained(server), server.client() as client:
         model = _model(client, timeout or _PATIENCE, server)
-        left = None if deadline is None else max(0.001, deadline - time.monotonic())  # 0 is no time to a client
-        show = _JSONLines(output, posted_at, outlet) if given.get("json") else _Table(output, posted_at, outlet, model)
+        explains = given.get("explain", False)
+        if explains and model and not model.limits.max_explain_rows:
+            raise CommandError(f"the server at {server.target} cannot explain: it is older than this command; update it")
+        table = _Effects if explains else _Table
+        show = _JSONLines(output, posted_at, outlet) if given.get("json") else table(output, posted_at, outlet, model)
         failed = False
-        for answer in client.predict_stream(asked(), timeout=left):
+        answers = (
+            _explanations(client, asked(), deadline) if explains else client.predict_stream(asked(), timeout=_left(deadline))
+        )
+        for answer in answers:
             entry = taken.popleft()
-            if isinstance(answer, Prediction):
-                show.prediction(entry, answer)
+            if not isinstance(answer, InvalidRequest):
+                show.answer(entry, answer)
             else:
                 failed = True
                 show.error(entry, entry.problem or _problem(answer))
@@ -92,6 +102,21 @@ def _entries(headlines: Sequence[str]) -> Iterator[Entry]:
             yield Entry("argument", number, text.encode(errors="surrogateescape").decode(errors="replace"), "is not UTF-8")
         else:
             yield Entry("argument", number, text)
+
+
+def _left(deadline: float | None) -> float:
+    return math.inf if deadline is None else max(0.001, deadline - time.monotonic())  # 0 is no time to a client
+
+
+def _explanations(
+    client: Client, headlines: Iterable[Headline], deadline: float | None
+) -> Iterator[Explanation | InvalidRequest]:
+    """One after another, so that each is shown as soon as it is there, and a malformed one harms no other."""
+    for headline in headlines:
+        try:
+            yield from client.explain([headline], timeout=_left(deadline))
+        except InvalidRequest as error:
+            yield error
 
 
 def _model(client: Client, timeout: float, server: connection.Connection) -> GetModelResponse | None:
@@ -120,8 +145,13 @@ class _JSONLines:
         self._output = output
         self._fields = {"posted_at": posted_at.isoformat() if posted_at else None, "outlet": outlet}
 
-    def prediction(self, entry: Entry, prediction: Prediction) -> None:
-        self._print(entry, {**prediction._asdict(), "best": prediction.best})
+    def answer(self, entry: Entry, answer: Prediction | Explanation) -> None:
+        prediction = answer.prediction if isinstance(answer, Explanation) else answer
+        fields = {**prediction._asdict(), "best": prediction.best}
+        if isinstance(answer, Explanation):
+            words = [word._asdict() for word in answer.words]
+            fields |= {"words": words, "outlet_effect": answer.outlet_effect, "time_effect": answer.time_effect}
+        self._print(entry, fields)
 
     def error(self, entry: Entry, problem: str) -> None:
         self._print(entry, {"error": problem})
@@ -147,18 +177,15 @@ class _Table:
         self._wordless = False
         self._failed = False
 
-    def prediction(self, entry: Entry, prediction: Prediction) -> None:
+    def answer(self, entry: Entry, answer: Prediction | Explanation) -> None:
+        assert isinstance(answer, Prediction)
+        prediction = answer
         if not self._last:
             self._output.print("   best  unknown words  headline")
-        self._last = prediction
-        self._shown += 1
+        mark = self._count(prediction)
         count, unknown = prediction.word_count, prediction.unknown_word_count
-        wordless = unknown == count
-        self._wordless |= wordless
         words = f"{unknown} of {count}" if count else "no words"
-        row = f"{'!' if wordless else ' '} {description.percent(prediction.best):>5}  {words:>13}  "
-        width = self._output.width and max(self._output.width - len(row), 10)
-        self._output.print(row + console.cut(console.printable(entry.text), width))
+        self._row(f"{mark} {description.percent(prediction.best):>5}  {words:>13}  ", entry.text)
 
     def error(self, entry: Entry, problem: str) -> None:
         self._failed = True
@@ -171,6 +198,18 @@ class _Table:
                 self._output.print(note)
         elif not self._failed:
             console.note("headlines predict: standard input held no headline")
+
+    def _count(self, prediction: Prediction) -> str:
+        """Note what the lines below the table depend on; returns the mark of a headline of which no word is known."""
+        self._last = prediction
+        self._shown += 1
+        wordless = prediction.unknown_word_count == prediction.word_count
+        self._wordless |= wordless
+        return "!" if wordless else " "
+
+    def _row(self, row: str, text: str) -> None:
+        width = self._output.width and max(self._output.width - len(row), 10)
+        self._output.print(row + console.cut(console.printable(text), width))
 
     def _notes(self, last: Prediction) -> Iterator[str]:
         judged = description.judged_by(self._model) if last.outlet_known else "its words alone"
@@ -223,6 +262,58 @@ class _Table:
             )
 
 
+class _Effects(_Table):
+    """For each headline its score, and below it what moves it, the strongest words first; then what the numbers mean."""
+
+    _unknown = False  # a headline has words that the model does not know
+    _cut = False  # or does not read
+
+    def answer(self, entry: Entry, answer: Prediction | Explanation) -> None:
+        assert isinstance(answer, Explanation)
+        explanation, prediction = answer, answer.prediction
+        if self._last:
+            self._output.print()
+        mark = self._count(prediction)
+        self._unknown |= prediction.unknown_word_count > 0
+        self._cut |= prediction.word_count > len(explanation.words)
+        self._row(f"{mark} {description.percent(prediction.best):>5}  ", entry.text)
+        words: defaultdict[int, list[str]] = defaultdict(list)  # by points
+        for word in explanation.words:
+            points = round(100 * (word.main_effect if prediction.outlet_known else word.aux_effect))
+            text = console.printable(entry.text[word.start : word.end] if word.start >= 0 else word.word)
+            words[points].append(text if word.known else f"{text} ?")
+        for points in sorted(words, key=lambda points: (-abs(points), points < 0)):
+            head = f"  {f'{points:+}' if points else '0':>5}  "
+            for line in console.wrapped(words[points], self._output.width and max(self._output.width - len(head), 10)):
+                self._output.print(head + line)
+                head = " " * len(head)
+        if prediction.outlet_known:
+            outlet = console.printable(self._outlet.strip())
+            self._output.print(f"         {outlet} {_adds(explanation.outlet_effect)}.")
+            if description.uses_time(self._model):
+                time_effect = _adds(explanation.time_effect)
+                self._output.print(f"         The posting time {time_effect}, compared with the average of the week.")
+
+    def _notes(self, last: Prediction) -> Iterator[str]:
+        best, *notes = super()._notes(last)
+        yield best
+        yield "points: the chance in percent less what it is without this word. They do not add up: words work together."
+        yield "They say what moves the model's number, not what moves readers."
+        if self._unknown:
+            yield "?: the model does not know this word; all words that it does not know are the same to it."
+        if self._cut:
+            yield "Of a long headline the model reads the first 100 words."
+        yield from notes
+
+
+def _adds(effect: float) -> str:
+    points = abs(round(100 * effect))
+    if not points:
+        return "makes no difference"
+    amount = f"{points} point{'s' if points > 1 else ''}"
+    return f"adds {amount}" if effect > 0 else f"takes {amount} away"
+
+
 def _outlet(given: str) -> str:
     try:
         given.encode()
@@ -241,6 +332,12 @@ PREDICT = Command(
             help="when they are posted, with the zone, such as 2026-03-01T18:30Z",
             metavar="ISO",
             default="now",
+        ),
+        Flag(
+            name="explain",
+            parse=yes_or_no,
+            help="also show what moves each score: words, outlet and time, each left out in turn",
+            default=False,
         ),
         *connection.FLAGS,
     ),

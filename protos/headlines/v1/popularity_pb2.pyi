@@ -84,6 +84,48 @@ class FieldViolation(_message.Message):
     description: str
     def __init__(self, field: _Optional[str] = ..., description: _Optional[str] = ...) -> None: ...
 
+class ExplainRequest(_message.Message):
+    __slots__ = ("headlines",)
+    HEADLINES_FIELD_NUMBER: _ClassVar[int]
+    headlines: _containers.RepeatedCompositeFieldContainer[Headline]
+    def __init__(self, headlines: _Optional[_Iterable[_Union[Headline, _Mapping]]] = ...) -> None: ...
+
+class ExplainResponse(_message.Message):
+    __slots__ = ("explanations", "model_version")
+    EXPLANATIONS_FIELD_NUMBER: _ClassVar[int]
+    MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    explanations: _containers.RepeatedCompositeFieldContainer[Explanation]
+    model_version: int
+    def __init__(self, explanations: _Optional[_Iterable[_Union[Explanation, _Mapping]]] = ..., model_version: _Optional[int] = ...) -> None: ...
+
+class Explanation(_message.Message):
+    __slots__ = ("prediction", "words", "outlet_effect", "time_effect")
+    PREDICTION_FIELD_NUMBER: _ClassVar[int]
+    WORDS_FIELD_NUMBER: _ClassVar[int]
+    OUTLET_EFFECT_FIELD_NUMBER: _ClassVar[int]
+    TIME_EFFECT_FIELD_NUMBER: _ClassVar[int]
+    prediction: Prediction
+    words: _containers.RepeatedCompositeFieldContainer[WordEffect]
+    outlet_effect: float
+    time_effect: float
+    def __init__(self, prediction: _Optional[_Union[Prediction, _Mapping]] = ..., words: _Optional[_Iterable[_Union[WordEffect, _Mapping]]] = ..., outlet_effect: _Optional[float] = ..., time_effect: _Optional[float] = ...) -> None: ...
+
+class WordEffect(_message.Message):
+    __slots__ = ("word", "known", "main_effect", "aux_effect", "start", "end")
+    WORD_FIELD_NUMBER: _ClassVar[int]
+    KNOWN_FIELD_NUMBER: _ClassVar[int]
+    MAIN_EFFECT_FIELD_NUMBER: _ClassVar[int]
+    AUX_EFFECT_FIELD_NUMBER: _ClassVar[int]
+    START_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
+    word: str
+    known: bool
+    main_effect: float
+    aux_effect: float
+    start: int
+    end: int
+    def __init__(self, word: _Optional[str] = ..., known: bool = ..., main_effect: _Optional[float] = ..., aux_effect: _Optional[float] = ..., start: _Optional[int] = ..., end: _Optional[int] = ...) -> None: ...
+
 class GetModelRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
@@ -140,14 +182,16 @@ class GetModelResponse(_message.Message):
     def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., digest: _Optional[str] = ..., trained_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., loaded_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., synthetic: bool = ..., engine: _Optional[str] = ..., vocabulary_size: _Optional[int] = ..., sequence_length: _Optional[int] = ..., aux_features: _Optional[_Iterable[str]] = ..., outlets: _Optional[_Iterable[str]] = ..., label: _Optional[str] = ..., label_threshold: _Optional[float] = ..., evaluation: _Optional[_Mapping[str, float]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., versions: _Optional[_Iterable[_Union[ModelVersion, _Mapping]]] = ..., label_description: _Optional[str] = ..., frozen_features: _Optional[_Iterable[str]] = ..., outlet_count: _Optional[int] = ..., label_change: _Optional[str] = ...) -> None: ...
 
 class Limits(_message.Message):
-    __slots__ = ("max_headlines", "max_text_bytes", "max_message_bytes")
+    __slots__ = ("max_headlines", "max_text_bytes", "max_message_bytes", "max_explain_rows")
     MAX_HEADLINES_FIELD_NUMBER: _ClassVar[int]
     MAX_TEXT_BYTES_FIELD_NUMBER: _ClassVar[int]
     MAX_MESSAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MAX_EXPLAIN_ROWS_FIELD_NUMBER: _ClassVar[int]
     max_headlines: int
     max_text_bytes: int
     max_message_bytes: int
-    def __init__(self, max_headlines: _Optional[int] = ..., max_text_bytes: _Optional[int] = ..., max_message_bytes: _Optional[int] = ...) -> None: ...
+    max_explain_rows: int
+    def __init__(self, max_headlines: _Optional[int] = ..., max_text_bytes: _Optional[int] = ..., max_message_bytes: _Optional[int] = ..., max_explain_rows: _Optional[int] = ...) -> None: ...
 
 class ModelVersion(_message.Message):
     __slots__ = ("version", "digest", "state", "error")

@@ -45,6 +45,11 @@ class PopularityServiceStub(object):
                 request_serializer=headlines_dot_v1_dot_popularity__pb2.PredictStreamRequest.SerializeToString,
                 response_deserializer=headlines_dot_v1_dot_popularity__pb2.PredictStreamResponse.FromString,
                 _registered_method=True)
+        self.Explain = channel.unary_unary(
+                '/headlines.v1.PopularityService/Explain',
+                request_serializer=headlines_dot_v1_dot_popularity__pb2.ExplainRequest.SerializeToString,
+                response_deserializer=headlines_dot_v1_dot_popularity__pb2.ExplainResponse.FromString,
+                _registered_method=True)
         self.GetModel = channel.unary_unary(
                 '/headlines.v1.PopularityService/GetModel',
                 request_serializer=headlines_dot_v1_dot_popularity__pb2.GetModelRequest.SerializeToString,
@@ -79,6 +84,20 @@ class PopularityServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Explain(self, request, context):
+        """Tells which words, which outlet and which time move the score of each headline, by leaving one out at a time and computing the
+        rest again (Li, Monroe and Jurafsky, 2016). Effects do not add up to the score: words work together. They say what moves this
+        model's number, not what would move readers.
+
+        It waits for room as PredictStream does, so a full queue is no error. A request holds 1 to 32 headlines, which together take at
+        most Limits.max_explain_rows rows: a headline takes one for each of its words, at most 100, and 170 for time and outlet, 2 if
+        GetModelResponse.frozen_features has the time's features. With more rows it ends with INVALID_ARGUMENT that names the first
+        headline for which there is no room (headlines[3]): send that and those after it in further requests. Other errors: as Predict's.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetModel(self, request, context):
         """Tells what is served: the model, how good it was on posts that it had not seen, and the limits of a request.
         It never fails for want of a model: then version is 0, and versions say why.
@@ -99,6 +118,11 @@ def add_PopularityServiceServicer_to_server(servicer, server):
                     servicer.PredictStream,
                     request_deserializer=headlines_dot_v1_dot_popularity__pb2.PredictStreamRequest.FromString,
                     response_serializer=headlines_dot_v1_dot_popularity__pb2.PredictStreamResponse.SerializeToString,
+            ),
+            'Explain': grpc.unary_unary_rpc_method_handler(
+                    servicer.Explain,
+                    request_deserializer=headlines_dot_v1_dot_popularity__pb2.ExplainRequest.FromString,
+                    response_serializer=headlines_dot_v1_dot_popularity__pb2.ExplainResponse.SerializeToString,
             ),
             'GetModel': grpc.unary_unary_rpc_method_handler(
                     servicer.GetModel,
@@ -161,6 +185,33 @@ class PopularityService(object):
             '/headlines.v1.PopularityService/PredictStream',
             headlines_dot_v1_dot_popularity__pb2.PredictStreamRequest.SerializeToString,
             headlines_dot_v1_dot_popularity__pb2.PredictStreamResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Explain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headlines.v1.PopularityService/Explain',
+            headlines_dot_v1_dot_popularity__pb2.ExplainRequest.SerializeToString,
+            headlines_dot_v1_dot_popularity__pb2.ExplainResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -61,7 +61,7 @@ TEXTS = (
     *("City votes on new park", "!!!", "東京 wins", "Don\u2019t park", "İSTANBUL \ufdfa ẞ", "x" * 300, "e\u0301 서울 \u202e"),
     *("RT @a.b: RT @c: A &amp;amp; B&#8217;s &#xd800; &#0;", "\ufeffhttps://t.co/x ที่ pic.twitter.com/x bit.ly/a\u200bb"),
 )
-Request = type[pb.PredictRequest] | type[pb.PredictStreamRequest]
+Request = type[pb.PredictRequest] | type[pb.PredictStreamRequest] | type[pb.ExplainRequest]
 _CODES = {0, 3, 4, 8, 14}  # what a call that bears a token may end with
 
 
@@ -133,8 +133,8 @@ def _request(version: Path, directory: Path) -> Target:  # noqa: ARG001
     repository.live = Version.load(artifact.read(version), engine)
     context: Any = SimpleNamespace(time_remaining=lambda: 5.0)
     budget = Budget(1 << 20, 1)
-    predict, predict_stream, get_model = (
-        cast(Any, service.handlers())[name] for name in ("Predict", "PredictStream", "GetModel")
+    predict, predict_stream, explain, get_model = (
+        cast(Any, service.handlers())[name] for name in ("Predict", "PredictStream", "Explain", "GetModel")
     )
 
     async def call(data: bytes) -> list[int]:
@@ -142,7 +142,7 @@ def _request(version: Path, directory: Path) -> Target:  # noqa: ARG001
         kind, body = data[:1], data[1:]
         if kind != b"S":
             try:
-                await (get_model if kind == b"G" else predict).unary_unary(body, context)
+                await {b"G": get_model, b"E": explain}.get(kind, predict).unary_unary(body, context)
             except RequestError as error:
                 return [status.of(error).code.value[0]]
             return [0]
@@ -164,10 +164,10 @@ def _request(version: Path, directory: Path) -> Target:  # noqa: ARG001
         return f"{'stream' if data[:1] == b'S' else 'status'} {'+'.join(map(str, codes))}"
 
     seeds = [b"G"]
-    for kind, request in ((b"P", pb.PredictRequest), (b"S", pb.PredictStreamRequest)):
+    for kind, request in ((b"P", pb.PredictRequest), (b"E", pb.ExplainRequest), (b"S", pb.PredictStreamRequest)):
         bad = messages(request)
         good = [message(random.Random(number), request) for number in range(2 * len(bad))]
-        some = (*good, *bad) if kind == b"P" else map(MESSAGE_END.join, zip(good, bad, good[len(bad) :], strict=False))
+        some = (*good, *bad) if kind != b"S" else map(MESSAGE_END.join, zip(good, bad, good[len(bad) :], strict=False))
         seeds += [kind + it for it in some]
     return Target(seeds, run, whole=0.1, close=loop.close)
 

@@ -222,7 +222,7 @@ class Metrics:
         yield from (started, in_flight, handled, received, sent, seconds)
         yield from (predictions, words, outlets, trained, connections)
         for name, documentation, distribution in (
-            ("batch_size", "Headlines in a batch", self._batch_size),
+            ("batch_size", "Headlines in a batch, or rows of Explain", self._batch_size),
             ("queue_wait_seconds", "Time that a request's first headline waited", self._queue_wait_seconds),
             ("inference_seconds", "Time that a batch was computed", self._inference_seconds),
             ("main_output", "Predictions from words, time and outlet", self._main_output),

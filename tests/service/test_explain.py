@@ -1,6 +1,7 @@
 """Explain: what leaving one thing out does to a score, for callers and for those beside them."""
 
 import asyncio
+import dataclasses
 import random
 from types import SimpleNamespace
 
@@ -111,11 +112,23 @@ def test_without_a_word_nothing_is_left_out_and_a_lone_unknown_word_has_no_effec
 # The predictor, without a face
 
 
+class Halved:
+    """A model whose outputs are half of another's."""
+
+    def __init__(self, model):
+        self._model = model
+        self.warm = model.warm
+
+    def predict(self, ids, lengths, aux):
+        return self._model.predict(ids, lengths, aux) / 2
+
+
 @pytest.fixture(scope="module")
 def two(models, tmp_path_factory):
-    """Two versions that answer otherwise."""
+    """Two versions that answer otherwise, by their outlets and by their weights."""
     other = variant(models, tmp_path_factory.mktemp("other") / "2", outlet_levels={"gazette": -1.5, "herald": 1.0})
-    return [Version.load(artifact.read(path), engines.choose("litert")) for path in (models / "1", other)]
+    first, second = (Version.load(artifact.read(path), engines.choose("litert")) for path in (models / "1", other))
+    return [first, dataclasses.replace(second, model=Halved(second.model))]
 
 
 class Bench:
@@ -169,6 +182,21 @@ def test_a_lone_prediction_waits_for_one_batch_of_the_largest_request(two):
     assert bench.record.queue == 0
 
 
+def test_a_full_queue_is_waited_for(two):
+    async def main():
+        bench = Bench(two[0])
+        with bench.predictor.admit(1024), bench.predictor.admit(1024), bench.predictor.admit(1024), bench.predictor.admit(1024):
+            explaining = asyncio.ensure_future(bench.predictor.explain(LARGEST))
+            for _ in range(100):
+                await asyncio.sleep(0)
+            assert not explaining.done()
+            assert bench.record.batches == []
+        assert len((await explaining).explanations) == len(LARGEST)
+        assert not bench.record.drops
+
+    on_own_time(main())
+
+
 def test_all_headlines_are_explained_by_the_version_that_was_live_at_first(two):
     async def main():
         bench = Bench(two[0])
@@ -187,9 +215,11 @@ def test_all_headlines_are_explained_by_the_version_that_was_live_at_first(two):
     assert len(batches) >= 6
     assert (first.version, second.version) == (1, 2)
     expected = [explained(version, Headline("city votes on new park", WHEN, "gazette")) for version in two]
-    assert expected[0].outlet_effect > expected[1].outlet_effect
+    assert expected[0].outlet_effect > 0 > expected[1].outlet_effect
+    assert expected[0].prediction.main_output > 1.5 * expected[1].prediction.main_output
     for got, wanted in zip((first, second), expected, strict=True):
         for explanation in got.explanations:
+            assert explanation.prediction == pytest.approx(wanted.prediction, abs=TOLERANCE)
             assert explanation.outlet_effect == pytest.approx(wanted.outlet_effect, abs=TOLERANCE)
             assert explanation.time_effect == pytest.approx(wanted.time_effect, abs=TOLERANCE)
 

@@ -300,6 +300,13 @@ def test_a_shard_that_cannot_be_read_is_named_and_the_rest_is_done(models, data,
     assert not (tmp_path / "out" / "_SUCCESS").exists()
 
 
+def test_nothing_unfinished_is_left_behind(models, data, tmp_path):
+    out = tmp_path / "out"
+    job.run(options(models, data, out), lambda done, of: (out / ".tmp-of-a-node-that-was-lost").touch())
+    assert (out / "_SUCCESS").exists()
+    assert list(out.glob(".tmp-*")) == []
+
+
 def test_the_manifest_of_parquet_depends_on_nothing_but_the_file(models, tmp_path):
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"headline": ["new park"] * 10}), path)

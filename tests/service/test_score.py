@@ -64,9 +64,10 @@ def table(out):
     return pa.concat_tables([pq.read_table(path) for path in sorted(out.glob("part-*"))])
 
 
-def score(models, *arguments, **popen):
+def score(models, *arguments, address="", **popen):
     command = [sys.executable, "-m", "headlines", "score", "--models", models, "--engine", "litert", *arguments]
-    return subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=120, check=False, **popen)
+    variables = environment(RAY_ADDRESS=address)
+    return subprocess.run(command, env=variables, capture_output=True, text=True, timeout=120, check=False, **popen)
 
 
 def test_scores_are_those_of_predict(models, data, tmp_path):
@@ -298,6 +299,19 @@ def test_a_shard_that_cannot_be_read_is_named_and_the_rest_is_done(models, data,
     assert "row 2001" in result.stderr
     assert table_rows(tmp_path / "out") == 300 + 3000
     assert not (tmp_path / "out" / "_SUCCESS").exists()
+
+
+def test_a_cluster_is_asked_for_before_the_inputs_are_looked_at(models, data, tmp_path):
+    """Whether Ray is installed or not, there is none at such an address."""
+    job = ("--data", data, "--out", tmp_path / "out", "--on", "ray")
+    result = score(models, *job, address="ray://127.0.0.1:10001")
+    assert result.returncode == 2
+    assert "RAY_ADDRESS: ray://127.0.0.1:10001 is an address of Ray Client" in result.stderr.splitlines()[-1]
+    result = score(models, *job, address="127.0.0.1:1")
+    assert result.returncode == 2
+    sentence = result.stderr.splitlines()[-1]
+    assert "cannot be joined: Connection refused" in sentence or "ray is not installed" in sentence
+    assert list((tmp_path / "out").glob("[!.]*")) == []
 
 
 def test_nothing_unfinished_is_left_behind(models, data, tmp_path):

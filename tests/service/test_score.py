@@ -470,3 +470,16 @@ def test_scores_that_went_elsewhere_are_missed(models, data, tmp_path, monkeypat
     with pytest.raises(OutputError, match="lacks the scores of 1 shards that were done; do all nodes have the same --out"):
         job.run(options(models, data, tmp_path / "out"))
     assert not (tmp_path / "out" / "_SUCCESS").exists()
+
+
+def test_no_directory_for_temporary_files_is_needed(models, data, tmp_path):
+    """As in a container whose file system is read-only."""
+    program = (
+        "import sys, tempfile\ntempfile.tempdir = '/nowhere'\nfrom headlines.__main__ import main\n"
+        "if __name__ == '__main__':\n    sys.exit(main())"
+    )
+    (tmp_path / "program.py").write_text(program)
+    flags = ("--models", models, "--engine", "litert", "--data", data, "--out", tmp_path / "out", "--workers", "2")
+    command = [sys.executable, tmp_path / "program.py", "score", *flags]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr

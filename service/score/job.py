@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from service.errors import reason
 from service.model import engines
 from service.posts import sources
-from service.score import manifest, outputs, scorer, workers
+from service.score import manifest, on_ray, outputs, scorer, workers
 from service.score.manifest import Options
 from service.score.outputs import Output, OutputError
 from service.score.scorer import Summary
@@ -64,6 +64,8 @@ def _run(out: Output, options: Options, progress: Callable[[int, int], None]) ->
     begun = manifest.read(out)
     found = workers.find(options.models, options.version or (begun.version if begun else None))
     engine = engines.choose(options.engine)  # type: ignore[arg-type]
+    if options.on:
+        on_ray.connect()  # before the inputs are looked at, which may take long
     here = contextlib.nullcontext(None) if options.on else workers.processes(options.workers, options.models, found, engine)
     with here as pool:
         inputs = {source.name: source for source in sources.expand(options.data)}
@@ -83,12 +85,7 @@ def _run(out: Output, options: Options, progress: Callable[[int, int], None]) ->
         worker = Worker(
             options.models.absolute(), begun.version, begun.digest, begun.engine, out, options.written, begun.posted_at
         )
-        if pool is None:
-            from service.score import on_ray
-
-            problems = on_ray.run(left, worker, options.workers)
-        else:
-            problems = workers.run(left, worker, pool)
+        problems = on_ray.run(left, worker, options.workers) if pool is None else workers.run(left, worker, pool)
         failed = []
         progress(len(tasks) - len(left), len(tasks))
         for i, problem in enumerate(problems, len(tasks) - len(left) + 1):

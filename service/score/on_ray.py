@@ -7,8 +7,11 @@ by another; its file is the same bytes, whoever writes it.
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
+import re
+import secrets
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -17,70 +20,106 @@ from service.errors import HeadlinesError, UsageError
 from service.score.outputs import OutputError
 from service.score.workers import Task, Worker
 
+_log = logging.getLogger(__name__)
+
 _PATIENCE = 10.0  # seconds for the cluster's head to take a connection
+_STAYS = "; what is done stays done"
 
 
 class _Actor:
     """Scores shards on a node. What goes wrong is told in its answers: Ray would make a traceback of it."""
 
     def __init__(self, worker: Worker) -> None:
+        import ray
+
+        self._node = ray.util.get_node_ip_address()
         self._score: Callable[[Task], str] | None = None
+        self._error = ""
         try:
             self._score = worker.start()
         except Exception as error:
             self._error = _told(error)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        if self._score is None:
-            return {"problem": [""], "error": [self._error]}
-        problem = error = ""
-        try:
-            problem = self._score(pickle.loads(batch["task"][0]))
-        except Exception as failed:
-            error = _told(failed)
-        return {"problem": [problem], "error": [error]}
+        task: Task = pickle.loads(batch["task"][0])
+        problem, error = "", self._error
+        if self._score:
+            try:
+                problem = self._score(task)
+            except Exception as failed:
+                error = _told(failed)
+        return {"node": [self._node], "part": [task.name], "problem": [problem], "error": [error]}
 
 
 def _told(error: Exception) -> str:
+    kind = "" if isinstance(error, HeadlinesError) else f"{type(error).__name__}: "
+    return f"{kind}{error}".removesuffix(_STAYS)
+
+
+def connect() -> None:
+    """Join the cluster of RAY_ADDRESS, else start one of this machine alone. Raises UsageError."""
+    address = os.environ.get("RAY_ADDRESS") or "local"
+    if "://" in address:
+        raise UsageError(
+            f"RAY_ADDRESS: {address} is an address of Ray Client, which Ray Data does not work with; run this on a node of the"
+            " cluster with RAY_ADDRESS=auto, as `ray job submit` does"
+        )
+    # Ray asks its environment before anything else is set. Who wants statistics or the dashboard, says so.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # What listens and is no Ray is asked so many times, for 40 seconds each; by itself Ray asks 20 times.
+    os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "2")
+    options: dict[str, Any] = {"address": address, "log_to_driver": False, "logging_level": logging.WARNING}
+    failed = f"--on ray: the cluster of RAY_ADDRESS {address} cannot be joined"
+    if address == "local":
+        options["include_dashboard"] = False
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex())  # or Ray writes one to the home directory
+        failed = "--on ray: Ray does not start on this machine"
     import ray
 
-    kind = "" if isinstance(error, HeadlinesError) else f"{type(error).__name__}: "
-    return f"the node {ray.util.get_node_ip_address()}: {kind}{error}"
-
-
-def _connect(ray: Any) -> None:  # noqa: ANN401
-    """Connect to the cluster of RAY_ADDRESS, or start one. Raises UsageError."""
-    address = os.environ.get("RAY_ADDRESS", "")
-    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if ray.is_initialized():
+        return
+    host, _, port = address.rpartition(":")
+    if host and port.isdecimal():  # where Ray would wait for a listener for minutes
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), _PATIENCE).close()
+        except OSError as error:
+            raise UsageError(f"{failed}: {error.strerror or error}") from None
     try:
-        if host and port.isdecimal():  # which Ray would try for minutes
-            socket.create_connection((host, int(port)), _PATIENCE).close()
-        ray.init(log_to_driver=False, **({} if address else {"include_dashboard": False}))
-    except (OSError, RuntimeError, ValueError) as error:
-        where = f"RAY_ADDRESS {address}" if address else "a Ray of this machine's own"
-        raise UsageError(f"--on ray: there is no cluster at {where}: {_first_line(error)}") from error
+        ray.init(**options)
+    except ConnectionError as error:
+        raise UsageError(f"{failed}: {error}; is it Ray, and is this machine one of its nodes?") from error
+    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        raise UsageError(f"{failed}: {' '.join(str(error).split())}") from error
+    _log.info("Ray %s; nodes: %d, CPUs: %d", ray.__version__, sum(node["Alive"] for node in ray.nodes()), _cpus(ray))
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]
+def _cpus(ray: Any) -> int:  # noqa: ANN401
+    return int(ray.cluster_resources().get("CPU", 0))
+
+
+def _without_traceback(error: Exception) -> str:
+    """What Ray says, and the last line of the traceback that may follow."""
+    first, *more = re.sub(r"\x1b\[\d*m", "", str(error)).strip().splitlines() or [type(error).__name__]
+    return f"{first}: {more[-1].strip()}" if more else first
 
 
 def run(tasks: Sequence[Task], worker: Worker, actors: int) -> Iterator[str]:
     """For each shard, as it is done, why it cannot be read; empty if it was. Raises OutputError and UsageError.
 
-    The cluster is that of RAY_ADDRESS, else one of this machine alone.
+    `connect` comes first.
     """
     if not tasks:
         return
     if once := [task.source.name for task in tasks if task.input.size < 0]:
         raise UsageError(f"{once[0]}: can be read but once, which no other node can; write it to a file that all nodes have")
-    # Ray asks its environment before anything else is set. Who wants statistics or the dashboard, says so.
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray
     import ray.data
 
-    if not ray.is_initialized():
-        _connect(ray)
+    if (cpus := _cpus(ray)) < actors:
+        _log.warning("--workers: %d of %d wait until the cluster has more CPUs than %d", actors - cpus, actors, cpus)
+    for handler in logging.getLogger("ray.data").handlers:
+        if isinstance(handler, logging.StreamHandler):  # the file has the tracebacks, too
+            handler.setLevel(logging.CRITICAL)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     # One block a shard, which the driver holds: a task that made blocks would need a CPU that the actors may have taken.
@@ -92,10 +131,23 @@ def run(tasks: Sequence[Task], worker: Worker, actors: int) -> Iterator[str]:
         num_cpus=1,
         compute=ray.data.ActorPoolStrategy(size=min(actors, len(tasks))),
     )
+    nodes = set[str]()  # whose files are seen here
     try:
         for row in done.iter_rows():
             if row["error"]:
-                raise OutputError(f"{row['error']}; what is done stays done")
+                raise OutputError(f"on the node {row['node']}: {row['error']}{_STAYS}")
+            if not row["problem"] and row["node"] not in nodes:
+                _check_shared(worker, row["part"], row["node"])
+                nodes.add(row["node"])
             yield row["problem"]
     except ray.exceptions.RayError as error:  # such as of a cluster that has gone
-        raise OutputError(f"Ray: {type(error).__name__}: {_first_line(error)}; what is done stays done") from error
+        raise OutputError(f"Ray: {_without_traceback(error)}{_STAYS}") from error
+
+
+def _check_shared(worker: Worker, part: str, node: str) -> None:
+    try:
+        worker.out.open(part).close()
+    except FileNotFoundError:
+        raise OutputError(
+            f"--out: {worker.out.name} lacks {part}, which the node {node} has written; all nodes need the same directory"
+        ) from None

@@ -94,9 +94,13 @@ class _Directory(Output):
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise UsageError(f"--out: another job is writing to {self.name}") from None
-            for path in self._path.glob(f"{_TEMPORARY}*"):
-                path.unlink()  # of a job that was killed
+            self._remove_unfinished()  # of a job that was killed
             yield
+            self._remove_unfinished()  # of a node that was lost
+
+    def _remove_unfinished(self) -> None:
+        for path in self._path.glob(f"{_TEMPORARY}*"):
+            path.unlink(missing_ok=True)
 
     def names(self) -> set[str]:
         return {path.name for path in self._path.iterdir() if not path.name.startswith(".")}

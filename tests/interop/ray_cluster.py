@@ -1,155 +1,177 @@
-"""A Ray cluster of several nodes on this machine, each in a network namespace of its own: they share its disk, not its network.
+"""A Ray cluster of several nodes on this machine, each in Linux namespaces of its own.
 
-Needs root and `ip`. Whatever becomes of a test, the next cluster removes what the one before has left.
+The nodes share files and processors, but no network, process or shared memory. Nothing has to be cleaned up: the namespaces
+have no names, and the kernel ends a node with the process that started it, even if that is killed.
 """
 
-import json
 import os
 import shutil
 import signal
 import subprocess
-import tempfile
 import time
-from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-PREFIX = "headlines-ray"  # of the namespaces and directories that are made here
-BRIDGE = "hlray"
-SUBNET = "10.213.77"
-HEAD = f"{SUBNET}.10:6379"
-PATIENCE = 180  # seconds; a busy machine takes long to start Ray
-# A node that is lost is missed after two seconds; with Ray's own settings it may take a minute.
-HEALTH = {
+from harness.process import PATIENCE, ROOT, environment
+
+PYTHON = ROOT / ".tools" / "ray" / "bin" / "python"
+TEMPORARY = "/dev/shm/ray"  # of a node; short, because the paths of sockets are
+SUBNET = f"10.213.{os.getpid() % 256}"  # which this machine sees of one cluster at most, but there may be others on it
+HEAD = f"{SUBNET}.1:6379"
+
+# It says its process id as the machine counts, which /proc shows until it is mounted anew, and waits for the node's network.
+_NODE = """set -e
+read -r pid _ </proc/self/stat
+mount -t proc proc /proc
+mount --bind "$1" /dev/shm
+[ -z "$2" ] || mount -t tmpfs none "$2"
+ip link set lo up
+echo "$pid"
+read -r _
+shift 2
+exec "$@" >/dev/shm/output 2>&1 </dev/null
+"""
+
+# A node that is lost is noticed after some two seconds instead of sixteen; a slow machine gets longer to start one.
+_SETTINGS = {
+    "RAY_AUTH_MODE": "disabled",
     "RAY_health_check_initial_delay_ms": "1000",
     "RAY_health_check_period_ms": "500",
     "RAY_health_check_timeout_ms": "1000",
     "RAY_health_check_failure_threshold": "3",
+    "RAY_raylet_start_wait_time_s": "120",
 }
-ALIVE = """
-import sys, time, ray
-until = time.monotonic() + float(sys.argv[2])
-ray.init(logging_level="error", log_to_driver=False)
-while sum(node["Alive"] for node in ray.nodes()) != int(sys.argv[1]):
-    assert time.monotonic() < until, ray.nodes()
-    time.sleep(0.2)
-"""
+
+
+def missing():
+    """What a cluster needs that is not there; empty if nothing is."""
+    if not PYTHON.exists():
+        return "Ray is not there: make interop-all"
+    if tools := [tool for tool in ("ip", "mount", "nsenter", "setpriv", "unshare") if not shutil.which(tool)]:
+        return f"{', '.join(tools)} is not there"
+    return "" if os.geteuid() == 0 else "namespaces need root"
+
+
+def without_ray():
+    """The environment of a program that is to know of no cluster."""
+    return {name: value for name, value in environment().items() if not name.startswith("RAY_")}
+
+
+class Node:
+    """A node. `connect` gives it a network, then Ray is started with these arguments. `hidden` is an empty directory there."""
+
+    def __init__(self, directory, connect, *arguments, hidden=""):
+        directory.mkdir(parents=True)
+        self.directory = directory
+        alone = ("setpriv", "--pdeathsig", "KILL", "unshare", "--net", "--mount", "--pid", "--fork", "--kill-child")
+        ray = (PYTHON, "-m", "ray.scripts.scripts", "start", "--block", "--num-cpus=1", "--object-store-memory=80000000")
+        with (directory / "namespaces").open("wb") as log:
+            self.process = subprocess.Popen(
+                [*alone, "sh", "-c", _NODE, "sh", directory, hidden, *ray, f"--temp-dir={TEMPORARY}", *arguments],
+                env=without_ray() | _SETTINGS,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+            )
+        self.init = None  # the first of its processes, without which the others cannot be
+        try:
+            line = self.process.stdout.readline()
+            assert line, (directory / "namespaces").read_text()
+            self.init = int(line)
+            connect(self)
+            self.process.stdin.write(b"\n")
+            self.process.stdin.flush()
+            self._wait(directory / "output")
+        except BaseException:
+            self.kill()
+            raise
+
+    def _wait(self, output):
+        until = time.monotonic() + PATIENCE
+        while not (output.exists() and "Ray runtime started" in output.read_text()):
+            assert self.process.poll() is None, output.read_text()
+            assert time.monotonic() < until, output.read_text()
+            time.sleep(0.05)
+
+    def inside(self, *command):
+        """The command that runs a command in the node; who kills it kills both."""
+        target = ("nsenter", "--target", str(self.init), "--net", "--mount", "--pid")
+        return [*target, "setpriv", "--pdeathsig", "KILL", *map(str, command)]
+
+    def network(self, *arguments):
+        """Run `ip` in the node's network."""
+        subprocess.run(["nsenter", "--target", str(self.init), "--net", "ip", *arguments], check=True, timeout=PATIENCE)
+
+    def kill(self):
+        """End all its processes with SIGKILL."""
+        if self.process.poll() is None:
+            os.kill(self.init or self.process.pid, signal.SIGKILL)
+        self.process.communicate(timeout=PATIENCE)
 
 
 class Cluster:
-    """A cluster that runs. Node 0 is the head, on which drivers run."""
+    """A cluster of `nodes` nodes of one CPU each. The first is the head, on which commands run."""
 
-    def __init__(self, python, directory):
-        self.temporary = directory  # what Ray writes, a directory for each node
-        self.host = f"{SUBNET}.1"  # this machine, as the nodes see it
-        self._python = python
-        self._nodes = []
-        self._environment = {**os.environ, **HEALTH, "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
-        self._environment.pop("RAY_ADDRESS", None)
+    def __init__(self, directory: Path, nodes=2):
+        self.directory = directory
+        self.nodes = []
+        try:
+            self._start(self._make_bridge, "--head", "--port=6379", "--include-dashboard=false", "--disable-usage-stats")
+            for _ in range(1, nodes):
+                self.add()
+        except BaseException:
+            self.close()
+            raise
 
-    def start_node(self):
-        """Start another node with one CPU, without waiting for it."""
-        index = len(self._nodes)
-        name = f"{PREFIX}-{index}"
-        _ip("netns", "add", name)
-        _ip("-n", name, "link", "set", "lo", "up")
-        _ip("link", "add", f"{BRIDGE}{index}", "type", "veth", "peer", "name", "eth0", "netns", name)
-        _ip("link", "set", f"{BRIDGE}{index}", "master", BRIDGE, "up")
-        _ip("-n", name, "address", "add", f"{SUBNET}.{10 + index}/24", "dev", "eth0")
-        _ip("-n", name, "link", "set", "eth0", "up")
-        role = ["--head", "--port=6379", "--include-dashboard=false"] if index == 0 else [f"--address={HEAD}"]
-        directory = self.temporary / str(index)
-        directory.mkdir()
-        command = [self._python, "-m", "ray.scripts.scripts", "start", "--block", *role, "--num-cpus=1"]
-        command += [f"--node-ip-address={SUBNET}.{10 + index}", "--object-store-memory=80000000", f"--temp-dir={directory}"]
-        with (self.temporary / f"{index}.log").open("wb") as log:
-            node = subprocess.Popen(
-                _inside(name, command), stdout=log, stderr=log, env=self._environment, start_new_session=True
-            )
-        self._nodes.append(node)
+    def __enter__(self):
+        return self
 
-    def start(self, command, **options):
-        """Start a command on the head."""
-        environment = {**self._environment, "RAY_ADDRESS": HEAD, **options.pop("env", {})}
-        return subprocess.Popen(_inside(f"{PREFIX}-0", command), env=environment, **options)
+    def __exit__(self, *_):
+        self.close()
 
-    def wait_for(self, nodes):
-        """Wait until so many nodes are alive."""
-        command = [self._python, "-c", ALIVE, str(nodes), str(PATIENCE)]
-        with self.start(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as waiting:
-            said, _ = waiting.communicate(timeout=2 * PATIENCE)
-        assert waiting.returncode == 0, said
+    def close(self):
+        for node in reversed(self.nodes):
+            node.kill()
 
-    def kill(self, index):
-        """Kill all processes of a node at once."""
-        _kill_all(f"{PREFIX}-{index}")
-        self._nodes[index].wait()
+    def add(self, **others):
+        """Join one more node."""
+        self._start(self._join, f"--address={HEAD}", **others)
 
-    def wait_for_head(self):
-        """Wait until the head takes connections; other nodes give up on one that does not."""
-        host, port = HEAD.split(":")
-        script = f"import socket; socket.create_connection(({host!r}, {port}), 1)"
-        until = time.monotonic() + PATIENCE
-        while subprocess.run(_inside(f"{PREFIX}-0", [self._python, "-c", script]), capture_output=True, check=False).returncode:
-            assert self._nodes[0].poll() is None, (self.temporary / "0.log").read_text()
-            assert time.monotonic() < until
-            time.sleep(0.2)
+    def lose(self, node):
+        """As if it lost its power: it is silent before it ends, so that no connection is closed."""
+        self.nodes[node].network("link", "set", "eth0", "down")
+        self.nodes[node].kill()
 
-    def stop(self):
-        """Kill all nodes."""
-        for index in range(len(self._nodes)):
-            self.kill(index)
+    def command(self, *arguments):
+        """The command that runs Python on the head."""
+        return self.nodes[0].inside("env", f"RAY_ADDRESS={HEAD}", "RAY_AUTH_MODE=disabled", PYTHON, *arguments)
 
+    def join_this_machine(self):
+        """Connect this machine, too, until the cluster ends; its address, as nodes see it."""
+        name = f"ray{os.getpid()}"
+        self._connect(name, os.getpid())
+        for command in (("address", "add", f"{SUBNET}.254/24", "dev", name), ("link", "set", name, "up")):
+            subprocess.run(["ip", *command], check=True, timeout=PATIENCE)
+        return f"{SUBNET}.254"
 
-@contextmanager
-def cluster(python, nodes):
-    """A cluster of so many nodes, whose environment has Ray."""
-    _remove()
-    with ExitStack() as stack:
-        stack.callback(_remove)
-        # Ray makes sockets below it, whose paths have 107 bytes at most.
-        directory = Path(tempfile.mkdtemp(prefix=f"{PREFIX}-", dir="/tmp"))
-        _ip("link", "add", BRIDGE, "type", "bridge")
-        _ip("address", "add", f"{SUBNET}.1/24", "dev", BRIDGE)
-        _ip("link", "set", BRIDGE, "up")
-        made = Cluster(python, directory)
-        stack.callback(made.stop)
-        made.start_node()
-        made.wait_for_head()
-        for _ in range(nodes - 1):
-            made.start_node()
-        made.wait_for(nodes)
-        yield made
+    def _start(self, connect, *arguments, **others):
+        number = len(self.nodes) + 1
+        address = f"--node-ip-address={SUBNET}.{number}"
+        self.nodes.append(Node(self.directory / f"node-{number}", connect, *arguments, address, **others))
 
+    def _make_bridge(self, head):
+        head.network("link", "add", "bridge", "type", "bridge")
+        head.network("address", "add", f"{SUBNET}.1/24", "dev", "bridge")
+        head.network("link", "set", "bridge", "up")
+        head.network("route", "add", "default", "dev", "bridge")  # Ray looks for the address that leads to the Internet
 
-def _remove():
-    for namespace in json.loads(_ip("-json", "netns", "list") or "[]"):
-        if namespace["name"].startswith(PREFIX):
-            _kill_all(namespace["name"])
-            _ip("netns", "delete", namespace["name"])
-    for link in json.loads(_ip("-json", "link", "show") or "[]"):
-        if link["ifname"].startswith(BRIDGE):
-            with suppress(RuntimeError):  # a cable goes with its namespace
-                _ip("link", "delete", link["ifname"])
-    for directory in Path("/tmp").glob(f"{PREFIX}-*"):
-        shutil.rmtree(directory, ignore_errors=True)
+    def _join(self, node):
+        self._connect("eth0", node.init)
+        node.network("address", "add", f"{SUBNET}.{len(self.nodes) + 1}/24", "dev", "eth0")
+        node.network("link", "set", "eth0", "up")
+        node.network("route", "add", "default", "via", f"{SUBNET}.1")
 
-
-def _inside(namespace, command):
-    return ["ip", "netns", "exec", namespace, *map(str, command)]  # it becomes the command
-
-
-def _kill_all(namespace):
-    until = time.monotonic() + 60
-    while pids := _ip("netns", "pids", namespace).split():
-        assert time.monotonic() < until
-        for pid in pids:
-            with suppress(ProcessLookupError):
-                os.kill(int(pid), signal.SIGKILL)
-        time.sleep(0.02)
-
-
-def _ip(*arguments):
-    done = subprocess.run(["ip", *arguments], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"ip {' '.join(arguments)}: {done.stderr.strip()}")
-    return done.stdout
+    def _connect(self, name, process):
+        """Make a cable from the bridge to the network of a process, where its end has this name."""
+        head = self.nodes[0]
+        head.network("link", "add", f"to-{process}", "type", "veth", "peer", "name", name, "netns", str(process))
+        head.network("link", "set", f"to-{process}", "master", "bridge", "up")

@@ -64,9 +64,10 @@ def table(out):
     return pa.concat_tables([pq.read_table(path) for path in sorted(out.glob("part-*"))])
 
 
-def score(models, *arguments, **popen):
+def score(models, *arguments, address="", **popen):
     command = [sys.executable, "-m", "headlines", "score", "--models", models, "--engine", "litert", *arguments]
-    return subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=120, check=False, **popen)
+    variables = environment(RAY_ADDRESS=address)
+    return subprocess.run(command, env=variables, capture_output=True, text=True, timeout=120, check=False, **popen)
 
 
 def test_scores_are_those_of_predict(models, data, tmp_path):
@@ -300,6 +301,26 @@ def test_a_shard_that_cannot_be_read_is_named_and_the_rest_is_done(models, data,
     assert not (tmp_path / "out" / "_SUCCESS").exists()
 
 
+def test_a_cluster_is_asked_for_before_the_inputs_are_looked_at(models, data, tmp_path):
+    """Whether Ray is installed or not, there is none at such an address."""
+    job = ("--data", data, "--out", tmp_path / "out", "--on", "ray")
+    result = score(models, *job, address="ray://127.0.0.1:10001")
+    assert result.returncode == 2
+    assert "RAY_ADDRESS: ray://127.0.0.1:10001 is an address of Ray Client" in result.stderr.splitlines()[-1]
+    result = score(models, *job, address="127.0.0.1:1")
+    assert result.returncode == 2
+    sentence = result.stderr.splitlines()[-1]
+    assert "cannot be joined: Connection refused" in sentence or "ray is not installed" in sentence
+    assert list((tmp_path / "out").glob("[!.]*")) == []
+
+
+def test_nothing_unfinished_is_left_behind(models, data, tmp_path):
+    out = tmp_path / "out"
+    job.run(options(models, data, out), lambda done, of: (out / ".tmp-of-a-node-that-was-lost").touch())
+    assert (out / "_SUCCESS").exists()
+    assert list(out.glob(".tmp-*")) == []
+
+
 def test_the_manifest_of_parquet_depends_on_nothing_but_the_file(models, tmp_path):
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"headline": ["new park"] * 10}), path)
@@ -449,3 +470,16 @@ def test_scores_that_went_elsewhere_are_missed(models, data, tmp_path, monkeypat
     with pytest.raises(OutputError, match="lacks the scores of 1 shards that were done; do all nodes have the same --out"):
         job.run(options(models, data, tmp_path / "out"))
     assert not (tmp_path / "out" / "_SUCCESS").exists()
+
+
+def test_no_directory_for_temporary_files_is_needed(models, data, tmp_path):
+    """As in a container whose file system is read-only."""
+    program = (
+        "import sys, tempfile\ntempfile.tempdir = '/nowhere'\nfrom headlines.__main__ import main\n"
+        "if __name__ == '__main__':\n    sys.exit(main())"
+    )
+    (tmp_path / "program.py").write_text(program)
+    flags = ("--models", models, "--engine", "litert", "--data", data, "--out", tmp_path / "out", "--workers", "2")
+    command = [sys.executable, tmp_path / "program.py", "score", *flags]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr

@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import IO
 
 # Of absl's log by C++, which libraries write before anybody can set a level, a line and what it says about that itself and
 # one of LiteRT's. An error that absl logs of a GPU is that there is none.
@@ -21,7 +22,7 @@ def without_log() -> Iterator[None]:
         yield
         return
     sys.stderr.flush()
-    with tempfile.TemporaryFile() as held:
+    with _unnamed_file() as held:
         stderr = os.dup(2)
         os.dup2(held.fileno(), 2)
         try:
@@ -34,3 +35,10 @@ def without_log() -> Iterator[None]:
             for line in held:
                 if not _LINE.match(line):
                     os.write(2, line)
+
+
+def _unnamed_file() -> IO[bytes]:
+    """A file in memory where there is such a thing: a container may have no directory that can be written to."""
+    if hasattr(os, "memfd_create"):
+        return os.fdopen(os.memfd_create("stderr"), "w+b")
+    return tempfile.TemporaryFile()

@@ -21,6 +21,8 @@ EXTRAS = {
     "training": ["service", "score", "training"],
     "dev": ["service", "score", "training", "dev"],
     "gpu": ["gpu"],
+    "score": ["score"],
+    "ray": ["score", "ray"],
 }
 
 
@@ -127,8 +129,8 @@ def index(tmp_path_factory):
         decoy(index, name, ROOT_PROJECT["version"])
     wanted = [Requirement(line) for lines in ROOT_PROJECT["optional-dependencies"].values() for line in lines]
     wanted += map(Requirement, CLIENT_PROJECT["dependencies"])
-    pins = pinned("dev") | pinned("gpu")
-    for name in {requirement.name for requirement in wanted} - OURS - {"atheris", "ray"}:
+    pins = pinned("dev") | pinned("gpu") | pinned("ray")
+    for name in {requirement.name for requirement in wanted} - OURS - {"atheris"}:
         decoy(index, name, pins[re.sub(r"[-_.]+", "-", name).lower()])
     return index
 

@@ -20,7 +20,7 @@ from service.drain import DrainGate
 from service.errors import FieldViolation, InvalidRequest, Unavailable
 from service.model.explanation import Explanation
 from service.model.preprocessing import Headline
-from service.model.version import Prediction, Version
+from service.model.version import Version
 from service.predictor import MAX_EXPLAINED, Answer, Predictor
 from service.repository import Repository, State, VersionState
 
@@ -227,21 +227,18 @@ def _fill(response: popularity_pb2.PredictResponse, answer: Answer) -> None:
     response.model_version = answer.version
     add = response.predictions.add
     for each in answer.predictions:
-        _fill_prediction(add(), each)
-
-
-def _fill_prediction(prediction: popularity_pb2.Prediction, each: Prediction) -> None:
-    # Filled field by field: a quarter faster than by keywords.
-    prediction.main_output = each.main_output
-    prediction.aux_output = each.aux_output
-    prediction.word_count = each.word_count
-    prediction.unknown_word_count = each.unknown_word_count
-    prediction.outlet_known = each.outlet_known
-    prediction.best = each.best
+        prediction = add()  # filled field by field, and without a call: a quarter faster than by keywords
+        prediction.main_output = each.main_output
+        prediction.aux_output = each.aux_output
+        prediction.word_count = each.word_count
+        prediction.unknown_word_count = each.unknown_word_count
+        prediction.outlet_known = each.outlet_known
+        prediction.best = each.main_output if each.outlet_known else each.aux_output
 
 
 def _fill_explanation(explanation: popularity_pb2.Explanation, each: Explanation) -> None:
-    _fill_prediction(explanation.prediction, each.prediction)
+    prediction = each.prediction
+    explanation.prediction.MergeFrom(popularity_pb2.Prediction(**prediction._asdict(), best=prediction.best))
     explanation.outlet_effect = each.outlet_effect
     explanation.time_effect = each.time_effect
     for word in each.words:

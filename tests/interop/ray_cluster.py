@@ -114,6 +114,7 @@ class Cluster:
     def __init__(self, directory: Path, nodes=2):
         self.directory = directory
         self.nodes = []
+        self._cable = ""  # of this machine
         try:
             self._start(self._make_bridge, "--head", "--port=6379", "--include-dashboard=false", "--disable-usage-stats")
             for _ in range(1, nodes):
@@ -129,6 +130,8 @@ class Cluster:
         self.close()
 
     def close(self):
+        if self._cable:  # the kernel may keep a network for minutes, for what it had yet to send to a lost node
+            subprocess.run(["ip", "link", "delete", self._cable], check=False, timeout=PATIENCE)
         for node in reversed(self.nodes):
             node.kill()
 
@@ -147,9 +150,9 @@ class Cluster:
 
     def join_this_machine(self):
         """Connect this machine, too, until the cluster ends; its address, as nodes see it."""
-        name = f"ray{os.getpid()}"
-        self._connect(name, os.getpid())
-        for command in (("address", "add", f"{SUBNET}.254/24", "dev", name), ("link", "set", name, "up")):
+        self._cable = f"ray{os.getpid()}"
+        self._connect(self._cable, os.getpid())
+        for command in (("address", "add", f"{SUBNET}.254/24", "dev", self._cable), ("link", "set", self._cable, "up")):
             subprocess.run(["ip", *command], check=True, timeout=PATIENCE)
         return f"{SUBNET}.254"
 

@@ -44,7 +44,7 @@ _SETTINGS = {
 
 def missing():
     """What a cluster needs that is not there; empty if nothing is."""
-    if not PYTHON.exists():
+    if not shutil.which(PYTHON):
         return "Ray is not there: make interop-all"
     if tools := [tool for tool in ("ip", "mount", "nsenter", "setpriv", "unshare") if not shutil.which(tool)]:
         return f"{', '.join(tools)} is not there"

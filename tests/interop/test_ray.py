@@ -33,7 +33,7 @@ LIMIT = 300  # seconds for a job, which takes some ten
 pytestmark = [
     pytest.mark.interop_all,
     pytest.mark.timeout(1200),
-    pytest.mark.skipif(not PYTHON.exists(), reason="Ray is not there: make interop-all"),
+    pytest.mark.skipif(not shutil.which(PYTHON), reason="Ray is not there: make interop-all"),
 ]
 
 

@@ -87,7 +87,7 @@ def connect() -> None:
     try:
         ray.init(**options)
     except ConnectionError as error:
-        raise UsageError(f"{failed}: {error}; is it Ray, and is this machine one of its nodes?") from error
+        raise UsageError(f"{failed}: {error}; is it Ray, is this one of its nodes, and is its token known here?") from error
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise UsageError(f"{failed}: {' '.join(str(error).split())}") from error
     _log.info("Ray %s; nodes: %d, CPUs: %d", ray.__version__, sum(node["Alive"] for node in ray.nodes()), _cpus(ray))

@@ -225,7 +225,7 @@ def test_a_cluster_that_cannot_be_joined_is_named(two_nodes, models, data, tmp_p
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"127.0.0.1:{silent.getsockname()[1]}"
         done = run([PYTHON, *command], RAY_ADDRESS=address, RAY_NUM_REDIS_GET_RETRIES="1")  # which takes 40 seconds, not 80
-    assert_fails(done, 2, "is it Ray, and is this machine one of its nodes?")
+    assert_fails(done, 2, "is it Ray, is this one of its nodes, and is its token known here?")
     assert list((tmp_path / "out").glob("[!.]*")) == []
 
 

@@ -202,9 +202,6 @@ class _Runs:
             return columns.rows()
 
         self.version = version
-        self.headlines = headlines
-
-        def rows(items: Sequence[Any]) -> list[Outputs]:
-            return version.compute(items)
-
-        self.rows = rows
+        # Bound once: what shares a batch is told by its run being the same object.
+        self.headlines: Callable[[Sequence[Any]], list[Prediction]] = headlines
+        self.rows: Callable[[Sequence[Any]], list[Outputs]] = version.compute

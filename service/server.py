@@ -141,24 +141,10 @@ class Server:
         self._gate = DrainGate()
         limits = Limits(settings.max_headlines, settings.max_text_bytes)
         predictor = Predictor(self._repository, self._batcher, limits, self._on_predictions)
-        self._popularity = popularity.Popularity(
-            predictor,
-            self._repository,
-            model_name=settings.model_name,
-            max_message_bytes=settings.max_message_bytes,
-            stream_age=settings.max_connection_age,
-            gate=self._gate,
-        )
+        self._popularity = self._build_popularity(predictor)
+        self._inference = self._build_inference(predictor)
         self._capacity = connections.grpc_capacity(settings.max_connections, operators.MAX_CONNECTIONS)
         self._health = health.Health([popularity.SERVICE.full_name, inference.SERVICE.full_name])
-        self._inference = inference.Inference(
-            predictor,
-            self._repository,
-            model_name=settings.model_name,
-            server_version=versions.installed()["version"],
-            ready=lambda: self._health.serving,
-            gate=self._gate,
-        )
         self.metrics.ready.set_function(lambda: self._health.serving)
         self.metrics.model_directory_missing.set_function(lambda: self._repository.directory_missing)
         self._grpc = self._build_grpc()
@@ -169,6 +155,27 @@ class Server:
         self._version: Version | None = None
         if engine.gpu_memory() is not None:
             self.metrics.watch_gpu_memory(lambda: engine.gpu_memory() or 0)
+
+    def _build_popularity(self, predictor: Predictor) -> popularity.Popularity:
+        settings = self._settings
+        return popularity.Popularity(
+            predictor,
+            self._repository,
+            model_name=settings.model_name,
+            max_message_bytes=settings.max_message_bytes,
+            stream_age=settings.max_connection_age,
+            gate=self._gate,
+        )
+
+    def _build_inference(self, predictor: Predictor) -> inference.Inference:
+        return inference.Inference(
+            predictor,
+            self._repository,
+            model_name=self._settings.model_name,
+            server_version=versions.installed()["version"],
+            ready=lambda: self._health.serving,
+            gate=self._gate,
+        )
 
     def _build_grpc(self) -> grpc.aio.Server:
         settings = self._settings

@@ -209,7 +209,7 @@ class Inference:
     def _find(self, name: str, version: str) -> tuple[_Model, Version]:
         """A model and the version that is live. Raises InvalidRequest, UnknownModel and Unavailable."""
         if version and not (version.isascii() and version.isdecimal() and len(version) < 19):
-            problem = "is not a whole number of 1 or more; leave it empty for the version that is served"
+            problem = "is not a whole number; leave it empty for the version that is served"
             raise InvalidRequest("a version that is no number", [FieldViolation("model_version", problem)])
         model = self._models.get(name)
         if model is None:

@@ -114,6 +114,7 @@ class CsvText(Text):
         while len(header) > 1 and not header[-1].strip():
             header.pop()
         self.columns = len(header)
+        self.head, self.head_lines = self.offset, self.lines  # bytes and lines up to its end
 
     def records(self) -> Iterator[Stretch]:
         """All that follow. Raises CannotCutError."""

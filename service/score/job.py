@@ -98,25 +98,24 @@ def _run(out: Output, options: Options, progress: Callable[[int, int], None]) ->
     if manifest.read(out) != begun:  # where there is no lock
         raise OutputError(f"{out.name}: another job has begun in it; empty it and start again")
     names = out.names()
-    if lost := sum(task.name not in names for task in tasks) - len(failed):
+    scored = [task for task in tasks if task.name in names]
+    if lost := len(tasks) - len(scored) - len(failed):
         raise OutputError(f"{out.name}: lacks the scores of {lost} shards that were done; do all nodes have the same --out?")
-    done = _summary(out, tasks, failed, begun.version)
+    done = _summary(out, scored, failed, begun.version)
     if not failed:
         out.write(SUCCESS, b"")
     return done
 
 
-def _summary(out: Output, tasks: Sequence[Task], failed: Sequence[str], version: int) -> Done:
+def _summary(out: Output, scored: Sequence[Task], failed: Sequence[str], version: int) -> Done:
     rows, problems, first = 0, Counter[str](), dict[str, str]()
-    names = out.names()
-    for task in tasks:
-        if task.name in names:
-            with out.open(task.name) as file:
-                found = Summary.decode(pq.read_metadata(file).metadata[scorer.SUMMARY])
-            rows += found.rows
-            problems += found.problems
-            for problem, line in found.first.items():
-                first.setdefault(problem, f"{task.source.name}:{line}")
+    for task in scored:
+        with out.open(task.name) as file:
+            found = Summary.decode(pq.read_metadata(file).metadata[scorer.SUMMARY])
+        rows += found.rows
+        problems += found.problems
+        for problem, line in found.first.items():
+            first.setdefault(problem, f"{task.source.name}:{line}")
     return Done(rows, problems, first, failed, version, out.name)
 
 

@@ -31,9 +31,8 @@ class Row(NamedTuple):
 
     @property
     def best(self) -> float:
-        """main_output, or aux_output where the outlet is not known."""
-        found = self.prediction
-        return -1.0 if found is None else found.main_output if found.outlet_known else found.aux_output
+        """The number to use; -1 if there is none."""
+        return self.prediction.best if self.prediction else -1.0
 
 
 def read(version: Version, data: Sequence[str], written: Format, posted_at: float) -> tuple[list[str], list[Row]]:

@@ -107,10 +107,10 @@ def schema(input_: Input, source: Source) -> pa.Schema:
 
 def score(
     version: Version, source: Source, input_: Input, shard: Shard, written: Format, posted_at: float, out: IO[bytes]
-) -> Summary:
-    """Write the scores of a shard to `out`, as Parquet. `posted_at` is for rows without a time.
+) -> None:
+    """Write the scores of a shard to `out`, as Parquet with a Summary. `posted_at` is for rows without a time.
 
-    Raises DataError, naming the file, if the shard cannot be read.
+    Raises DataError, naming the file, if the shard cannot be read, and VersionError if the engine cannot go on.
     """
     summary = Summary()
     columns = schema(input_, source)
@@ -125,7 +125,6 @@ def score(
             for batch in group:
                 summary.add(batch)
         writer.add_key_value_metadata({SUMMARY: summary.encode()})
-    return summary
 
 
 def batches(source: Source, input_: Input, shard: Shard, written: Format, posted_at: float) -> Iterator[Batch]:

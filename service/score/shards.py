@@ -107,28 +107,13 @@ def cut(source: Source, written: Format, shard_bytes: int = SHARD_BYTES) -> Inpu
     kind = {"Parquet": "parquet", "JSON Lines": "lines"}.get(form, "csv" if re.fullmatch("CSV with [^,]+", form) else "whole")
     if kind != "parquet" and source.constants:
         kind = "whole"
-    delimiter, head, head_lines = "", 0, 0
+    header: CsvText | None = None
     if kind == "parquet":
         digest, shards = _row_groups(source)
     else:
-        digest_ = hashlib.sha256()
-        with source.open() as file:
-            data = io.BufferedReader(cast("io.RawIOBase", files.Hashing(file, digest_)), _BUFFER)
-            try:
-                if kind == "csv":
-                    csv_text = CsvText(data)
-                    delimiter, head, head_lines = csv_text.delimiter, csv_text.offset, csv_text.lines
-                    shards = _shards(csv_text, csv_text.records(), shard_bytes, is_plain=csv_text.columns == len(names))
-                elif kind == "lines":
-                    text = Text(data)
-                    shards = _shards(text, lines(text), shard_bytes, is_plain=False)
-            except CannotCutError:
-                kind, head, head_lines = "whole", 0, 0
-            while data.read(_BUFFER):
-                pass
-        digest = digest_.hexdigest()
-    if kind == "whole":
-        shards = [Shard(0, 0, -1, 1)]
+        digest, shards, header = _cut_text(source, kind, len(names), shard_bytes)
+        if not shards:
+            kind, shards = "whole", [Shard(0, 0, -1, 1)]
     return Input(
         source.name,
         size,
@@ -142,9 +127,9 @@ def cut(source: Source, written: Format, shard_bytes: int = SHARD_BYTES) -> Inpu
         plan.outlet,
         plan.html,
         spelling,
-        delimiter,
-        head,
-        head_lines,
+        header.delimiter if header else "",
+        header.head if header else 0,
+        header.head_lines if header else 0,
         shards,
     )
 
@@ -199,6 +184,30 @@ def _row_groups(source: Source) -> tuple[str, list[Shard]]:
         shards.append(Shard(row, number, number + 1, row + 1))
         row += group.num_rows
     return digest.hexdigest(), shards
+
+
+def _cut_text(source: Source, kind: str, columns: int, shard_bytes: int) -> tuple[str, list[Shard], CsvText | None]:
+    """The digest of a text, its shards, and its header if it is CSV, of which so many columns are kept.
+
+    There are no shards if it can only be read as a whole.
+    """
+    digest = hashlib.sha256()
+    shards: list[Shard] = []
+    header: CsvText | None = None
+    with source.open() as file:
+        data = cast("IO[bytes]", files.Hashing(file, digest))
+        try:
+            if kind == "csv":
+                header = CsvText(data)
+                shards = _shards(header, header.records(), shard_bytes, is_plain=header.columns == columns)
+            elif kind == "lines":
+                text = Text(data)
+                shards = _shards(text, lines(text), shard_bytes, is_plain=False)
+        except CannotCutError:
+            header = None
+        while data.read(_BUFFER):
+            pass
+    return digest.hexdigest(), shards, header
 
 
 def _shards(text: Text, records: Iterable[Stretch], shard_bytes: int, *, is_plain: bool) -> list[Shard]:

@@ -359,7 +359,6 @@ import sys
 from pathlib import Path
 from service.score import job
 from service.score.manifest import Options
-from service.score.outputs import OutputError
 models, data, out = sys.argv[1:]
 job.run(Options(models=Path(models), data=[data], out=out, engine="litert", posted_at=1_464_000_000.0,
                 shard_bytes=100_000, workers=2)) if __name__ == "__main__" else None

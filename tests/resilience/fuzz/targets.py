@@ -116,21 +116,22 @@ def _preprocessing(version: Path, directory: Path) -> Target:  # noqa: ARG001
     return Target(seeds, run)
 
 
+async def _live(version: Path) -> tuple[Predictor, Repository]:
+    """What answers with this version, on the event loop that runs."""
+    engine = engines.choose("litert")
+    batcher: Batcher[Item, Result] = Batcher(capacity=4096, largest_batch=256, executor=None, observer=Metrics())
+    repository = Repository(version.parent, engine)
+    repository.live = Version.load(artifact.read(version), engine)
+    return Predictor(repository, batcher, Limits()), repository
+
+
 def _request(version: Path, directory: Path) -> Target:  # noqa: ARG001
     """What handlers make of raw bytes, without gRPC around them."""
     loop = asyncio.new_event_loop()
-    engine = engines.choose("litert")
-
-    async def build() -> tuple[Repository, popularity.Popularity]:
-        batcher: Batcher[Item, Result] = Batcher(capacity=4096, largest_batch=256, executor=None, observer=Metrics())
-        repository = Repository(version.parent, engine)
-        predictor = Predictor(repository, batcher, Limits())
-        return repository, popularity.Popularity(
-            predictor, repository, model_name="m", max_message_bytes=4 << 20, stream_age=1000.0, gate=DrainGate()
-        )
-
-    repository, service = loop.run_until_complete(build())
-    repository.live = Version.load(artifact.read(version), engine)
+    predictor, repository = loop.run_until_complete(_live(version))
+    service = popularity.Popularity(
+        predictor, repository, model_name="m", max_message_bytes=4 << 20, stream_age=1000.0, gate=DrainGate()
+    )
     context: Any = SimpleNamespace(time_remaining=lambda: 5.0)
     budget = Budget(1 << 20, 1)
     predict, predict_stream, explain, get_model = (
@@ -175,18 +176,10 @@ def _request(version: Path, directory: Path) -> Target:  # noqa: ARG001
 def _inference(version: Path, directory: Path) -> Target:  # noqa: ARG001
     """What the Open Inference Protocol makes of raw bytes."""
     loop = asyncio.new_event_loop()
-    engine = engines.choose("litert")
-
-    async def build() -> tuple[Repository, inference.Inference]:
-        batcher: Batcher[Item, Result] = Batcher(capacity=4096, largest_batch=256, executor=None, observer=Metrics())
-        repository = Repository(version.parent, engine)
-        predictor = Predictor(repository, batcher, Limits())
-        return repository, inference.Inference(
-            predictor, repository, model_name="m", server_version="0", ready=lambda: True, gate=DrainGate()
-        )
-
-    repository, service = loop.run_until_complete(build())
-    repository.live = Version.load(artifact.read(version), engine)
+    predictor, repository = loop.run_until_complete(_live(version))
+    service = inference.Inference(
+        predictor, repository, model_name="m", server_version="0", ready=lambda: True, gate=DrainGate()
+    )
     context: Any = SimpleNamespace(time_remaining=lambda: 5.0)
     handlers = list(cast(Any, service.handlers()).values())
 

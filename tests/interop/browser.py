@@ -470,17 +470,19 @@ def swap(visit):
     visit.says("#cards", "than the mean of the other headlines of the same story")
     assert "wordings" not in visit.page.locator("main").text_content()
     # In the middle of a long list.
-    paused = []
-    visit.page.route(
-        "**/v1/predict", lambda route: paused.append(route) if len(paused) == 1 else (paused.append(None), route.continue_())
-    )
+    parts = []
+
+    def hold_the_second(route):
+        parts.append(route)
+        if len(parts) != 2:
+            route.continue_()
+
+    visit.page.route("**/v1/predict", hold_the_second)
     visit.page.fill("#headlines", "\n".join(TEXTS * 50))
     visit.page.press("#headlines", "Control+Enter")
     visit.says("#status", "128 of 200 headlines done")
-    visit.page.wait_for_timeout(200)
     yield "version 4"
-    visit.page.unroute("**/v1/predict")
-    paused[1].continue_()
+    parts[1].continue_()
     expect(visit.cards).to_have_count(200)
     visit.says("#context", "Model version 4.")
     counts = [part(it) for it in visit.asked if it.url.endswith("/v1/predict")]

@@ -24,6 +24,7 @@ from headlines.v1 import popularity_pb2
 from service.api import middleware, popularity
 from service.batcher import Batcher
 from service.budget import Budget
+from service.description import ModelDescription
 from service.drain import DrainGate
 from service.metrics import Metrics
 from service.model import artifact, engines
@@ -62,9 +63,8 @@ async def measure(version: Version, size: int) -> dict[str, float]:
 
     repository: Any = SimpleNamespace(live=version)
     predictor = Predictor(repository, batcher, observer=observe)
-    service = popularity.Popularity(
-        predictor, repository, model_name="", max_message_bytes=4 << 20, stream_age=1.0, gate=DrainGate()
-    )
+    description = ModelDescription(repository, "", predictor.limits, 4 << 20)
+    service = popularity.Popularity(predictor, description, stream_age=1.0, gate=DrainGate())
     handlers = middleware.Middleware(metrics, {popularity.SERVICE: service.handlers()}, Budget(64 << 20, 4 << 20))
     details: Any = SimpleNamespace(method=f"/{popularity.SERVICE.full_name}/Predict")
     predict: Any = cast(Any, handlers.service(details)).stream_unary

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
@@ -36,11 +36,12 @@ def environment(**variables: str) -> dict[str, str]:
 class ServerProcess:
     """A command as a process, with its log as it comes; perhaps one that may open few files.
 
-    `port` and `http_port` are set by whoever knows them.
+    `port`, `http_port` and `web_port` are set by whoever knows them.
     """
 
     port: int
     http_port: int
+    web_port: int
 
     def __init__(self, command: Sequence[str], *, open_files: int | None = None, **variables: str) -> None:
         limited = ["sh", "-c", 'ulimit -n "$0" && exec "$@"', str(open_files)] if open_files else []
@@ -98,6 +99,10 @@ class ServerProcess:
         """All that it has written."""
         return "".join(self.lines)
 
+    def set_ports(self, record: Mapping[str, Any]) -> None:
+        """Take the ports from the log's record that tells them."""
+        self.port, self.http_port, self.web_port = (record[it] for it in ("port", "http_port", "web_port"))
+
     @property
     def target(self) -> str:
         """Its gRPC address."""
@@ -151,7 +156,8 @@ def versions(models: Path) -> list[Path]:
 
 def serve(models: Path | str, *flags: object) -> list[str]:
     """The command for a server on free ports; flags change that."""
-    command = [sys.executable, "-m", "service", "serve", "--models", str(models), "--port", "0", "--http-port", "0"]
+    command = [sys.executable, "-m", "service", "serve", "--models", str(models)]
+    command += [part for port in ("--port", "--http-port", "--web-port") for part in (port, "0")]
     return [*command, *map(str, flags)]
 
 
@@ -172,7 +178,7 @@ def started(command: Sequence[str]) -> Iterator[ServerProcess]:
                 print(record["message"], file=sys.stderr)
         else:
             raise BrokenError(f"the server ended with {server.wait()}")
-        server.port, server.http_port = record["port"], record["http_port"]
+        server.set_ports(record)
         yield server
         server.process.send_signal(signal.SIGTERM)
         server.wait(60)

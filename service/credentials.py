@@ -128,6 +128,7 @@ class Certificate(Credentials):
         self._key = key
         self._client_ca = client_ca
         self._leaf: x509.Leaf | None = None
+        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._remark = ""  # the last one about the dates of the certificate in use
         self._renewed: deque[grpc.ServerCertificateConfiguration] = deque(maxlen=1)
         files = {"--tls-certificate": certificate, "--tls-key": key, **({"--tls-client-ca": client_ca} if client_ca else {})}
@@ -146,6 +147,10 @@ class Certificate(Credentials):
             require_client_authentication=self._client_ca is not None,
         )
 
+    def for_https(self) -> ssl.SSLContext:
+        """What to accept a new HTTPS connection with. It asks for no client's certificate."""
+        return self._context
+
     def refresh(self) -> None:
         """Look at the files, take what is new, and log when the certificate in use is about to expire or has expired."""
         super().refresh()
@@ -161,17 +166,18 @@ class Certificate(Credentials):
     def _take(self, contents: list[bytes]) -> None:
         # gRPC would keep the old certificate too, without a word.
         certificate, key, *client_ca = contents
-        leaf = self._check_pair(certificate, key)
+        leaf, context = self._check_pair(certificate, key)
         if client_ca:
             self._check_client_ca(client_ca[0])
         # At the start there is no better one, and the port for health and metrics is worth having: _check_dates says it.
         if self._leaf and (wrong := _outside(leaf)):
             raise UsageError(f"--tls-certificate: {str(self._certificate)!r} {wrong}")
-        self._leaf = leaf
+        self._leaf, self._context = leaf, context
         self._renewed.append(grpc.ssl_server_certificate_configuration([(key, certificate)], *client_ca))
 
-    def _check_pair(self, certificate: bytes, key: bytes) -> x509.Leaf:
+    def _check_pair(self, certificate: bytes, key: bytes) -> tuple[x509.Leaf, ssl.SSLContext]:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.set_alpn_protocols(["http/1.1"])
         try:
             with ExitStack() as stack:
                 certificate_path, key_path = (stack.enter_context(_as_path(it)) for it in (certificate, key))
@@ -187,7 +193,7 @@ class Certificate(Credentials):
                 f"--tls-certificate: {str(self._certificate)!r} has a key of a kind that gRPC does not support; "
                 "it must be RSA, or ECDSA on P-256 or P-384"
             )
-        return leaf
+        return leaf, context
 
     def _check_client_ca(self, client_ca: bytes) -> None:
         try:

@@ -13,7 +13,7 @@ HeadlinesError
 ├── DataError               a data set cannot be read or trained on
 └── UsageError              a flag or variable is wrong
 
-`service.api.status` maps the requests' half to gRPC status codes; the commands print the other half and exit.
+`service.status` maps the requests' half to gRPC status codes; the commands print the other half and exit.
 Messages never hold a headline, an outlet or a token.
 """
 

@@ -77,6 +77,13 @@ class Metrics:
             "headlines_connection_capacity", "Connections that may be open, by port", ("port",), registry=registry
         )
 
+        self.http_requests_total = Counter(
+            "headlines_http_requests",
+            "Requests to the web port, by route and status; 499: the client left before it was answered",
+            ("route", "code"),
+            registry=registry,
+        )
+
         self._queued = 0
         self._connections: dict[str, Callable[[], int | None]] = {}  # by port
         self.queue_headlines.set_function(lambda: self._queued)
@@ -149,6 +156,15 @@ class Metrics:
         self.model_info.clear()
         self._trained_at = None
 
+    def http_routes(self, routes: Iterable[str]) -> None:
+        """The routes of the web port, whose series begin at 0."""
+        for route in (*routes, "unknown"):
+            self.http_requests_total.labels(route, "404" if route == "unknown" else "200")
+
+    def http_answered(self, route: str, code: int) -> None:
+        """A request to the web port, to one of its routes or an "unknown" one, was answered with this status."""
+        self.http_requests_total.labels(route, str(int(code))).inc()
+
     def watch_messages(self, reserved: Callable[[], int], waiting: Callable[[], int]) -> None:
         """Add what the budget of messages' memory returns: bytes that are reserved, and reads that wait for room."""
         for name, documentation, function in (
@@ -158,7 +174,7 @@ class Metrics:
             Gauge(f"headlines_{name}", documentation, registry=self.registry).set_function(function)
 
     def watch_connections(self, port: str, open_now: Callable[[], int | None], capacity: int) -> None:
-        """Show how many connections a port ("grpc" or "http") has, unless the function does not know, beside its bound."""
+        """Show how many connections a port ("grpc", "http", "web") has, unless the function does not know, beside its bound."""
         self._connections[port] = open_now
         self.connection_capacity.labels(port).set(capacity)
 

@@ -95,12 +95,12 @@ class Predictor:
         Parsing a thousand takes 0.06 ms, decoding them 1.2: refusing an overload after that would leave no time to answer.
         Raises InvalidRequest for none or too many, and Overloaded if there is no room or not enough time.
         """
-        _check_number(headlines, self.limits.max_headlines)
+        check_number(headlines, self.limits.max_headlines)
         return self._batcher.admit(headlines, deadline)
 
     async def admit_bulk(self, headlines: int, deadline: float | None = None) -> Admission[Item, Result]:
         """Wait for room for a request of so many headlines. Raises InvalidRequest for none or too many."""
-        _check_number(headlines, self.limits.max_headlines)
+        check_number(headlines, self.limits.max_headlines)
         return await self._batcher.admit_bulk(headlines, deadline)
 
     async def predict(self, headlines: Sequence[Headline], admission: Admission[Item, Result] | None = None) -> Answer:
@@ -131,7 +131,7 @@ class Predictor:
         The headlines are bulk requests one after another, so another caller waits for one batch of them at most. Their rows
         count as no headlines. Raises as `predict`, and InvalidRequest if the rows are too many; never Overloaded.
         """
-        _check_number(len(headlines), MAX_EXPLAINED)
+        check_number(len(headlines), MAX_EXPLAINED)
         await self._check(headlines)
         run = self._live()
         explanations = []
@@ -184,7 +184,8 @@ class Predictor:
             raise InvalidRequest("headlines that cannot be scored", violations[:_VIOLATIONS])
 
 
-def _check_number(headlines: int, most: int) -> None:
+def check_number(headlines: int, most: int) -> None:
+    """Raise InvalidRequest if a request holds none, or more than `most`."""
     if not headlines:
         raise InvalidRequest("no headline", [FieldViolation("headlines", f"is empty; send 1 to {most} headlines")])
     if headlines > most:

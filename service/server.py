@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
+import importlib
 import logging
 import os
+import socket
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from types import TracebackType
-from typing import Any, NoReturn, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 import grpc
 
@@ -21,7 +22,9 @@ from service.api import health, inference, middleware, popularity, reflection
 from service.batcher import Batcher
 from service.budget import Budget
 from service.credentials import Certificate, Tokens
+from service.description import ModelDescription
 from service.drain import DrainGate
+from service.hosts import is_loopback
 from service.metrics import Metrics
 from service.model import engines
 from service.model.engines import Engine
@@ -34,6 +37,9 @@ from service.signals import StopSignals
 from service.web import operators
 from service.web.operators import HttpServer, make_app
 
+if TYPE_CHECKING:
+    from service.web.listener import Listener
+
 logger = logging.getLogger(__name__)
 
 LARGEST_BATCH = 256  # headlines; a millisecond of the CPU engine, beyond which more save nothing
@@ -45,6 +51,10 @@ MIN_ROUND_TRIP_TURNS = 4
 HEALTH_READS = 4  # health checks whose messages are being read at once
 _HEARTBEAT = 1.0  # seconds between two beats of the event loop
 _DEAD_AFTER = 10.0  # seconds without a beat
+_WEB_PORT = 8000  # unless --web-port names another
+_WEB_CONNECTIONS = 64  # a browser has up to six; the oldest idle one makes room
+_WEB_BACKLOG = 128
+_WEB_WAIT = 1.0  # seconds at most for the first version to be live before the web port's libraries are imported
 _CLOSE_TIMEOUT = 1.0  # seconds for what has been written and not yet sent
 _INT_MAX = (1 << 31) - 1
 
@@ -108,6 +118,7 @@ class Server:
         """
         self.port = settings.port  # the real ones from the start on
         self.http_port = settings.http_port
+        self.web_port: int | None = None  # none: there is no page
         self.metrics = Metrics(settings.queue_headlines)
         self._settings = settings
         self._engine = engine
@@ -140,16 +151,22 @@ class Server:
         )
         self._gate = DrainGate()
         limits = Limits(settings.max_headlines, settings.max_text_bytes)
-        predictor = Predictor(self._repository, self._batcher, limits, self._on_predictions)
+        predictor = self._predictor = Predictor(self._repository, self._batcher, limits, self._on_predictions)
+        self._description = ModelDescription(self._repository, settings.model_name, limits, settings.max_message_bytes)
         self._popularity = self._build_popularity(predictor)
         self._inference = self._build_inference(predictor)
-        self._capacity = connections.grpc_capacity(settings.max_connections, operators.MAX_CONNECTIONS)
+        self._capacity = connections.grpc_capacity(
+            settings.max_connections, operators.MAX_CONNECTIONS + (_WEB_CONNECTIONS if settings.web else 0)
+        )
         self._health = health.Health([popularity.SERVICE.full_name, inference.SERVICE.full_name])
         self.metrics.ready.set_function(lambda: self._health.serving)
         self.metrics.model_directory_missing.set_function(lambda: self._repository.directory_missing)
         self._grpc = self._build_grpc()
         self._tasks: list[asyncio.Task[None]] = []
         self._http: HttpServer | None = None
+        self._web: Listener | None = None
+        self._web_socket: socket.socket | None = None
+        self._was_live = asyncio.Event()
         self._stopping = False
         self._heartbeat = time.monotonic()
         self._version: Version | None = None
@@ -157,14 +174,8 @@ class Server:
             self.metrics.watch_gpu_memory(lambda: engine.gpu_memory() or 0)
 
     def _build_popularity(self, predictor: Predictor) -> popularity.Popularity:
-        settings = self._settings
         return popularity.Popularity(
-            predictor,
-            self._repository,
-            model_name=settings.model_name,
-            max_message_bytes=settings.max_message_bytes,
-            stream_age=settings.max_connection_age,
-            gate=self._gate,
+            predictor, self._description, stream_age=self._settings.max_connection_age, gate=self._gate
         )
 
     def _build_inference(self, predictor: Predictor) -> inference.Inference:
@@ -221,13 +232,8 @@ class Server:
     async def start(self) -> None:
         """Open the ports and begin to look for versions. Raises OSError if a port is in use or a host is unknown."""
         settings = self._settings
-        if not _is_loopback(settings.host) and not self._certificate:
-            lacks = (
-                "without TLS: whoever is on the way can read tokens and headlines"
-                if self._tokens
-                else "with neither TLS nor tokens: anybody there may call"
-            )
-            logger.warning("%s is open to the network, %s", settings.host, lacks)
+        if not is_loopback(settings.host) and not self._certificate:
+            logger.warning("%s is open to the network, %s", settings.host, self._lacks())
         app = make_app(self.metrics.registry, self._is_alive, lambda: self._health.serving, self._not_ready)
         self._http = _open_http(settings, app)
         self.http_port = self._http.port
@@ -237,11 +243,15 @@ class Server:
                 self.port = self._grpc.add_secure_port(address, self._certificate.for_server())
             else:
                 self.port = self._grpc.add_insecure_port(address)
+            self._web_socket = self._open_web()
         except RuntimeError as error:
             self._http.close()
             raise OSError(
                 f"cannot listen on {address}: is --port already in use, or is --host not an address of this machine?"
             ) from error
+        except OSError:
+            self._http.close()
+            raise
         self.metrics.watch_connections("grpc", lambda: connections.count_open(self.port), self._capacity)
         self.metrics.watch_connections("http", lambda: self._http.connections if self._http else 0, operators.MAX_CONNECTIONS)
         if self._certificate:
@@ -249,22 +259,101 @@ class Server:
         self._beat()
         self._http.start()
         await self._grpc.start()
+        page = f", page at {self._web_url()}" if self._web_socket else ""
         logger.info(
-            "listening at %s, gRPC port %d, HTTP port %d; looking for versions in %s",
+            "listening at %s, gRPC port %d, HTTP port %d%s; looking for versions in %s",
             settings.host,
             self.port,
             self.http_port,
+            page,
             settings.models,
-            extra={"host": settings.host, "port": self.port, "http_port": self.http_port, "engine": self._engine.name},
+            extra={**self._ports(), "host": settings.host, "engine": self._engine.name},
         )
         self._tasks = [
             asyncio.create_task(self._batcher.run(), name="batcher"),
             asyncio.create_task(self._repository.run(), name="repository"),
             asyncio.create_task(self._http.run(), name="HTTP port"),
         ]
+        if self._web_socket:
+            self._tasks.append(asyncio.create_task(self._serve_web(self._web_socket), name="web port"))
         if watched := [it for it in (self._certificate, self._tokens) if it]:
             watch = credentials.watch(watched, settings.poll_seconds)
             self._tasks.append(asyncio.create_task(watch, name="watch over certificates and tokens"))
+
+    def _lacks(self) -> str:
+        """What is missing where a port is open to the network without TLS."""
+        if self._tokens:
+            return "without TLS: whoever is on the way can read tokens and headlines"
+        return "with neither TLS nor tokens: anybody there may call"
+
+    def _ports(self) -> dict[str, int | None]:
+        """What the log tells of ports, for programs."""
+        return {"port": self.port, "http_port": self.http_port, "web_port": self.web_port}
+
+    def _open_web(self) -> socket.socket | None:
+        """Open the page's port, if there is to be one. Raises OSError if it cannot be had although it was asked for by name."""
+        settings = self._settings
+        host, asked = settings.web_host, settings.web_port is not None
+        if not settings.web:
+            return None
+        if not settings.may_serve_web:
+            logger.warning("there is no page: --web-host %s opens it to the network, which wants --tokens or --web-open", host)
+            return None
+        try:
+            listener = operators.bind(host, settings.web_port if settings.web_port is not None else _WEB_PORT)
+        except OSError as error:
+            if not asked:
+                logger.warning(
+                    "there is no page: port %d at %s cannot be had (%s); --web-port names another, and --no-web wants none",
+                    _WEB_PORT,
+                    host,
+                    error.strerror,
+                )
+                return None
+            raise OSError(
+                f"cannot listen on {host}:{settings.web_port} ({error.strerror}): is --web-port already in use, or is "
+                "--web-host not an address of this machine?"
+            ) from error
+        listener.listen(_WEB_BACKLOG)  # what comes before the application is imported waits in the kernel
+        listener.setblocking(False)
+        if not is_loopback(host) and not self._certificate:
+            logger.warning("the page at %s is open to the network, %s", host, self._lacks())
+        self.web_port = listener.getsockname()[1]
+        return listener
+
+    def _web_url(self) -> str:
+        host = {"::": "localhost", "0.0.0.0": "localhost"}.get(self._settings.web_host, self._settings.web_host)
+        return f"{'https' if self._web_has_tls else 'http'}://{f'[{host}]' if ':' in host else host}:{self.web_port}/"
+
+    @property
+    def _web_has_tls(self) -> bool:
+        return self._certificate is not None and not is_loopback(self._settings.web_host)
+
+    async def _serve_web(self, opened: socket.socket) -> None:
+        """Serve the page. Its libraries are imported when a version is live, so that this comes no later for them."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._was_live.wait(), _WEB_WAIT)
+        web = await asyncio.to_thread(importlib.import_module, "service.web.app")
+        listener = await asyncio.to_thread(importlib.import_module, "service.web.listener")
+        app = web.App(
+            self._predictor,
+            self._repository,
+            self._description,
+            hosts=self._settings.web_hosts,
+            gate=self._gate,
+            metrics=self.metrics,
+            tokens=self._tokens,
+            version=versions.installed()["version"],
+        )
+        self._web = listener.Listener(
+            app,
+            opened,
+            context=self._certificate.for_https if self._certificate and self._web_has_tls else None,
+            seconds=self._settings.handshake_seconds,
+            max_connections=_WEB_CONNECTIONS,
+        )
+        self.metrics.watch_connections("web", lambda: self._web.connections if self._web else 0, _WEB_CONNECTIONS)
+        await self._web.run()
 
     async def wait(self, stop: asyncio.Event) -> bool:
         """Wait until `stop` is set or a part has died; returns whether one has."""
@@ -294,6 +383,10 @@ class Server:
             task.cancel()
         if self._executor:
             self._executor.shutdown(wait=False, cancel_futures=True)
+        if self._web_socket:
+            self._web_socket.close()
+        if self._web:
+            await self._web.stop(_CLOSE_TIMEOUT)
         if self._http:
             await asyncio.to_thread(self._http.stop)
         ended = self.metrics.ended()
@@ -320,13 +413,13 @@ class Server:
                     self._engine.name,
                     seconds,
                     extra={
+                        **self._ports(),
                         "seconds": seconds,
                         "version": version.number,
                         "engine": self._engine.name,
-                        "port": self.port,
-                        "http_port": self.http_port,
                     },
                 )
+                self._was_live.set()
         else:
             self.metrics.went_away()
         if not self._stopping:
@@ -361,10 +454,3 @@ def _open_http(settings: Settings, app: operators.App) -> HttpServer:
 
 def _milliseconds(seconds: float) -> int:
     return min(round(1000 * seconds), _INT_MAX)  # which means for ever to gRPC
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any, Literal
 
 from headlines.commands.flags import Flag, Parse, both_names, one_of, path, seconds, text, whole, yes_or_no
 from service.errors import UsageError
+from service.hosts import Authority, is_address, is_loopback, parse_authority
 
 _INT32 = (1 << 31) - 1  # what gRPC's own settings hold
 
@@ -21,17 +21,17 @@ def _option(parse: Parse, help_: str, *, default: Any = MISSING, metavar: str = 
 def _host(given: str) -> str:
     """A name or an address, which may stand in brackets as it does in a URL."""
     host = text(given[1:-1] if given[:1] + given[-1:] == "[]" else given)
-    if re.search(r"[\s/\[\]]", host) or (":" in host and not _is_ipv6(host)):
+    if re.search(r"[\s/\[\]]", host) or (":" in host and not is_address(host)):
         raise ValueError("must be a host name or an address, without a port")
     return host
 
 
-def _is_ipv6(given: str) -> bool:
-    try:
-        ipaddress.IPv6Address(given)
-    except ValueError:
-        return False
-    return True
+def _hosts(given: str) -> tuple[Authority, ...]:
+    """Some hosts, each with a port or without, between them commas or spaces."""
+    hosts = [parse_authority(it) for it in given.replace(",", " ").split()]
+    if not hosts or None in hosts:
+        raise ValueError("must be host names, each with a port or without, and commas between them")
+    return tuple(filter(None, hosts))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +81,30 @@ class Settings:
     )
     http_port: int = _option(
         whole(0, 65535), "their port; 0 takes a free one, which the log tells", default=8080, metavar="PORT"
+    )
+    web: bool = _option(yes_or_no, "serve the page for people, and predictions as JSON", default=True)
+    web_host: str = _option(
+        _host,
+        "the address that the page is at; :: opens it to the network, which wants --tokens or --web-open; with gRPC's TLS",
+        default="127.0.0.1",
+        metavar="HOST",
+    )
+    # Who names a port wants it; the default is not worth a server that does not start.
+    web_port: int | None = _option(
+        whole(0, 65535),
+        "its port; 0 takes a free one, which the log tells; by default 8000 if that is free",
+        default=None,
+        metavar="PORT",
+    )
+    web_hosts: tuple[Authority, ...] = _option(
+        _hosts,
+        "the names, with commas between them, that browsers reach the page by beside localhost and addresses, such as that of "
+        "a proxy before it; other names are refused, since any site's name may be made to lead here",
+        default=(),
+        metavar="NAMES",
+    )
+    web_open: bool = _option(
+        yes_or_no, "let the network use the page without a token, where --web-host opens it", default=False
     )
     tls_certificate: Path | None = _option(  # noqa: RUF009
         path,
@@ -195,11 +219,21 @@ class Settings:
                 f"{both_names('message_memory_bytes')}: must be at least twice --max-message-bytes, "
                 f"{2 * self.max_message_bytes}, since bulk gets half of it; it is {self.message_memory_bytes}"
             )
+        if self.web and self.web_port is not None and not self.may_serve_web:
+            raise UsageError(
+                f"{both_names('web_host')}: {self.web_host} opens the page to the network; that wants --tokens, or --web-open "
+                "if anybody there may use it"
+            )
         if (self.tls_certificate is None) != (self.tls_key is None):
             missing = "tls_key" if self.tls_key is None else "tls_certificate"
             raise UsageError(f"{both_names(missing)}: is missing; a certificate and its key go together")
         if self.tls_client_ca and not self.tls_certificate:
             raise UsageError(f"{both_names('tls_client_ca')}: needs --tls-certificate and --tls-key beside it")
+
+    @property
+    def may_serve_web(self) -> bool:
+        """Whether the page is for this machine alone, or opened to the network on purpose."""
+        return is_loopback(self.web_host) or self.tokens is not None or self.web_open
 
 
 FLAGS = tuple(

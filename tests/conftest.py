@@ -52,8 +52,7 @@ def serve():
     @contextmanager
     def start(directory, *flags, **variables):
         with ServerProcess(process.serve(directory, *flags), **variables) as server:
-            listening = server.wait_for("listening")
-            server.port, server.http_port = listening["port"], listening["http_port"]
+            server.set_ports(server.wait_for("listening"))
             yield server
 
     return start

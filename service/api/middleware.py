@@ -7,16 +7,20 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from contextlib import aclosing
 from time import perf_counter
 from types import MappingProxyType
-from typing import Any, NamedTuple, Self, TypeAlias
+from typing import Any, NamedTuple, NoReturn, Self, TypeAlias
 
 import grpc
+from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.descriptor import ServiceDescriptor
+from google.rpc import error_details_pb2, status_pb2
+from grpc_status import rpc_status
 
-from service.api import status
+from service import status
 from service.budget import Budget, Lease
 from service.credentials import Tokens
 from service.errors import InvalidRequest, Unauthenticated, Unavailable
 from service.metrics import Calls, Metrics
+from service.status import Status
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
@@ -183,7 +187,7 @@ class _Method:
             self._calls.handled[code] += 1
             self._calls.seconds.observe((perf_counter() - began,))
         # Outside the except block, so that a failing abort does not chain the handler's exception and its message.
-        await status.abort(context, ending)
+        await _abort(context, ending)
 
 
 class _Requests:
@@ -254,3 +258,24 @@ def _type(handler: Any) -> str:  # noqa: ANN401
     if handler.request_streaming:
         return "bidi_stream" if handler.response_streaming else "client_stream"
     return "server_stream" if handler.response_streaming else "unary"
+
+
+async def _abort(context: Context, status: Status) -> NoReturn:
+    """End a call with this status."""
+    metadata: tuple[tuple[str, str | bytes], ...] = ()
+    if status.violations:
+        details = AnyMessage()
+        details.Pack(
+            error_details_pb2.BadRequest(
+                field_violations=[
+                    error_details_pb2.BadRequest.FieldViolation(field=it.field, description=it.description)
+                    for it in status.violations
+                ]
+            )
+        )
+        rich = status_pb2.Status(code=status.code.value[0], message=status.message, details=[details])
+        metadata = tuple(rpc_status.to_status(rich).trailing_metadata)
+    if status.pushback is not None:
+        metadata = (*metadata, ("grpc-retry-pushback-ms", str(status.pushback)))
+    await context.abort(status.code, status.message, metadata)
+    raise AssertionError  # abort always raises

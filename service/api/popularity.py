@@ -6,23 +6,23 @@ import asyncio
 import math
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from typing import Any, TypeAlias, TypeVar
 
 import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from headlines.v1 import popularity_pb2
-from service.api import status
+from service import status
 from service.api.messages import has_more_fields, parse
 from service.api.middleware import Received, deadline_of
+from service.description import ModelDescription
 from service.drain import DrainGate
 from service.errors import FieldViolation, InvalidRequest, Unavailable
 from service.model.explanation import Explanation
 from service.model.preprocessing import Headline
-from service.model.version import Version
 from service.predictor import MAX_EXPLAINED, Answer, Predictor
-from service.repository import Repository, State, VersionState
+from service.status import Status
 
 SERVICE = popularity_pb2.DESCRIPTOR.services_by_name["PopularityService"]
 
@@ -31,17 +31,6 @@ SERVICE = popularity_pb2.DESCRIPTOR.services_by_name["PopularityService"]
 _MAX_IN_FLIGHT = 2
 
 _LARGE = 256 << 10  # bytes of a message that may hold so many empty headlines that parsing it takes significant memory
-
-# What GetModel says of versions, at the most.
-_LISTED_VERSIONS = 100
-_LONGEST_ERROR = 1000  # characters
-
-_STATES = {
-    State.LOADING: popularity_pb2.ModelVersion.STATE_LOADING,
-    State.LIVE: popularity_pb2.ModelVersion.STATE_LIVE,
-    State.FAILED: popularity_pb2.ModelVersion.STATE_FAILED,
-    State.RETIRED: popularity_pb2.ModelVersion.STATE_RETIRED,
-}
 
 _Request = TypeVar(
     "_Request", popularity_pb2.PredictRequest, popularity_pb2.PredictStreamRequest, popularity_pb2.ExplainRequest
@@ -55,33 +44,22 @@ class Popularity:
     def __init__(
         self,
         predictor: Predictor,
-        repository: Repository,
+        description: ModelDescription,
         *,
-        model_name: str,
-        max_message_bytes: int,
         stream_age: float,
         gate: DrainGate,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """GetModel reports `model_name` and `max_message_bytes`; `clock` gives the time of headlines without `posted_at`.
+        """`clock` gives the time of headlines without `posted_at`.
 
         Every call passes `gate`. A stream ends gracefully after `stream_age` seconds: gRPC's own maximum age of connections
         waits for streams, or cuts them off.
         """
         self._predictor = predictor
-        self._repository = repository
-        self._model_name = model_name
-        self._limits = popularity_pb2.Limits(
-            max_headlines=predictor.limits.max_headlines,
-            max_text_bytes=predictor.limits.max_text_bytes,
-            max_message_bytes=max_message_bytes,
-            max_explain_rows=predictor.limits.max_explain_rows,
-        )
+        self._description = description
         self._stream_age = stream_age
         self._clock = clock
         self._gate = gate
-        # GetModel's answer, and the live version and states that it describes; empty until it is first asked for.
-        self._description: tuple[Version | None, Sequence[VersionState], bytes] = (None, (), b"")
         self._readers: set[asyncio.Task[None]] = set()
 
     def handlers(self) -> dict[str, grpc.RpcMethodHandler[Any, Any]]:
@@ -153,7 +131,7 @@ class Popularity:
             with await self._predictor.admit_bulk(len(request.headlines), deadline) as admission:
                 _fill(response.response, await self._predictor.predict(self._headlines(request.headlines), admission))
         except Exception as error:
-            response.error.CopyFrom(status.of(error).to_proto())
+            response.error.CopyFrom(_error(status.of(error)))
         return response.SerializeToString()
 
     async def _explain(self, raw: bytes, context: _Context) -> bytes:
@@ -169,40 +147,7 @@ class Popularity:
     async def _get_model(self, raw: bytes, context: _Context) -> bytes:  # noqa: ARG002
         with self._gate:
             parse(popularity_pb2.GetModelRequest, raw)
-            live, states = self._repository.live, self._repository.states
-            described, described_states, description = self._description
-            if not description or live is not described or states != described_states:
-                description = self._describe(live, states)
-                self._description = live, states, description
-            return description
-
-    def _describe(self, live: Version | None, states: Sequence[VersionState]) -> bytes:
-        """The answer to GetModel, serialized; its size does not grow with the data."""
-        response = popularity_pb2.GetModelResponse(
-            name=self._model_name, engine=self._repository.engine.name, limits=self._limits
-        )
-        others = [it for it in states if it.state is not State.LIVE]
-        listed = [it for it in states if it.state is State.LIVE] + others[: _LISTED_VERSIONS - 1]
-        for it in sorted(listed, key=lambda it: it.number, reverse=True):
-            response.versions.add(version=it.number, digest=it.digest, state=_STATES[it.state], error=it.error[:_LONGEST_ERROR])
-        if live:
-            response.version = live.number
-            response.digest = live.digest
-            response.trained_at.FromNanoseconds(round(live.info.created_at * 1e9))
-            response.loaded_at.FromNanoseconds(round(live.loaded_at * 1e9))
-            response.synthetic = live.info.synthetic
-            response.vocabulary_size = live.info.vocabulary_size
-            response.sequence_length = live.info.sequence_length
-            response.aux_features.extend(live.info.aux_features)
-            response.frozen_features.extend(name for name in live.info.aux_features if name in live.info.frozen)
-            response.outlets.extend(live.outlets)
-            response.outlet_count = len(live.info.outlet_levels)
-            response.label = live.info.label.rule
-            response.label_threshold = live.info.label.threshold or 0.0
-            response.label_description = live.info.label.describe()
-            response.label_change = self._repository.label_change
-            response.evaluation.update(live.info.evaluation)
-        return response.SerializeToString()
+            return self._description.serialized()
 
     def _parse(self, message: type[_Request], raw: bytes, most: int) -> _Request:
         if len(raw) > _LARGE and has_more_fields(raw, 4 * most):  # fields of a later proto may stand beside headlines
@@ -221,6 +166,12 @@ def _seconds(timestamp: Timestamp) -> float:
         return math.nan
     next_second = timestamp.seconds + 1  # to which a double may round the last nanoseconds
     return min(timestamp.seconds + timestamp.nanos / 1e9, math.nextafter(next_second, -math.inf))
+
+
+def _error(status: Status) -> popularity_pb2.Error:
+    """A status as the answer to one request of a stream."""
+    violations = [popularity_pb2.FieldViolation(field=it.field, description=it.description) for it in status.violations]
+    return popularity_pb2.Error(code=status.code.value[0], message=status.message, violations=violations)
 
 
 def _fill(response: popularity_pb2.PredictResponse, answer: Answer) -> None:

@@ -24,6 +24,7 @@ import re
 import stat
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
@@ -57,6 +58,7 @@ REPORT = "report"
 
 _STEP = 1 << 20  # bytes whose checksum is taken at a time: less than a millisecond
 _MOST_CHECKSUMS = 1 << 20  # bytes of SHA256SUMS, read at every poll; a version of eight files has less than 1 kB
+_MOST_REPORT = 5 << 20  # bytes of all its files
 _LONGEST_PROBLEM = 500  # characters of what is wrong inside a file, which may quote it
 _HIGHEST_LEVEL = 1e6  # in deviations: n posts allow the square root of n, and float32 holds what the network makes of this
 
@@ -235,6 +237,19 @@ def read(directory: Path, most_bytes: int = sys.maxsize) -> Artifact:
         raise VersionError(f"{directory.name}: a version's directory is named by its number")
     digest = hashlib.sha256(content).hexdigest()
     return Artifact(directory, int(directory.name), digest, files, info, vocabulary, _parse_examples(files[EXAMPLES]))
+
+
+def read_report(directory: Path) -> dict[str, bytes]:
+    """The files of a version's report by name; without what cannot be read, or is too large: nothing depends on a report."""
+    files: dict[str, bytes] = {}
+    with suppress(OSError):
+        for path in sorted((directory / REPORT).iterdir()):
+            if path.is_symlink():  # it may lead out of the version
+                continue
+            with suppress(VersionError):
+                left = _MOST_REPORT - sum(map(len, files.values()))
+                files[path.name] = _read_file(directory, f"{REPORT}/{path.name}", left, "is too large")
+    return files
 
 
 def probe(directory: Path, file: str, offset: int) -> None:

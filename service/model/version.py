@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import NamedTuple
@@ -17,7 +17,7 @@ import numpy as np
 
 from service.errors import VersionError
 from service.model import throttle
-from service.model.artifact import EXAMPLES, VOCABULARY, Artifact, ModelInfo
+from service.model.artifact import EXAMPLES, VOCABULARY, Artifact, ModelInfo, read_report
 from service.model.engines import Engine, Model
 from service.model.preprocessing import AUX_FEATURES, Preprocessor
 
@@ -83,6 +83,7 @@ class Version:
     model: Model = field(repr=False)
     loaded_at: float  # seconds since 1970-01-01 UTC
     outlets: Sequence[str] = field(repr=False)  # the known ones, sorted; the first 1,000 of them, and none with an absurd name
+    report: Mapping[str, bytes] = field(repr=False)  # the files of the evaluation report by name; empty if there is none
 
     @classmethod
     def load(cls, artifact: Artifact, engine: Engine) -> Version:
@@ -103,7 +104,8 @@ class Version:
         # Sorted here, off the event loop: a hundred thousand names take tens of milliseconds.
         names = (name for name in artifact.info.outlet_levels if len(name) <= _LONGEST_OUTLET)
         outlets = heapq.nsmallest(_LISTED_OUTLETS, names)
-        return cls(artifact.number, artifact.digest, artifact.info, preprocessor, model, time.time(), outlets)
+        report = read_report(artifact.path)
+        return cls(artifact.number, artifact.digest, artifact.info, preprocessor, model, time.time(), outlets, report)
 
     def predict(self, headlines: Iterable[tuple[str, float, str]]) -> Predictions:
         """Predict for headlines that are not blank, or tuples of their fields; columns are in their order.

@@ -18,7 +18,7 @@ def make_settings(models):
     """Settings for a server on free ports; keywords change them."""
 
     def make(**changes):
-        defaults = {"models": models, "port": 0, "http_port": 0, "poll_seconds": 0.05, "grace_seconds": 30.0}
+        defaults = {"models": models, "port": 0, "http_port": 0, "web": False, "poll_seconds": 0.05, "grace_seconds": 30.0}
         return Settings(**{**defaults, **changes})
 
     return make
@@ -46,8 +46,7 @@ def stub(channel):
 def served(models):
     """A server that serves version 1, as a process, for all tests that do not change it."""
     with ServerProcess(serve(models, "--engine", "litert")) as server:
-        listening = server.wait_for("listening")
-        server.port, server.http_port = listening["port"], listening["http_port"]
+        server.set_ports(server.wait_for("listening"))
         server.wait_for("serving version")
         yield server
 

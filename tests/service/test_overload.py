@@ -9,7 +9,7 @@ from in_process import HeldEngine, running, until
 
 from headlines.client import AsyncClient, Client, DeadlineExceeded
 from headlines.v1 import popularity_pb2 as pb
-from service.api import status
+from service import status
 from service.errors import Overloaded
 
 

@@ -38,11 +38,13 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from harness.certificates import Authority
 from harness.process import versions
 from headlines.v1 import popularity_pb2 as pb
-from service.api import inference, inference_messages, popularity, status
+from service import status
+from service.api import inference, inference_messages, popularity
 from service.api.middleware import Received
 from service.batcher import Batcher
 from service.budget import Budget
 from service.credentials import Certificate, Tokens
+from service.description import ModelDescription
 from service.drain import DrainGate
 from service.errors import DataError, RequestError, UsageError, VersionError
 from service.metrics import Metrics
@@ -129,9 +131,8 @@ def _request(version: Path, directory: Path) -> Target:  # noqa: ARG001
     """What handlers make of raw bytes, without gRPC around them."""
     loop = asyncio.new_event_loop()
     predictor, repository = loop.run_until_complete(_live(version))
-    service = popularity.Popularity(
-        predictor, repository, model_name="m", max_message_bytes=4 << 20, stream_age=1000.0, gate=DrainGate()
-    )
+    description = ModelDescription(repository, "m", predictor.limits, 4 << 20)
+    service = popularity.Popularity(predictor, description, stream_age=1000.0, gate=DrainGate())
     context: Any = SimpleNamespace(time_remaining=lambda: 5.0)
     budget = Budget(1 << 20, 1)
     predict, predict_stream, explain, get_model = (
@@ -323,19 +324,10 @@ def _consistent_version(version: Path, directory: Path) -> Target:
     loaded = SimpleNamespace(predict=model.predict, warm=lambda: None)
     litert: Any = SimpleNamespace(name="litert", inline=True, load=lambda read: loaded, gpu_memory=lambda: None)
     repository = Repository(directory, litert)
-    service = popularity.Popularity(
-        cast(Any, SimpleNamespace(limits=Limits())),
-        repository,
-        model_name="m",
-        max_message_bytes=0,
-        stream_age=1.0,
-        gate=DrainGate(),
-    )
-    get_model: Any = service.handlers()["GetModel"]
+    description = ModelDescription(repository, "m", Limits(), 4 << 20)
     names = (artifact.INFO, artifact.EXAMPLES, artifact.VOCABULARY)
     sums = files[artifact.CHECKSUMS].decode()
     lines = dict(zip([line[66:] for line in sums.splitlines()], sums.splitlines(), strict=True))
-    loop = asyncio.new_event_loop()
 
     def run(data: bytes) -> str:
         name = names[(data[0] if data else 0) % len(names)]
@@ -352,7 +344,7 @@ def _consistent_version(version: Path, directory: Path) -> Target:
         finally:
             path.write_bytes(files[name])
         repository.live = made
-        answer = pb.GetModelResponse.FromString(loop.run_until_complete(get_model.unary_unary(b"", None)))
+        answer = pb.GetModelResponse.FromString(description.serialized())
         answer.trained_at.ToDatetime()
         Metrics().went_live(made.number, made.digest, "litert", made.info.created_at)
         outlets = ["", *made.info.outlet_levels]
@@ -365,7 +357,7 @@ def _consistent_version(version: Path, directory: Path) -> Target:
     seeds = [bytes([i]) + files[name] for i, name in enumerate(names)]
     for i, name in enumerate((artifact.INFO, artifact.EXAMPLES)):
         seeds += [bytes([i]) + it for it in twisted(json.loads(files[name]))]
-    return Target(seeds, run, whole=0.6, close=loop.close)
+    return Target(seeds, run, whole=0.6)
 
 
 def _cpu_model(version: Path, directory: Path) -> Target:

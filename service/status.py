@@ -1,4 +1,4 @@
-"""The one place that maps errors to gRPC status codes."""
+"""The one place that maps errors to gRPC status codes, for every face."""
 
 from __future__ import annotations
 
@@ -7,14 +7,9 @@ import random
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn
 
 import grpc
-from google.protobuf.any_pb2 import Any as AnyMessage
-from google.rpc import error_details_pb2, status_pb2
-from grpc_status import rpc_status
 
-from headlines.v1 import popularity_pb2
 from service import errors, log
 
 logger = logging.getLogger(__name__)
@@ -32,17 +27,12 @@ _PUSHBACK = (20, 2000)  # milliseconds
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """The status of a call, or of one request of a stream."""
+    """How a call ends that cannot be answered, or one request of a stream."""
 
     code: grpc.StatusCode
     message: str
     violations: Sequence[errors.FieldViolation] = ()
     pushback: int | None = None  # milliseconds to wait before a retry
-
-    def to_proto(self) -> popularity_pb2.Error:
-        """The status as the answer to one request of a stream."""
-        violations = [popularity_pb2.FieldViolation(field=it.field, description=it.description) for it in self.violations]
-        return popularity_pb2.Error(code=self.code.value[0], message=self.message, violations=violations)
 
 
 def of(error: Exception) -> Status:
@@ -65,24 +55,3 @@ def of(error: Exception) -> Status:
         wait = 1000 * error.retry_after * random.uniform(0.5, 1.5)
         return Status(code, str(error), pushback=round(min(max(wait, _PUSHBACK[0]), _PUSHBACK[1])))
     return Status(code, str(error))
-
-
-async def abort(context: grpc.aio.ServicerContext[Any, Any], status: Status) -> NoReturn:
-    """End a call with this status."""
-    metadata: tuple[tuple[str, str | bytes], ...] = ()
-    if status.violations:
-        details = AnyMessage()
-        details.Pack(
-            error_details_pb2.BadRequest(
-                field_violations=[
-                    error_details_pb2.BadRequest.FieldViolation(field=it.field, description=it.description)
-                    for it in status.violations
-                ]
-            )
-        )
-        rich = status_pb2.Status(code=status.code.value[0], message=status.message, details=[details])
-        metadata = tuple(rpc_status.to_status(rich).trailing_metadata)
-    if status.pushback is not None:
-        metadata = (*metadata, ("grpc-retry-pushback-ms", str(status.pushback)))
-    await context.abort(status.code, status.message, metadata)
-    raise AssertionError  # abort always raises

@@ -59,7 +59,7 @@ class Visit:
         if self.page.locator("#time").is_enabled():
             self.page.fill("#time", "2026-03-01T13:30")  # on a Sunday, in the browser's time zone
         self.page.press("#headlines", "Control+Enter")
-        self.says("#status", f"{len(texts)} headline{'s' * (len(texts) > 1)}, the highest")
+        self.says("#status", f"{len(texts)} headline{'s' * (len(texts) > 1)}, ")
 
     def api(self, path, **body):
         """What the server answers itself."""

@@ -17,6 +17,7 @@ import pytest
 from harness import process
 from harness.process import ROOT, ServerProcess, environment
 from service.model import artifact
+from service.model.preprocessing import TIME_FEATURES
 
 PYTHON = ROOT / ".tools" / "playwright" / "bin" / "python"
 CHROMIUM = Path("/usr/bin/chromium")
@@ -149,8 +150,9 @@ def test_the_model_changes_under_it(models, server):
 
 def test_hours_that_do_not_count(models):
     path = models / "1" / artifact.EXAMPLES
-    path.write_text("[]")
-    change(models / "1", frozen=dict.fromkeys(("hour_sin", "hour_cos", "weekday_sin", "weekday_cos"), 0.0))
+    [example, *_] = json.loads(path.read_text("utf-8"))
+    path.write_text(json.dumps([example]), "utf-8")  # what the others were scored with is not what is frozen
+    change(models / "1", frozen=dict(zip(TIME_FEATURES, example["aux"], strict=False)))
     with serving(models) as server:
         check("frozen", server)
 

@@ -59,7 +59,7 @@ class Visit:
         if self.page.locator("#time").is_enabled():
             self.page.fill("#time", "2026-03-01T13:30")  # on a Sunday, in the browser's time zone
         self.page.press("#headlines", "Control+Enter")
-        self.says("#status", f"{len(texts)} headline{'s' * (len(texts) > 1)}, ")
+        self.says("#status", f"{len(texts)} headline{'s' * (len(texts) > 1)}: ")
 
     def api(self, path, **body):
         """What the server answers itself."""
@@ -122,8 +122,7 @@ def submit(visit):
         "The model knows no word of this headline; the number comes from time and outlet alone."
     )
     expect(visit.card(TEXTS[1]).locator(".meaning")).to_contain_text("1 of 3 words unknown to the model.")
-    visit.says("#context", "gazette, posted Sunday, 1 March 2026 at 13:30: the chance that the post becomes popular")
-    visit.says("#context", "judged by words, time and outlet. Model version 1.")
+    visit.says("#context", "gazette, posted Sunday, 1 March 2026 at 13:30. Judged by words, time and outlet. Model version 1.")
     assert visit.page.locator("#outlets option").evaluate_all("all => all.map((it) => it.value)") == ["gazette", "herald"]
     visit.says("#skill", "it picks the better one in 66 of 100 pairs; a coin, in 50.")
     visit.says("#facts", "Tried on 10 later posts that it had not learned from.")
@@ -134,7 +133,7 @@ def submit(visit):
 def outlet(visit):
     visit.submit(*TEXTS, outlet="")
     visit.says("#verdict", "No outlet was named, so the words alone count.")
-    visit.says("#context", "judged by its words alone")
+    visit.says("#context", "Judged by its words alone")
     expect(visit.card("zebra").locator(".meaning")).to_have_text(
         "The model knows no word of this headline; the number means nothing."
     )
@@ -210,7 +209,7 @@ def compare(visit):
         expect(visit.card(text).locator(".gap")).to_have_text(expected(text, ranked[-1], "the chosen one"))
     same = [expected(text, ranked[0], "") == "about the same as " for text in ranked[1:]]
     assert {*same} == {True, False}, same  # so that both were tried
-    visit.says("#verdict", f"{1 + sum(same)} of 3 are about the same: no clear first.")
+    visit.says("#verdict", f"The {1 + sum(same)} highest of 3 are about the same.")
     visit.says("#verdict", f"Numbers less than {round(100 * gap)} points apart are about the same")
     visit.says("#verdict", "which of two wordings of one story is better it cannot tell")
 
@@ -494,7 +493,7 @@ def frozen(visit):
     expect(visit.page.locator("#time")).to_be_disabled()
     visit.says("#time-hint", "This version of the model does not use the posting time.")
     visit.submit(*TEXTS)
-    visit.says("#context", "judged by words and outlet")
+    visit.says("#context", "Judged by words and outlet")
     assert "posting time" not in visit.page.locator("#cards").text_content()
 
 

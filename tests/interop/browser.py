@@ -292,6 +292,12 @@ def paste(visit):
             visit.page.keyboard.press("Control+Z")
             expect(visit.page.locator("#headlines")).to_have_value("")
 
+    numbered = "\n".join(f"{number}. City report {number}" for number in range(1, 3001))
+    visit.page.evaluate("text => navigator.clipboard.writeText(text)", numbered)
+    visit.page.keyboard.press("Control+V")
+    visit.says("#count", "3,000 headlines")
+    visit.says("#status", "took off the numbers")
+
 
 def keyboard(visit):
     """Everything can be reached and used by keys alone, and where the focus is can be seen."""
@@ -488,6 +494,18 @@ def swap(visit):
     assert counts[-4:] == [128, 72, 128, 72], counts
 
 
+def no_model(visit):
+    """Before there is a model the page says so, and it works as soon as there is one."""
+    visit.says("#problem", "The server has no model to answer with.")
+    visit.page.fill("#headlines", "City votes")
+    visit.page.press("#headlines", "Control+Enter")
+    visit.says("#status", "The server is busy or not ready. Trying again in")
+    yield "version 1"
+    expect(visit.cards).to_have_count(1, timeout=PATIENCE)
+    visit.says("#context", "Model version 1.")
+    visit.says("#skill", "it picks the better one in 66 of 100 pairs")
+
+
 def frozen(visit):
     """Hours that the model does not use cannot be chosen."""
     expect(visit.page.locator("#time")).to_be_disabled()
@@ -517,10 +535,12 @@ def token(visit):
     field = page.locator("#token")
     expect(field).to_be_focused()
     visit.says("#problem", "This server asks for a token.")
-    field.fill("wrong")
-    field.press("Enter")
-    visit.says("#problem", "The server does not accept this token.")
-    expect(field).to_be_focused()
+    for wrong in ("wrong", "wrong–tökèn"):
+        field.fill(wrong)
+        field.press("Enter")
+        visit.says("#problem", "The server does not accept this token.")
+        expect(field).to_be_focused()
+        expect(field).to_have_value("")
     page.fill("#headlines", "City votes")
     field.fill(visit.token)
     page.get_by_role("button", name="Use this token").click()

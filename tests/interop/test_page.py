@@ -67,14 +67,15 @@ def publish(models, number, **changes):
 
 
 @contextmanager
-def serving(models, *flags):
-    """A server whose log has told the address of its page."""
+def serving(models, *flags, live=True):
+    """A server whose log has told the address of its page and, if `live`, that it serves a version."""
     command = process.serve(
         models, "--engine", "litert", "--poll-seconds", "1", "--drain-seconds", "0", "--web-port", "0", *flags
     )
     with ServerProcess(command) as server:
         server.address = f"http://127.0.0.1:{server.wait_for('listening')['web_port']}/"
-        server.wait_for("serving version")
+        if live:
+            server.wait_for("serving version")
         yield server
 
 
@@ -146,6 +147,14 @@ def test_the_model_changes_under_it(models, server):
         version_3=version(3, label=story, evaluation={"main_pair_gap": None}),
         version_4=version(4),
     )
+
+
+def test_there_is_no_model_yet(words_count, tmp_path):
+    models, complete = tmp_path / "models", tmp_path / "complete"
+    models.mkdir()
+    shutil.copytree(words_count / "1", complete)
+    with serving(models, live=False) as server:
+        check("no_model", server, version_1=lambda: complete.rename(models / "1"))
 
 
 def test_hours_that_do_not_count(models):

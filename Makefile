@@ -5,7 +5,8 @@
 #   make lint      formatting, types and the walls between packages
 #   make resilience  what must hold on a bad day, for hours; `make test` tries it in short
 #   make interop   stock gRPC and Prometheus tools against the server
-#   make interop-all  that, and what takes long or root: Triton, KServe's client, perf_analyzer, a Ray cluster; best alone
+#   make interop-all  that, and what takes long or root: Triton, KServe's client, perf_analyzer, a Ray cluster,
+#                  the page in chromium; best alone
 #   make protos    regenerate the code of protos/
 #   make lock      pin the requirements again; ARGS=--upgrade takes the newest
 
@@ -26,6 +27,8 @@ TRITON = nvidia-pytriton==0.7.0
 KSERVE = kserve==0.21.0
 PERF_ANALYZER = tritonclient==2.48.0
 CUDA_RUNTIME = nvidia-cuda-runtime-cu12==12.9.79
+PLAYWRIGHT = playwright==1.65.2
+AXE = axe-core@4.14.1
 
 # Recipes share one environment and one models/.
 .NOTPARALLEL:
@@ -135,4 +138,6 @@ endef
 	$(call tool,ray,--require-hashes -r requirements/ray.lock)
 	.tools/ray/bin/pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation --editable ./protos --editable .
 	.venv/bin/python tests/interop/perf_analyzer.py .tools/perf_analyzer $(PERF_ANALYZER) $(CUDA_RUNTIME)
+	$(call tool,playwright,$(PLAYWRIGHT))
+	! command -v npm >/dev/null || npm install --silent --prefix .tools/axe $(AXE)
 	@touch $@

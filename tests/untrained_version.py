@@ -1,4 +1,7 @@
-"""Publishes a model version with the weights that training starts from: `python tests/untrained_version.py MODELS`."""
+"""Publishes a model version with the weights that training starts from: `python tests/untrained_version.py MODELS [GAIN]`.
+
+Its scores hardly depend on the words, unless GAIN multiplies the words' vectors.
+"""
 
 import sys
 from pathlib import Path
@@ -21,7 +24,10 @@ HEADLINES = [
 ]
 
 
-def publish(models):
+def publish(models, gain=1.0):
+    network = model.build(seed=8)
+    embedding = network.get_layer("embedding")
+    embedding.set_weights([gain * weights for weights in embedding.get_weights()])
     vocabulary = ["", "[UNK]", *WORDS.split()]
     info = artifact.ModelInfo(
         created_at=artifact.Time(1_464_200_000.0),
@@ -36,10 +42,10 @@ def publish(models):
         data_checksum="0" * 64,
     )
     with new_version(models) as staging:
-        export.export(staging.path, model.build(seed=8))
+        export.export(staging.path, network)
         examples = export.examples(staging.path, Preprocessor(vocabulary, OUTLETS), HEADLINES)
         artifact.write(staging.path, artifact.Contents(info, vocabulary, examples))
 
 
 if __name__ == "__main__":
-    publish(Path(sys.argv[1]))
+    publish(Path(sys.argv[1]), *map(float, sys.argv[2:]))

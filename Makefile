@@ -59,7 +59,7 @@ lint: .venv/.dev
 
 # Each ends with 1 if a promise is broken, and needs the real posts and a model of them in models/.
 resilience: .venv/.dev
-	@for name in stopping starting swaps volumes overload crowds texts bulk cancels soak killed_training fuzz; do \
+	@for name in stopping starting swaps volumes overload crowds visitors texts bulk cancels soak killed_training fuzz; do \
 		echo "$$name" && .venv/bin/python -m tests.resilience.$$name || failed="$$failed $$name"; \
 	done; test -z "$$failed" || { echo "broken:$$failed"; exit 1; }
 

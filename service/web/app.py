@@ -266,7 +266,7 @@ class App:
         too_large = _Refusal(
             HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "INVALID_ARGUMENT", f"the body may have {MAX_BODY_BYTES} bytes"
         )
-        if length.isdecimal() and int(length) > MAX_BODY_BYTES:
+        if length.isdecimal() and (len(length) > 10 or int(length) > MAX_BODY_BYTES):
             raise too_large
         body = bytearray()
         taken = 0  # of the memory for all

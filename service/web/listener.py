@@ -38,7 +38,7 @@ class Listener:
         """`context` returns the TLS settings of the next connection; None: no TLS.
 
         A client has `seconds` for the handshake, for a request's headers, and to read on; when `max_connections` are open, the
-        one that has waited longest without a request makes room.
+        one that has waited longest without a whole request makes room.
         """
         self._listener = listener
         self._context = context
@@ -94,7 +94,7 @@ class Listener:
             it.drop()
 
     def waits(self, connection: _Connection) -> None:
-        """A connection waits for its next request, from now on."""
+        """A connection begins to wait for its next request."""
         self._open.pop(connection, None)
         self._open[connection] = None
 
@@ -145,14 +145,18 @@ class _Connection(H11Protocol):
 
     @property
     def is_waiting(self) -> bool:
-        """Whether no request is being answered."""
+        """Whether no whole request is here that is to be answered."""
+        return self._is_between_requests or self.cycle.more_body
+
+    @property
+    def _is_between_requests(self) -> bool:
         return self.cycle is None or self.cycle.response_complete
 
     def end(self) -> None:
         """Close it, after the answer that is being made."""
         if not self.transport:
             self.opening.cancel()
-        elif self.is_waiting:
+        elif self._is_between_requests:
             self.transport.close()
         else:
             self.cycle.keep_alive = False
@@ -177,10 +181,10 @@ class _Connection(H11Protocol):
         self._listener.closed(self)
 
     def data_received(self, data: bytes) -> None:
-        if self.is_waiting and not self._reading:
+        if self._is_between_requests and not self._reading:
             self._wait_for_headers()
         super().data_received(data)
-        if not self.is_waiting and self._reading:
+        if not self._is_between_requests and self._reading:
             self._reading.cancel()
             self._reading = None
 

@@ -139,6 +139,29 @@ async def test_when_all_are_being_answered_the_next_ones_wait(make_settings, mak
         assert [(await it).code for it in asked] == [200] * 8
 
 
+async def test_bodies_that_do_not_come_make_room(make_settings, make_server):
+    make_server(4)
+    async with running(make_settings(web=True, web_port=0)) as (server, _):
+        assert (await asyncio.to_thread(predict, server.web_port, "park")).code == 200
+        with ExitStack() as stack:
+            slow = [stack.enter_context(connect(server.web_port)) for _ in range(12)]
+            for connection in slow:
+                connection.sendall(head(1000) + b"x")
+            assert (await asyncio.to_thread(predict, server.web_port, "park")).code == 200
+
+
+@pytest.mark.parametrize("length", ["9" * 11, "9" * 5000, "-1", "1.0", "0x10", "٣"])
+async def test_a_length_that_is_none_or_huge_is_refused(make_settings, length):
+    async with running(make_settings(web=True, web_port=0)) as (server, _):
+
+        def send():
+            with connect(server.web_port) as connection:
+                connection.sendall(head(0).replace(b"Length: 0", b"Length: " + length.encode()))
+                return rest(connection)
+
+        assert (await asyncio.to_thread(send)).split()[1] in {b"400", b"413"}
+
+
 async def test_large_bodies_share_their_memory_and_small_ones_pass(make_settings, monkeypatch):
     monkeypatch.setattr(app, "_BODY_MEMORY_BYTES", 900_000)
     async with running(make_settings(web=True, web_port=0)) as (server, _):

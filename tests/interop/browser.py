@@ -277,6 +277,7 @@ def paste(visit):
         ("1. City votes\n2. Park opens\n3. 5 photos", "City votes\nPark opens\n5 photos", "took off the numbers"),
         ("• City votes\n\n• Park opens\n", "City votes\nPark opens", "took off the bullets"),
         (table, 'The park opens\n"We won", says the council', "took column 1 of the table"),
+        ('"The park\nopens"\nCity votes', "The park opens\nCity votes", "joined the lines of a cell"),
         ("- City votes\n-5 degrees", "- City votes\n-5 degrees", ""),
         ("10 photos\n11 parks", "10 photos\n11 parks", ""),
         ("1. City votes", "1. City votes", ""),

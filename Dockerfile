@@ -27,9 +27,10 @@ ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     HEADLINES_HOST=:: \
     HEADLINES_HTTP_HOST=:: \
+    HEADLINES_WEB_HOST=:: \
     HEADLINES_MODELS=/models
 USER 10001
-EXPOSE 50051 8080
+EXPOSE 50051 8080 8000
 STOPSIGNAL SIGTERM
 # It asks at HEADLINES_HTTP_HOST and HEADLINES_HTTP_PORT; flags of the server it does not see.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=30s CMD ["headlines", "healthcheck"]

@@ -44,7 +44,8 @@ serve: .venv/$(if $(wildcard models/*/saved_model.pb),.service,.training)
 		.venv/bin/headlines fit --data data/made-up.csv.gz --models models; }
 	@port=$$(echo '$(ARGS)' | sed -n 's/.*--port[ =]\([1-9][0-9]*\).*/ --target 127.0.0.1:\1/p') && \
 		echo "Starting the server; Ctrl-C stops it. Once it is serving, ask in another terminal:" && \
-		echo "    .venv/bin/headlines predict$$port \"Storm closes every school\""
+		echo "    .venv/bin/headlines predict$$port \"Storm closes every school\"" && \
+		echo "or open the page that the log names, http://127.0.0.1:8000/ unless that port is taken."
 	@exec .venv/bin/python -m service serve --models models $(ARGS)
 
 test: .venv/.dev

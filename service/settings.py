@@ -241,7 +241,7 @@ FLAGS = tuple(
         name=option.name,
         parse=option.metadata["parse"],
         help=option.metadata["help"],
-        default=None if option.default is MISSING else option.default,
+        default=None if option.default in (MISSING, ()) else option.default,
         metavar=option.metadata["metavar"],
         required=option.default is MISSING,
     )

@@ -17,7 +17,8 @@ from training.commands import COMMANDS as COMMANDS_OF_TRAINING
 README = (ROOT / "README.md").read_text("utf-8")
 YOUR_POSTS = (ROOT / "docs" / "your-posts.md").read_text("utf-8")
 SCORING = (ROOT / "docs" / "scoring.md").read_text("utf-8")
-PAGES = README + YOUR_POSTS + SCORING
+WEB = (ROOT / "docs" / "web.md").read_text("utf-8")
+PAGES = README + YOUR_POSTS + SCORING + WEB
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 STARTS = ("make", "pip", "docker", "grpcurl", "headlines", "python", ".venv/bin/")
 

@@ -31,6 +31,8 @@ _TIMEOUT = {
     "description": "The deadline, such as 500m for 500 milliseconds or 2S for two seconds. By default 10 s.",
     "schema": {"type": "string", "pattern": "^[0-9]{1,8}[HMSmun]$"},
 }
+# What str.isspace says of no character of it; regular expressions do not agree with it, nor with each other.
+_NOT_BLANK = r"[^\t-\r\x1c- \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]"
 # What protobuf's types are in JSON; 64-bit integers are strings, since JavaScript's numbers do not hold them.
 _INTEGERS = {FieldDescriptor.CPPTYPE_INT32: {"type": "integer"}, FieldDescriptor.CPPTYPE_INT64: {"type": "string"}}
 _TYPES: dict[int, dict[str, Any]] = {
@@ -44,7 +46,7 @@ _TYPES: dict[int, dict[str, Any]] = {
 def document(version: str, limits: Limits, *, with_tokens: bool) -> bytes:
     """The document as JSON; `version` is the program's."""
     schemas = messages.schemas()
-    schemas["Headline"]["properties"]["text"] |= {"minLength": 1, "maxLength": limits.max_text_bytes, "pattern": r"\S"}
+    schemas["Headline"]["properties"]["text"] |= {"minLength": 1, "maxLength": limits.max_text_bytes, "pattern": _NOT_BLANK}
     schemas["Headline"]["not"] = {"required": ["postedAt", "posted_at"]}
     _describe(popularity_pb2.GetModelResponse.DESCRIPTOR, schemas)
     paths = {

@@ -12,6 +12,7 @@ INPUTS = {
     "preprocessing": 300,
     "request": 300,
     "inference": 300,
+    "web": 300,
     "version": 300,
     "consistent version": 200,
     "data": 150,

@@ -30,6 +30,7 @@ OWN = {
     "headlines_calls_in_flight": "gauge",
     "headlines_message_memory_bytes": "gauge",
     "headlines_messages_waiting": "gauge",
+    "headlines_http_requests": "counter",
     "headlines_words": "counter",
     "headlines_outlets": "counter",
     "headlines_main_output": "histogram",

@@ -25,6 +25,11 @@ OTHER_VALUES = {
     "port": ("0", 0),
     "http_host": ("0.0.0.0", "0.0.0.0"),
     "http_port": ("65535", 65535),
+    "web": ("no", False),
+    "web_host": ("::1", "::1"),
+    "web_port": ("0", 0),
+    "web_hosts": ("news.example, Desk.example:8443 [::1]", (("news.example", ""), ("desk.example", "8443"), ("::1", ""))),
+    "web_open": ("yes", True),
     "tls_certificate": ("c", Path("c")),
     "tls_key": ("k", Path("k")),
     "tls_client_ca": ("a", Path("a")),
@@ -73,7 +78,7 @@ def environment(**variables):
 
 def flag(name, text):
     if isinstance(getattr(Settings(models=Path()), name), bool):
-        return f"--no-{name}" if text == "no" else f"--{name}"
+        return f"--{'no-' if text == 'no' else ''}{name.replace('_', '-')}"
     return f"--{name.replace('_', '-')}={text}"
 
 
@@ -103,6 +108,9 @@ def test_defaults_are_the_documented_ones():
         ("port", "-1", "0 or greater"),
         ("port", "٣", "a whole number"),
         ("http_port", "1.5", "a whole number"),
+        ("web_port", "-1", "0 or greater"),
+        ("web_hosts", "http://news.example", "host names"),
+        ("web_hosts", ",", "host names"),
         ("version", "0", "1 or greater"),
         ("max_headlines", "127", "128 or greater"),
         ("max_message_bytes", "1048575", "1048576 or greater"),

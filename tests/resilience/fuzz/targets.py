@@ -33,6 +33,7 @@ from typing import Any, cast
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from google.protobuf import json_format
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from harness.certificates import Authority
@@ -53,6 +54,7 @@ from service.model.preprocessing import AUX_FEATURES, RULES, SEQUENCE_LENGTH, He
 from service.model.version import Version
 from service.predictor import Item, Limits, Predictor, Result
 from service.repository import Repository
+from service.web.app import App
 from tests.resilience.fuzz.mutation import mutate, twisted
 from training import dataset, inspect
 from training.settings import Reading
@@ -172,6 +174,63 @@ def _request(version: Path, directory: Path) -> Target:  # noqa: ARG001
         some = (*good, *bad) if kind != b"S" else map(MESSAGE_END.join, zip(good, bad, good[len(bad) :], strict=False))
         seeds += [kind + it for it in some]
     return Target(seeds, run, whole=0.1, close=loop.close)
+
+
+def _web(version: Path, directory: Path) -> Target:  # noqa: ARG001
+    """What the web port makes of a body, beside what protobuf's own JSON makes of it."""
+    loop = asyncio.new_event_loop()
+    predictor, repository = loop.run_until_complete(_live(version))
+    app = App(
+        predictor,
+        repository,
+        ModelDescription(repository, "m", predictor.limits, 4 << 20),
+        hosts=(),
+        gate=DrainGate(),
+        metrics=Metrics(),
+        tokens=None,
+        version="0",
+    )
+    routes: tuple[tuple[str, Request, type[pb.PredictResponse | pb.ExplainResponse]], ...] = (
+        ("/v1/predict", pb.PredictRequest, pb.PredictResponse),
+        ("/v1/explain", pb.ExplainRequest, pb.ExplainResponse),
+    )
+    headers = [(b"host", b"localhost"), (b"content-type", b"application/json")]
+
+    async def call(path: str, body: bytes) -> tuple[int, bytes]:
+        sent: list[Any] = []
+        parts = [{"type": "http.request", "body": body, "more_body": False}]
+
+        async def receive() -> Any:
+            return parts.pop() if parts else await asyncio.Event().wait()
+
+        async def send(event: Any) -> None:
+            sent.append(event)
+
+        length = [(b"content-length", str(len(body)).encode())]
+        await app({"method": "POST", "path": path, "headers": headers + length}, receive, send)
+        return sent[0]["status"], sent[1]["body"]
+
+    def run(data: bytes) -> str:
+        path, request, response = routes[data[0] % 2 if data else 0]
+        code, answer = loop.run_until_complete(call(path, data[1:]))
+        if code == 200:
+            told = json_format.Parse(answer, response())
+            try:
+                asked = json_format.Parse(data[1:], request())
+            except json_format.ParseError:  # a name twice, or a tenth digit of a second's fraction
+                return "status 200, where protobuf is stricter"
+            answers = told.predictions if isinstance(told, pb.PredictResponse) else told.explanations
+            assert len(answers) == len(asked.headlines)
+        else:
+            assert code in {400, 413}, f"status {code}"
+            assert json.loads(answer)["error"]["code"] == code
+        return f"status {code}"
+
+    good = [json_format.MessageToDict(request.FromString(it)) for _, request, _ in routes for it in messages(request)[1:4]]
+    others = {"headlines": [{"text": "a", "posted_at": "2016-05-23T09:30:00.5+14:00", "outlet": None}, {"text": "\U0001f525"}]}
+    seeds = [bytes([i]) + json.dumps(it).encode() for it in (*good, others) for i in range(2)]
+    seeds += [bytes([i]) + it for i, value in enumerate((good[0], others)) for it in twisted(value)]
+    return Target(seeds, run, whole=0.2, close=loop.close)
 
 
 def _inference(version: Path, directory: Path) -> Target:  # noqa: ARG001
@@ -487,6 +546,7 @@ _MAKERS = {
     "preprocessing": _preprocessing,
     "request": _request,
     "inference": _inference,
+    "web": _web,
     "version": _version,
     "consistent version": _consistent_version,
     "data": _data,

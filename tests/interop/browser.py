@@ -192,11 +192,10 @@ def compare(visit):
     assert visit.order == [*ranked, "zebra"]
 
     def expected(text, reference, name):
-        ahead = known[text] - known[reference]
-        if abs(ahead) < gap:
+        if abs(known[text] - known[reference]) < gap:
             return f"about the same as {name}"
-        points = round(100 * abs(ahead))
-        return f"{points} point{'s' * (points != 1)} {'behind' if ahead < 0 else 'ahead of'} {name}"
+        points = round(100 * known[text]) - round(100 * known[reference])
+        return f"{abs(points)} point{'s' * (abs(points) != 1)} {'behind' if points < 0 else 'ahead of'} {name}"
 
     expect(visit.card(ranked[0]).locator(".gap")).to_have_text("the highest")
     for text in ranked[1:]:
@@ -278,6 +277,7 @@ def paste(visit):
         ("1. City votes\n2. Park opens\n3. 5 photos", "City votes\nPark opens\n5 photos", "took off the numbers"),
         ("• City votes\n\n• Park opens\n", "City votes\nPark opens", "took off the bullets"),
         (table, 'The park opens\n"We won", says the council', "took column 1 of the table"),
+        ('"The park\nopens"\nCity votes', "The park opens\nCity votes", "joined the lines of a cell"),
         ("- City votes\n-5 degrees", "- City votes\n-5 degrees", ""),
         ("10 photos\n11 parks", "10 photos\n11 parks", ""),
         ("1. City votes", "1. City votes", ""),
@@ -429,7 +429,7 @@ def proxy(visit):
         {"status": 200, "content_type": "text/html", "body": "<html><h1>Log in</h1>"},
         {"status": 500, "body": ""},
     ):
-        visit.page.route("**/v1/*", answering(answer), times=1)
+        visit.page.route("**/v1/model", answering(answer), times=1)
         visit.page.press("#headlines", "Control+Enter")
         visit.says("#problem", f"What answers is not the headline server (HTTP {answer['status']})")
         expect(visit.cards).to_have_count(len(TEXTS))
@@ -462,8 +462,13 @@ def swap(visit):
     """The model changes under the open page: all numbers are of one version, and what the page says of the model is new."""
     visit.submit(*TEXTS)
     yield "version 2"  # whose numbers are all about the same
+    visit.page.route("**/v1/predict", lambda route: route.abort(), times=1)
+    visit.page.press("#headlines", "Control+Enter")
+    visit.says("#problem", "The server cannot be reached.")
+    expect(visit.page.locator("#old")).to_be_visible()  # version 1's
     visit.page.press("#headlines", "Control+Enter")
     visit.says("#context", "Model version 2.")
+    expect(visit.page.locator("#old")).to_be_hidden()
     visit.says(
         "#verdict", "All numbers are about the same: the model ranks fewer than 60 in 100 pairs of posts of one account right."
     )

@@ -6,7 +6,7 @@
 #   make resilience  what must hold on a bad day, for hours; `make test` tries it in short
 #   make interop   stock gRPC and Prometheus tools against the server
 #   make interop-all  that, and what takes long or root: Triton, KServe's client, perf_analyzer, a Ray cluster,
-#                  the page in chromium; best alone
+#                  schemathesis, the page in Chromium; best alone
 #   make protos    regenerate the code of protos/
 #   make lock      pin the requirements again; ARGS=--upgrade takes the newest
 
@@ -29,6 +29,7 @@ PERF_ANALYZER = tritonclient==2.48.0
 CUDA_RUNTIME = nvidia-cuda-runtime-cu12==12.9.79
 PLAYWRIGHT = playwright==1.65.2
 AXE = axe-core@4.14.1
+SCHEMATHESIS = schemathesis==4.32.5
 
 # Recipes share one environment and one models/.
 .NOTPARALLEL:
@@ -139,5 +140,6 @@ endef
 	.tools/ray/bin/pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation --editable ./protos --editable .
 	.venv/bin/python tests/interop/perf_analyzer.py .tools/perf_analyzer $(PERF_ANALYZER) $(CUDA_RUNTIME)
 	$(call tool,playwright,$(PLAYWRIGHT))
+	$(call tool,schemathesis,$(SCHEMATHESIS))
 	! command -v npm >/dev/null || npm install --silent --prefix .tools/axe $(AXE)
 	@touch $@

@@ -56,6 +56,9 @@ class ModelDescription:
             response.digest = live.digest
             response.trained_at.FromNanoseconds(round(live.info.created_at * 1e9))
             response.loaded_at.FromNanoseconds(round(live.loaded_at * 1e9))
+            if learned_from := live.info.parts.get("training"):
+                response.first_post_at.FromNanoseconds(round(learned_from.first * 1e9))
+                response.last_post_at.FromNanoseconds(round(learned_from.last * 1e9))
             response.synthetic = live.info.synthetic
             response.vocabulary_size = live.info.vocabulary_size
             response.sequence_length = live.info.sequence_length

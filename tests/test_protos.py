@@ -45,6 +45,8 @@ NUMBERS = {
         "frozen_features": 18,
         "outlet_count": 19,
         "label_change": 20,
+        "first_post_at": 21,
+        "last_post_at": 22,
     },
     "Limits": {"max_headlines": 1, "max_text_bytes": 2, "max_message_bytes": 3, "max_explain_rows": 4},
     "ModelVersion": {"version": 1, "digest": 2, "state": 3, "error": 4},

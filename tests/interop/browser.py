@@ -115,16 +115,17 @@ def submit(visit):
         expect(card.locator(".chance")).to_have_text(percent(told[text]["best"]))
         width = card.locator(".bar i").evaluate("fill => fill.getBoundingClientRect().width / fill.parentNode.clientWidth")
         assert abs(width - told[text]["best"]) < 0.01
-    sentence = f"Of 100 made-up posts given {percent(told[TEXTS[0]]['best'])}, about "
+    sentence = f"About {round(100 * told[TEXTS[0]]['best'])} of 100 made-up posts with this number had "
     expect(visit.card(TEXTS[0]).locator(".meaning")).to_contain_text(sentence)
     visit.says("#cards", "had more than 12 retweets and likes together")
+    visit.says("#results-title", "Chance to beat a typical post")
     expect(visit.card("zebra").locator(".meaning")).to_have_text(
         "The model knows no word of this headline; the number comes from time and outlet alone."
     )
     expect(visit.card(TEXTS[1]).locator(".meaning")).to_contain_text("1 of 3 words unknown to the model.")
     visit.says("#context", "gazette, posted Sunday, 1 March 2026 at 13:30. Judged by words, time and outlet. Model version 1.")
     assert visit.page.locator("#outlets option").evaluate_all("all => all.map((it) => it.value)") == ["gazette", "herald"]
-    visit.says("#skill", "it picks the better one in 66 of 100 pairs; a coin, in 50.")
+    visit.says("#skill", "it picks the better one 66 times in 100; a tossed coin, 50 times.")
     visit.says("#facts", "Tried on 10 later posts that it had not learned from.")
     visit.says("#facts", "Anticipating Attention")
     visit.says("#facts", "trained on 25 May 2016")
@@ -135,12 +136,17 @@ def outlet(visit):
     visit.says("#verdict", "No outlet was named, so the words alone count.")
     visit.says("#context", "Judged by its words alone")
     expect(visit.card("zebra").locator(".meaning")).to_have_text(
-        "The model knows no word of this headline; the number means nothing."
+        "The model knows no word of this headline, so it has no number for it."
     )
+    expect(visit.card("zebra").locator(".chance")).to_have_text("–")
     visit.submit(*TEXTS, outlet="The Gazette")
-    visit.says("#verdict", "The model does not know the outlet “The Gazette”, so the words alone count. Is it “gazette”?")
+    visit.says("#verdict", "The model does not know the outlet “The Gazette”, so the words alone count.")
     told = visit.predictions(TEXTS, "The Gazette")
     expect(visit.card(TEXTS[0]).locator(".chance")).to_have_text(percent(told[TEXTS[0]]["auxOutput"]))
+    visit.says("#verdict", "Not compared, since the model knows no word of it: 1 headline.")
+    visit.page.get_by_role("button", name="Use “gazette”").click()
+    visit.says("#context", "gazette, posted Sunday")
+    expect(visit.page.locator("#outlet")).to_have_value("gazette")
 
 
 def made_up(visit):
@@ -167,14 +173,16 @@ def tint(visit):
             expect(marks).to_have_text([text[it["start"] : it["end"]] for it in words])
             assert card.locator(".headline").text_content() == text
             for mark, word in zip(marks.all(), words, strict=True):
-                points = round(100 * word[effect])
+                points = word["known"] * round(100 * word[effect])  # all that it does not know are one to it
                 wanted = ["add"] * (points > 0) + ["take"] * (points < 0) + ["unknown"] * (not word["known"])
                 assert mark.evaluate("it => [...it.classList]") == wanted, word
                 style = mark.evaluate("it => getComputedStyle(it).textDecorationStyle")
                 assert style == ("dashed" if points < 0 else "solid")
             listed = card.locator(".moves li").all_text_contents()
             assert set(listed) >= {
-                f"{text[it['start'] : it['end']]} {round(100 * it[effect]):+}" for it in words if round(100 * it[effect])
+                f"{text[it['start'] : it['end']]} {round(100 * it[effect]):+}"
+                for it in words
+                if it["known"] and round(100 * it[effect])
             }
             assert any(it.startswith("outlet gazette") for it in listed) == (outlet == "gazette")
     assert visit.page.locator(".add").count()
@@ -182,7 +190,7 @@ def tint(visit):
 
 
 def compare(visit):
-    """Each is told from the highest, or the one chosen, only if the gap is one that the evaluation can tell."""
+    """Each is told from the highest, or from one that is chosen, only if the gap is one that the evaluation can tell."""
     visit.submit(*TEXTS, outlet="nobody")
     known = {
         text: it["best"] for text, it in visit.predictions(TEXTS, "nobody").items() if it["unknownWordCount"] < it["wordCount"]
@@ -205,7 +213,7 @@ def compare(visit):
     chosen.click()
     expect(chosen).to_have_attribute("aria-pressed", "true")
     for text in ranked[:-1]:
-        expect(visit.card(text).locator(".gap")).to_have_text(expected(text, ranked[-1], "the chosen one"))
+        expect(visit.card(text).locator(".gap")).to_have_text(expected(text, ranked[-1], "the one compared with"))
     same = [expected(text, ranked[0], "") == "about the same as " for text in ranked[1:]]
     assert {*same} == {True, False}, same  # so that both were tried
     visit.says("#verdict", f"The {1 + sum(same)} highest of 3 are about the same.")
@@ -246,9 +254,10 @@ def copy(visit):
 def check_copy(text, rows):
     banner, source, *lines = text.split("\n")
     assert "made-up" in banner
-    assert source.startswith("Chance to become popular by headline-popularity version 1, for gazette, posted ")
+    assert source.startswith("Chance to beat a typical post by headline-popularity version 1, for gazette, posted ")
     assert lines[:3] == rows
     assert lines[3].endswith("\tzebra (no word known)")
+    assert any("are about the same" in line for line in lines[4:])
 
 
 def download(visit):
@@ -263,8 +272,8 @@ def download(visit):
     rows = list(csv.DictReader(data.decode("utf-8-sig").splitlines(keepends=True), strict=True))
     assert [row["headline"] for row in rows] == [f"'{text}" for text in texts[:4]] + texts[4:]
     told = visit.predictions(texts)
-    assert [float(row["percent"]) for row in rows] == [round(100 * told[text]["best"], 1) for text in texts]
-    assert {(row["outlet"], row["outlet known"], row["model version"], row["learned from"]) for row in rows} == {
+    assert [int(row["percent"]) for row in rows] == [round(100 * told[text]["best"]) for text in texts]
+    assert {(row["outlet"], row["outlet known"], row["model version"], row["warning"]) for row in rows} == {
         ("gazette", "yes", "1", "MADE-UP POSTS")
     }
 
@@ -327,17 +336,19 @@ def keyboard(visit):
     tab_to("#save")
     with page.expect_download():
         page.keyboard.press("Enter")
-    tab_to("summary")
     tab_to("#cards button")
     page.keyboard.press("Space")
     expect(page.locator("#cards button").first).to_have_attribute("aria-pressed", "true")
+    tab_to("#cards summary")
+    page.keyboard.press("Enter")
+    expect(page.locator("#cards .moves").first).to_be_visible()
     tab_to("#report")
 
 
 def phone(visit):
     """At 360 pixels nothing has to be scrolled sideways, whatever the headline."""
     visit.submit("W" * 300, "city " * 60, "ที่" * 100, outlet="gazette")
-    expect(visit.page.locator("#cards .moves").first).to_be_visible()
+    expect(visit.page.locator("#cards .why").first).to_be_visible()
     for state in ("results", "error"):
         scroll, client = visit.page.evaluate(WIDTH)
         assert scroll == client == SIZES["phone"]["width"], state
@@ -351,7 +362,7 @@ def accessible(visit):
     check_axe(page, "empty")
     visit.submit(*TEXTS)
     expect(page.locator("#cards .add, #cards .take").first).to_be_visible()
-    page.locator("summary").click()
+    page.locator("#cards summary").first.click()
     page.locator("#cards button").first.click()
     page.fill("#headlines", "something else")
     check_axe(page, "old results")
@@ -396,12 +407,12 @@ def many(visit):
     texts = [f"city report {number}" for number in range(300)]
     visit.submit(*texts)
     assert [part(it) for it in visit.asked if it.url.endswith("/v1/predict")] == [128, 128, 44]
-    visit.page.wait_for_selector("#cards .moves:not([hidden])")
+    visit.page.wait_for_selector("#cards .why:not([hidden])")
     visit.page.wait_for_load_state("networkidle")
     explained = sum(part(it) for it in visit.asked if it.url.endswith("/v1/explain"))
     assert 0 < explained < 50
     visit.page.locator("#cards > li").last.scroll_into_view_if_needed()
-    expect(visit.page.locator("#cards > li").last.locator(".moves")).to_be_visible()
+    expect(visit.page.locator("#cards > li").last.locator(".why")).to_be_visible()
 
 
 def part(request):
@@ -508,7 +519,7 @@ def no_model(visit):
     yield "version 1"
     expect(visit.cards).to_have_count(1, timeout=PATIENCE)
     visit.says("#context", "Model version 1.")
-    visit.says("#skill", "it picks the better one in 66 of 100 pairs")
+    visit.says("#skill", "it picks the better one 66 times in 100")
 
 
 def frozen(visit):

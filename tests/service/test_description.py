@@ -20,6 +20,7 @@ def test_model_shows_what_is_served(target):
     assert shown.startswith(f"headline-popularity at {target}: version 1, live for ")
     age = (datetime.now(UTC) - datetime.fromtimestamp(1_464_200_000, UTC)).days
     assert f"trained       2016-05-25 18:13 UTC, {age:,} days ago" in shown
+    assert "learned from  posts of 2016-04-07 to 2016-05-23" in shown
     assert "made-up posts" in shown
     assert "more than 12 retweets and likes together" in shown
     assert "21 words and 2 outlets" in shown

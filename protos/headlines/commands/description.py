@@ -68,6 +68,13 @@ def how_many_outlets(model: GetModelResponse) -> str:
     return words if listed == count else f"{words}, of which the server lists {listed:,}"
 
 
+def posts_learned_from(model: GetModelResponse) -> str:
+    """The time of the posts that the model learned from, in words; empty if a server does not tell."""
+    if not model.HasField("last_post_at"):
+        return ""
+    return f"posts of {model.first_post_at.ToDatetime():%Y-%m-%d} to {model.last_post_at.ToDatetime():%Y-%m-%d}"
+
+
 def nearest_outlet(name: str, outlets: Iterable[str]) -> str | None:
     """The known outlet that the name most likely means: by its letters, by its initials, else by its spelling."""
     import difflib  # here, as json_format below: the command predict seldom needs them, and starts faster without
@@ -117,6 +124,8 @@ def _describe(model: GetModelResponse, target: str) -> Iterator[str]:
     else:
         yield f"{model.name} at {target}: version {model.version}, live for {_age(model.loaded_at.seconds)} ({model.engine})"
         yield f"  trained       {model.trained_at.ToDatetime():%Y-%m-%d %H:%M} UTC, {_age(model.trained_at.seconds)} ago"
+        if posts := posts_learned_from(model):
+            yield f"  learned from  {posts}"
         if model.synthetic:
             yield "  made up       it learned from made-up posts: its numbers say nothing about real headlines"
         yield f"  popular       {popular(model)}"

@@ -225,9 +225,13 @@ class _Table:
             yield from self._about_outlets()
         if self._posted_at and not description.uses_time(self._model):
             yield "--posted-at made no difference: this version of the model does not use the posting time."
-        yield f"Model version {last.model_version}" + (
-            " learned from made-up posts: it says nothing about real headlines." if self._model.synthetic else "."
-        )
+        yield f"Model version {last.model_version}" + self._about_posts()
+
+    def _about_posts(self) -> str:
+        if self._model.synthetic:
+            return " learned from made-up posts: it says nothing about real headlines."
+        posts = description.posts_learned_from(self._model)
+        return f" learned from {posts}, and knows nothing newer." if posts else "."
 
     def _about_gaps(self, last: Prediction) -> Iterator[str]:
         gap = description.same_below(self._model, "main" if last.outlet_known else "aux")

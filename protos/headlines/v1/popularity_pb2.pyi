@@ -131,7 +131,7 @@ class GetModelRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetModelResponse(_message.Message):
-    __slots__ = ("name", "version", "digest", "trained_at", "loaded_at", "synthetic", "engine", "vocabulary_size", "sequence_length", "aux_features", "outlets", "label", "label_threshold", "evaluation", "limits", "versions", "label_description", "frozen_features", "outlet_count", "label_change")
+    __slots__ = ("name", "version", "digest", "trained_at", "loaded_at", "synthetic", "engine", "vocabulary_size", "sequence_length", "aux_features", "outlets", "label", "label_threshold", "evaluation", "limits", "versions", "label_description", "frozen_features", "outlet_count", "label_change", "first_post_at", "last_post_at")
     class EvaluationEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -159,6 +159,8 @@ class GetModelResponse(_message.Message):
     FROZEN_FEATURES_FIELD_NUMBER: _ClassVar[int]
     OUTLET_COUNT_FIELD_NUMBER: _ClassVar[int]
     LABEL_CHANGE_FIELD_NUMBER: _ClassVar[int]
+    FIRST_POST_AT_FIELD_NUMBER: _ClassVar[int]
+    LAST_POST_AT_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: int
     digest: str
@@ -179,7 +181,9 @@ class GetModelResponse(_message.Message):
     frozen_features: _containers.RepeatedScalarFieldContainer[str]
     outlet_count: int
     label_change: str
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., digest: _Optional[str] = ..., trained_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., loaded_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., synthetic: bool = ..., engine: _Optional[str] = ..., vocabulary_size: _Optional[int] = ..., sequence_length: _Optional[int] = ..., aux_features: _Optional[_Iterable[str]] = ..., outlets: _Optional[_Iterable[str]] = ..., label: _Optional[str] = ..., label_threshold: _Optional[float] = ..., evaluation: _Optional[_Mapping[str, float]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., versions: _Optional[_Iterable[_Union[ModelVersion, _Mapping]]] = ..., label_description: _Optional[str] = ..., frozen_features: _Optional[_Iterable[str]] = ..., outlet_count: _Optional[int] = ..., label_change: _Optional[str] = ...) -> None: ...
+    first_post_at: _timestamp_pb2.Timestamp
+    last_post_at: _timestamp_pb2.Timestamp
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., digest: _Optional[str] = ..., trained_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., loaded_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., synthetic: bool = ..., engine: _Optional[str] = ..., vocabulary_size: _Optional[int] = ..., sequence_length: _Optional[int] = ..., aux_features: _Optional[_Iterable[str]] = ..., outlets: _Optional[_Iterable[str]] = ..., label: _Optional[str] = ..., label_threshold: _Optional[float] = ..., evaluation: _Optional[_Mapping[str, float]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., versions: _Optional[_Iterable[_Union[ModelVersion, _Mapping]]] = ..., label_description: _Optional[str] = ..., frozen_features: _Optional[_Iterable[str]] = ..., outlet_count: _Optional[int] = ..., label_change: _Optional[str] = ..., first_post_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., last_post_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class Limits(_message.Message):
     __slots__ = ("max_headlines", "max_text_bytes", "max_message_bytes", "max_explain_rows")

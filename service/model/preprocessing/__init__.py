@@ -7,9 +7,9 @@ not depend on the number.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import repeat
+from math import cos, sin, tau
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -48,9 +48,13 @@ class Rules(NamedTuple):
 
     words: Callable[[str], list[str]]  # its words in order, after it is cleaned
     clean: Callable[[str], str]  # what of it is read: without links and the like, by rules number 2 and later
+    words_of_each: Callable[[Sequence[str]], list[list[str]]]  # of many texts, which takes less time than one by one
 
 
-RULES: Mapping[int, Rules] = {1: Rules(rules_1.words, str), 2: Rules(rules_2.words, rules_2.clean)}  # by number
+RULES: Mapping[int, Rules] = {  # by number
+    1: Rules(rules_1.words, str, rules_1.words_of_each),
+    2: Rules(rules_2.words, rules_2.clean, rules_2.words_of_each),
+}
 NEWEST_RULES = max(RULES)  # of new versions
 PADDING = 0
 UNKNOWN = 1
@@ -63,6 +67,8 @@ AUX_FEATURES = (*TIME_FEATURES, "outlet_level")
 _FIRST_SECOND, _END = -62_135_596_800.0, 253_402_300_800.0  # of the years 1 to 9999
 _DAY = 86_400.0
 _WEEK = 7 * _DAY
+_UNKNOWN = np.int32(UNKNOWN).tobytes()
+_UNKNOWNS = repeat(_UNKNOWN)
 _MONDAY = 3 * _DAY  # 1970-01-01, where seconds count from, was a Thursday
 
 
@@ -83,6 +89,9 @@ class Rows(NamedTuple):
     word_counts: list[int]  # before the cut at SEQUENCE_LENGTH; 0: the headline has no word
     unknown_word_counts: list[int]  # likewise
     outlets_known: list[bool]
+
+
+_NO_ROWS = Rows(np.empty(0, np.int32), np.empty(0, np.int32), np.empty((0, len(AUX_FEATURES)), np.float32), [], [], [])
 
 
 def is_time(seconds: float) -> bool:
@@ -117,9 +126,9 @@ def time_features(posted_at: float) -> tuple[float, float, float, float]:
     `posted_at` is in seconds since 1970-01-01 UTC. h is the share of the day since midnight, d the share of the week
     since Monday 00:00, both without steps.
     """
-    hour = math.tau * (posted_at % _DAY) / _DAY
-    weekday = math.tau * ((posted_at + _MONDAY) % _WEEK) / _WEEK
-    return math.sin(hour), math.cos(hour), math.sin(weekday), math.cos(weekday)
+    hour = tau * (posted_at % _DAY) / _DAY
+    weekday = tau * ((posted_at + _MONDAY) % _WEEK) / _WEEK
+    return sin(hour), cos(hour), sin(weekday), cos(weekday)
 
 
 class Preprocessor:
@@ -140,11 +149,14 @@ class Preprocessor:
         """
         if tuple(vocabulary[:FIRST_WORD]) != VOCABULARY_HEAD:
             raise ValueError("the vocabulary begins otherwise than with an empty line and [UNK]")
-        self._ids = {word: i for i, word in enumerate(vocabulary) if i >= FIRST_WORD}
+        # As the bytes of an int32, so that a row of them is joined and not converted.
+        self._ids = {word: np.int32(i).tobytes() for i, word in enumerate(vocabulary) if i >= FIRST_WORD}
         if len(self._ids) != len(vocabulary) - FIRST_WORD:
             raise ValueError("the vocabulary names a word twice")
         self._levels = dict(outlet_levels)
-        self._words = RULES[rules].words
+        # By the names that callers use if they know how outlets are compared.
+        self._levels_as_sent = {name: level for name, level in outlet_levels.items() if name and outlet_key(name) == name}
+        self._words_of_each = RULES[rules].words_of_each
         self._time_features: Callable[[float], Iterable[float]] = time_features
         if frozen:
             always = [frozen[name] for name in TIME_FEATURES]
@@ -155,32 +167,29 @@ class Preprocessor:
 
         A headline without a word is the one id UNKNOWN; an unknown or absent outlet has level 0.
         """
-        words = self._words
-        features_of = self._time_features
-        word_id = self._ids.get
-        level_of = self._levels.get
-        ids: list[int] = []
-        lengths: list[int] = []
+        headlines = list(headlines)
+        if not headlines:
+            return _NO_ROWS
+        texts, times, outlets = zip(*headlines, strict=True)
+        rows = [list(map(self._ids.get, words, _UNKNOWNS)) for words in self._words_of_each(texts)]
+        lengths = word_counts = list(map(len, rows))
+        unknown_word_counts = [row.count(_UNKNOWN) for row in rows]
+        if max(lengths) > SEQUENCE_LENGTH or not all(lengths):
+            rows = [row[:SEQUENCE_LENGTH] or [_UNKNOWN] for row in rows]
+            lengths = list(map(len, rows))
+        levels = [self._levels_as_sent.get(outlet) or self._level(outlet) for outlet in outlets]
         aux: list[float] = []
-        word_counts: list[int] = []
-        unknown_word_counts: list[int] = []
-        outlets_known: list[bool] = []
-        for text, posted_at, outlet in headlines:
-            row = list(map(word_id, words(text), repeat(UNKNOWN)))
-            word_counts.append(len(row))
-            unknown_word_counts.append(row.count(UNKNOWN))
-            row = row[:SEQUENCE_LENGTH] or [UNKNOWN]
-            ids += row
-            lengths.append(len(row))
-            level = level_of(outlet_key(outlet)) if outlet else None
-            outlets_known.append(level is not None)
-            aux += features_of(posted_at)
+        for posted_at, level in zip(times, levels, strict=True):
+            aux += self._time_features(posted_at)
             aux.append(level or 0.0)
         return Rows(
-            np.array(ids, np.int32),
-            np.array(lengths, np.int32),
-            np.array(aux, np.float32).reshape(-1, len(AUX_FEATURES)),
+            np.frombuffer(b"".join(map(b"".join, rows)), np.int32),
+            np.fromiter(lengths, np.int32, len(lengths)),
+            np.fromiter(aux, np.float32, len(aux)).reshape(-1, len(AUX_FEATURES)),
             word_counts,
             unknown_word_counts,
-            outlets_known,
+            [level is not None for level in levels],
         )
+
+    def _level(self, outlet: str) -> float | None:
+        return self._levels.get(outlet_key(outlet)) if outlet else None

@@ -10,7 +10,7 @@ words.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from html.entities import html5
 
 import regex
@@ -113,9 +113,6 @@ def words(text: str) -> list[str]:
     After NFKC the text is cut at 1,000 characters again. In Thai, Lao, Khmer, Myanmar, Tai Le, New Tai Lue, Tai Tham, Tai Viet,
     Javanese and Balinese each letter with its marks is a word, as these scripts write no spaces.
     """
-    # Most headlines are ASCII and hold nothing to clean, which this finds out in a tenth of a microsecond.
-    if text.isascii() and not ("&" in text or "/" in text or "@" in text or len(text) > LONGEST):
-        return rules_1.words(text)
     text = clean(text)
     if text.isascii():
         return rules_1.words(text)
@@ -128,6 +125,22 @@ def words(text: str) -> list[str]:
         found.append(cluster)
         if following:
             found += _WORDS.findall(following)
+    return found
+
+
+def words_of_each(texts: Sequence[str]) -> list[list[str]]:
+    """`words` of each of many texts; those that are plain and hold nothing to clean are cut into words together."""
+    plain = [
+        (text if text.isascii() else rules_1.to_plain(text))
+        if not ("&" in text or "/" in text or "@" in text or len(text) > LONGEST)
+        else ""
+        for text in texts
+    ]
+    found = rules_1.plain_words(plain)
+    if "" in plain:
+        for i, text in enumerate(texts):
+            if text and not plain[i]:
+                found[i] = words(text)
     return found
 
 

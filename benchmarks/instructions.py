@@ -46,7 +46,7 @@ from service.budget import Budget
 from service.drain import DrainGate
 from service.metrics import Metrics
 from service.model import artifact, engines
-from service.model.preprocessing import VOCABULARY_HEAD, Headline, Preprocessor
+from service.model.preprocessing import VOCABULARY_HEAD, Fields, Preprocessor
 from service.model.version import Predictions, Version
 from service.predictor import Item, Predictor, Result, cost
 
@@ -271,7 +271,7 @@ def make_handler(version: Version, metrics: Metrics, sizes: list[int]) -> Callab
                 sizes.append(len(seconds))
             metrics.waited(seconds)
 
-    def observe(number: int, headlines: Sequence[Headline], columns: Predictions) -> None:
+    def observe(number: int, headlines: Sequence[Fields], columns: Predictions) -> None:
         words, unknown_words = sum(columns.word_count), sum(columns.unknown_word_count)
         metrics.predicted(number, columns.main_output, columns.aux_output, words, unknown_words)
         metrics.outlets(len(headlines), sum(columns.outlet_known), [outlet for _, _, outlet in headlines].count(""))

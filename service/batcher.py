@@ -146,7 +146,7 @@ class Batcher(Generic[Item, Result]):
         executor: Executor | None,
         observer: Observer,
         largest_cost: int = 0,
-        cost: Callable[[Item], int] = lambda item: 0,  # noqa: ARG005
+        cost: Callable[[Sequence[Item]], int] = lambda items: 0,  # noqa: ARG005
         min_round_trip_turns: int = 0,
         clock: Callable[[], float] = time.monotonic,
         timer: Callable[[Callable[[], None]], Timer] = LoopTimer,
@@ -154,10 +154,10 @@ class Batcher(Generic[Item, Result]):
         """Set up an empty queue.
 
         `capacity` bounds the enqueued items, `largest_batch` the items of a batch, and `largest_cost` the sum of their costs:
-        `cost` maps an item to an integer, 0 or greater, in any unit. Without an `executor` batches run on the event loop, which
-        suits work that is short and would compete for the interpreter lock anyway. `min_round_trip_turns` is the number of
-        turns that a caller needs, at least, to receive an answer and send its next request: a request that arrives earlier than
-        that after a batch comes from another caller. Pass 0 if callers are in this process.
+        `cost` maps items, one or more, to an integer, 0 or greater, in any unit. Without an `executor` batches run on the event
+        loop, which suits work that is short and would compete for the interpreter lock anyway. `min_round_trip_turns` is the
+        number of turns that a caller needs, at least, to receive an answer and send its next request: a request that arrives
+        earlier than that after a batch comes from another caller. Pass 0 if callers are in this process.
         """
         self._capacity = capacity
         self._largest_batch = largest_batch
@@ -367,11 +367,12 @@ class Batcher(Generic[Item, Result]):
         part = entry.items[entry.taken : entry.taken + min(SLICE, max_items - len(batch.items))]
         room = max_cost - batch.cost
         limit = min(room, self._slice_cost)
-        total = sum(map(self._cost, part))
+        total = self._cost(part)
         if total <= limit:
             return part, total
         total = number = 0
-        for cost in map(self._cost, part):
+        for item in part:
+            cost = self._cost((item,))
             if total + cost > limit and (number or (batch.items and cost > room)):
                 break
             total += cost

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeAlias, cast
 from service.batcher import Admission, Batcher
 from service.errors import FieldViolation, InvalidRequest, Unavailable
 from service.model.explanation import Explainable, Explanation
-from service.model.preprocessing import Headline, is_time, text_problem
+from service.model.preprocessing import END_OF_TIME, FIRST_SECOND, Fields, Headline, is_time, text_problem
 from service.model.version import Outputs, Prediction, Predictions, Row, Version
 from service.repository import Repository
 
@@ -52,25 +52,24 @@ class Explained(NamedTuple):
 
 
 # What a batch is made of, and what becomes of it; a batch holds one kind alone.
-Item: TypeAlias = Headline | Row
+Item: TypeAlias = Fields | Row
 Result: TypeAlias = Prediction | Outputs
 
 
-def cost(item: Item) -> int:
-    """What a headline adds to the cost of a batch: its bytes of UTF-8, to which the work on it is in proportion.
+def cost(items: Sequence[Item]) -> int:
+    """What items add to the cost of a batch: bytes of UTF-8, to which the work on a headline is in proportion.
 
     A row costs as much as a headline with as many ordinary words.
     """
-    if isinstance(item, Row):
-        return _BYTES_PER_WORD * len(item.ids)
-    text, _, outlet = item
-    if text.isascii() and outlet.isascii():
-        return len(text) + len(outlet)
-    return len(text.encode("utf-8", "surrogatepass")) + len(outlet.encode("utf-8", "surrogatepass"))
+    if isinstance(items[0], Row):
+        return _BYTES_PER_WORD * sum(len(ids) for ids, _ in cast("Sequence[Row]", items))
+    texts, _, outlets = zip(*cast("Sequence[Fields]", items), strict=True)
+    joined = "".join(texts + outlets)
+    return len(joined) if joined.isascii() else len(joined.encode("utf-8", "surrogatepass"))
 
 
 # Called for each batch with the version's number, the headlines, and their predictions as columns.
-Observer = Callable[[int, Sequence[Headline], Predictions], None]
+Observer = Callable[[int, Sequence[Fields], Predictions], None]
 
 
 class Predictor:
@@ -103,7 +102,7 @@ class Predictor:
         _check_number(headlines, self.limits.max_headlines)
         return await self._batcher.admit_bulk(headlines, deadline)
 
-    async def predict(self, headlines: Sequence[Headline], admission: Admission[Item, Result] | None = None) -> Answer:
+    async def predict(self, headlines: Sequence[Fields], admission: Admission[Item, Result] | None = None) -> Answer:
         """Predict how popular these headlines will be; without an admission they are admitted first.
 
         Raises InvalidRequest, which names each field, such as headlines[3].text; Unavailable if no version is live; Overloaded
@@ -166,11 +165,14 @@ class Predictor:
             self._runs = _Runs(version, self._observer)
         return self._runs
 
-    async def _check(self, headlines: Sequence[Headline]) -> None:
+    async def _check(self, headlines: Sequence[Fields]) -> None:
         longest = self.limits.max_text_bytes
         violations: list[FieldViolation] = []
         characters = 0
         for i, (text, posted_at, _) in enumerate(headlines):
+            # Most are ASCII and in order, which can be seen without a call for each.
+            if text.isascii() and 0 < len(text) <= longest and not text.isspace() and FIRST_SECOND <= posted_at < END_OF_TIME:
+                continue
             characters += len(text)
             if characters > _CHECKED_AT_ONCE:
                 characters = 0

@@ -25,7 +25,7 @@ from service.drain import DrainGate
 from service.metrics import Metrics
 from service.model import engines
 from service.model.engines import Engine
-from service.model.preprocessing import Headline
+from service.model.preprocessing import Fields
 from service.model.version import Predictions, Version
 from service.predictor import Item, Limits, Predictor, Result, cost
 from service.repository import Repository
@@ -335,7 +335,7 @@ class Server:
     def _not_ready(self) -> str:
         return "the server is stopping" if self._stopping else self._repository.problem
 
-    def _on_predictions(self, version: int, headlines: Sequence[Headline], columns: Predictions) -> None:
+    def _on_predictions(self, version: int, headlines: Sequence[Fields], columns: Predictions) -> None:
         words, unknown_words = sum(columns.word_count), sum(columns.unknown_word_count)
         self.metrics.predicted(version, columns.main_output, columns.aux_output, words, unknown_words)
         self.metrics.outlets(len(headlines), sum(columns.outlet_known), [outlet for _, _, outlet in headlines].count(""))

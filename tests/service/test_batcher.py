@@ -222,7 +222,7 @@ def test_a_batch_ends_at_its_items_or_at_their_cost(run, record):
     """Items are their own costs."""
 
     async def main():
-        batcher = make(record, largest_batch=8, largest_cost=100, cost=int)
+        batcher = make(record, largest_batch=8, largest_cost=100, cost=sum)
         batches = []
 
         def compute(items):
@@ -248,7 +248,7 @@ def test_a_batch_ends_at_its_items_or_at_their_cost(run, record):
 @pytest.mark.parametrize("bulk", [False, True])
 def test_a_request_of_dear_items_holds_a_cheap_one_up_for_a_batch_at_most(run, record, bulk):
     async def main():
-        batcher = make(record, largest_cost=100, cost=int)
+        batcher = make(record, largest_cost=100, cost=sum)
         batches = []
 
         def compute(items):
@@ -271,7 +271,7 @@ def test_a_request_of_dear_items_holds_a_cheap_one_up_for_a_batch_at_most(run, r
 
 def test_dear_requests_and_dear_bulk_share_each_batch(run, record):
     async def main():
-        batcher = make(record, largest_cost=100, cost=lambda item: item[1])
+        batcher = make(record, largest_cost=100, cost=lambda items: sum(cost for _, cost in items))
         batches = []
 
         def compute(items):

@@ -7,11 +7,13 @@ not depend on the number.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import repeat
 from math import cos, sin, tau
+from struct import Struct
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +23,8 @@ from service.model.preprocessing.expanding import MAX_EXPANDING, expands
 
 __all__ = [
     "AUX_FEATURES",
+    "END_OF_TIME",
+    "FIRST_SECOND",
     "FIRST_WORD",
     "MAX_EXPANDING",
     "NEWEST_RULES",
@@ -30,6 +34,7 @@ __all__ = [
     "TIME_FEATURES",
     "UNKNOWN",
     "VOCABULARY_HEAD",
+    "Fields",
     "Headline",
     "Preprocessor",
     "Rows",
@@ -64,11 +69,13 @@ SEQUENCE_LENGTH = 100
 TIME_FEATURES = ("hour_sin", "hour_cos", "weekday_sin", "weekday_cos")
 AUX_FEATURES = (*TIME_FEATURES, "outlet_level")
 
-_FIRST_SECOND, _END = -62_135_596_800.0, 253_402_300_800.0  # of the years 1 to 9999
+FIRST_SECOND, END_OF_TIME = -62_135_596_800.0, 253_402_300_800.0  # of the years 1 to 9999
 _DAY = 86_400.0
 _WEEK = 7 * _DAY
-_UNKNOWN = np.int32(UNKNOWN).tobytes()
+_UNKNOWN = chr(UNKNOWN)
 _UNKNOWNS = repeat(_UNKNOWN)
+_FLOAT, _TIME = Struct("<f"), Struct(f"<{len(TIME_FEATURES)}f")
+_NO_LEVEL = _FLOAT.pack(0.0)
 _MONDAY = 3 * _DAY  # 1970-01-01, where seconds count from, was a Thursday
 
 
@@ -78,6 +85,9 @@ class Headline(NamedTuple):
     text: str
     posted_at: float  # seconds since 1970-01-01 UTC
     outlet: str = ""  # the account's name; empty: none
+
+
+Fields: TypeAlias = tuple[str, float, str]  # of a Headline, or one
 
 
 class Rows(NamedTuple):
@@ -96,7 +106,7 @@ _NO_ROWS = Rows(np.empty(0, np.int32), np.empty(0, np.int32), np.empty((0, len(A
 
 def is_time(seconds: float) -> bool:
     """Whether this many seconds since 1970-01-01 UTC are a time between the years 1 and 9999; NaN is not."""
-    return _FIRST_SECOND <= seconds < _END
+    return FIRST_SECOND <= seconds < END_OF_TIME
 
 
 def is_blank(text: str) -> bool:
@@ -149,20 +159,18 @@ class Preprocessor:
         """
         if tuple(vocabulary[:FIRST_WORD]) != VOCABULARY_HEAD:
             raise ValueError("the vocabulary begins otherwise than with an empty line and [UNK]")
-        # As the bytes of an int32, so that a row of them is joined and not converted.
-        self._ids = {word: np.int32(i).tobytes() for i, word in enumerate(vocabulary) if i >= FIRST_WORD}
+        # A row is a string whose code points are the ids: so it is counted, cut and joined in native code.
+        self._ids = {word: chr(i) for i, word in enumerate(vocabulary) if i >= FIRST_WORD}
         if len(self._ids) != len(vocabulary) - FIRST_WORD:
             raise ValueError("the vocabulary names a word twice")
-        self._levels = dict(outlet_levels)
+        # Levels and time features are kept as the bytes of float32 for the same reason.
+        self._levels = {name: _FLOAT.pack(level) for name, level in outlet_levels.items()}
         # By the names that callers use if they know how outlets are compared.
-        self._levels_as_sent = {name: level for name, level in outlet_levels.items() if name and outlet_key(name) == name}
+        self._levels_as_sent = {name: level for name, level in self._levels.items() if name and outlet_key(name) == name}
         self._words_of_each = RULES[rules].words_of_each
-        self._time_features: Callable[[float], Iterable[float]] = time_features
-        if frozen:
-            always = [frozen[name] for name in TIME_FEATURES]
-            self._time_features = lambda _: always
+        self._always = _TIME.pack(*(frozen[name] for name in TIME_FEATURES)) if frozen else b""
 
-    def encode(self, headlines: Iterable[tuple[str, float, str]]) -> Rows:
+    def encode(self, headlines: Iterable[Fields]) -> Rows:
         """Word ids, auxiliary features and what was not known, for any number of headlines, or tuples of their fields.
 
         A headline without a word is the one id UNKNOWN; an unknown or absent outlet has level 0.
@@ -171,25 +179,37 @@ class Preprocessor:
         if not headlines:
             return _NO_ROWS
         texts, times, outlets = zip(*headlines, strict=True)
-        rows = [list(map(self._ids.get, words, _UNKNOWNS)) for words in self._words_of_each(texts)]
+        id_of = self._ids.get
+        rows = ["".join(map(id_of, words, _UNKNOWNS)) for words in self._words_of_each(texts)]
         lengths = word_counts = list(map(len, rows))
         unknown_word_counts = [row.count(_UNKNOWN) for row in rows]
         if max(lengths) > SEQUENCE_LENGTH or not all(lengths):
-            rows = [row[:SEQUENCE_LENGTH] or [_UNKNOWN] for row in rows]
+            rows = [row[:SEQUENCE_LENGTH] or _UNKNOWN for row in rows]
             lengths = list(map(len, rows))
-        levels = [self._levels_as_sent.get(outlet) or self._level(outlet) for outlet in outlets]
-        aux: list[float] = []
-        for posted_at, level in zip(times, levels, strict=True):
-            aux += self._time_features(posted_at)
-            aux.append(level or 0.0)
+        known_level = self._levels_as_sent.get
+        levels = [known_level(outlet) or self._level(outlet) for outlet in outlets]
         return Rows(
-            np.frombuffer(b"".join(map(b"".join, rows)), np.int32),
+            np.frombuffer("".join(rows).encode("utf-32-le", "surrogatepass"), np.int32),
             np.fromiter(lengths, np.int32, len(lengths)),
-            np.fromiter(aux, np.float32, len(aux)).reshape(-1, len(AUX_FEATURES)),
+            np.frombuffer(self._aux(times, levels), np.float32).reshape(-1, len(AUX_FEATURES)),
             word_counts,
             unknown_word_counts,
-            [level is not None for level in levels],
+            list(map(bool, levels)),
         )
 
-    def _level(self, outlet: str) -> float | None:
-        return self._levels.get(outlet_key(outlet)) if outlet else None
+    def _level(self, outlet: str) -> bytes:
+        """The bytes of an outlet's level; empty if it is not known."""
+        return self._levels.get(outlet_key(outlet), b"") if outlet else b""
+
+    def _aux(self, times: Sequence[float], levels: Sequence[bytes]) -> bytes:
+        parts: list[bytes] = []
+        before = math.nan
+        features = self._always
+        for posted_at, level in zip(times, levels, strict=True):
+            if (
+                not self._always and posted_at != before
+            ):  # which it often is: a request's headlines may have no time of their own
+                features = _TIME.pack(*time_features(posted_at))
+                before = posted_at
+            parts += features, level or _NO_LEVEL
+        return b"".join(parts)

@@ -36,8 +36,8 @@ _NOT_PLAIN = re.compile("[^\0-\xff]|[\xa8\xaa\xad\xaf\xb2-\xb5\xb8-\xba\xbc-\xbe
 _BETWEEN = "\xad"
 # Its letters in lower case, digits and apostrophes; a space for what separates words.
 _SPACED = bytes(ord(it.lower() if it.isalnum() or it in ("'", _BETWEEN) else " ") for it in map(chr, range(256)))
-# What editors write beside plain text, and the plain character that has the same effect.
-_TYPOGRAPHIC = (("\u2019", "'"), ("\u2018", "'"), *((it, " ") for it in "\u2014\u2013\u201c\u201d\u2022\u20ac"))
+# What editors write beside plain text, and the plain character that has the same effect. NFKC makes three of one of them.
+_TYPOGRAPHIC = (("\u2019", "'"), ("\u2018", "'"), *((it, " ") for it in "\u2014\u2013\u201c\u201d\u2022\u2026\u20ac"))
 
 # NFKC puts marks in order by an insertion sort, in quadratic time. Runs of this length and more are sorted before it.
 _LONG_RUN = 64

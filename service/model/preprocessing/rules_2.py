@@ -18,6 +18,7 @@ import regex
 from service.model.preprocessing import rules_1
 
 LONGEST = 1000  # characters of a text that are read, before and after NFKC
+_SURELY_READ = LONGEST // 3  # of plain text, of which NFKC makes no more than three times as many
 
 # HTML's entities, by name, decimal number or hexadecimal number. The longest name has 31 characters.
 _ENTITIES = re.compile("&(?:([A-Za-z][A-Za-z0-9]{1,30};)|#([0-9]{1,8});|#[Xx]([0-9A-Fa-f]{1,8});)")
@@ -132,7 +133,7 @@ def words_of_each(texts: Sequence[str]) -> list[list[str]]:
     """`words` of each of many texts; those that are plain and hold nothing to clean are cut into words together."""
     plain = [
         (text if text.isascii() else rules_1.to_plain(text))
-        if not ("&" in text or "/" in text or "@" in text or len(text) > LONGEST)
+        if not ("&" in text or "/" in text or "@" in text or len(text) > _SURELY_READ)
         else ""
         for text in texts
     ]

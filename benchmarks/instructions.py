@@ -31,6 +31,7 @@ from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version as version_of
 from itertools import islice
+from operator import itemgetter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -261,7 +262,6 @@ def make_handler(version: Version, metrics: Metrics, sizes: list[int]) -> Callab
     class Observer:
         """Counts requests on the way to the metrics."""
 
-        queued = metrics.queued
         computed = metrics.computed
         dropped = metrics.dropped
 
@@ -274,7 +274,7 @@ def make_handler(version: Version, metrics: Metrics, sizes: list[int]) -> Callab
     def observe(number: int, headlines: Sequence[Fields], columns: Predictions) -> None:
         words, unknown_words = sum(columns.word_count), sum(columns.unknown_word_count)
         metrics.predicted(number, columns.main_output, columns.aux_output, words, unknown_words)
-        metrics.outlets(len(headlines), sum(columns.outlet_known), [outlet for _, _, outlet in headlines].count(""))
+        metrics.outlets(len(headlines), sum(columns.outlet_known), list(map(itemgetter(2), headlines)).count(""))
 
     batcher: Batcher[Item, Result] = Batcher(
         capacity=4096,

@@ -12,6 +12,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
+from operator import itemgetter
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -27,7 +28,8 @@ from service.drain import DrainGate
 from service.metrics import Metrics
 from service.model import artifact, engines
 from service.model.preprocessing import Fields
-from service.model.preprocessing.rules_2 import words_of_each
+from service.model.preprocessing.rules_1 import split_plain
+from service.model.preprocessing.rules_2 import plain
 from service.model.version import Predictions, Version
 from service.predictor import Item, Predictor, Result
 
@@ -57,7 +59,7 @@ async def measure(version: Version, size: int) -> dict[str, float]:
     def observe(number: int, headlines: Sequence[Fields], columns: Predictions) -> None:
         words, unknown_words = sum(columns.word_count), sum(columns.unknown_word_count)
         metrics.predicted(number, columns.main_output, columns.aux_output, words, unknown_words)
-        metrics.outlets(len(headlines), sum(columns.outlet_known), [outlet for _, _, outlet in headlines].count(""))
+        metrics.outlets(len(headlines), sum(columns.outlet_known), list(map(itemgetter(2), headlines)).count(""))
 
     repository: Any = SimpleNamespace(live=version)
     predictor = Predictor(repository, batcher, observer=observe)
@@ -86,7 +88,7 @@ async def measure(version: Version, size: int) -> dict[str, float]:
         "parse the message": time_stage(wire.PredictRequest.FromString, raw),
         "decode headlines": time_stage(lambda it: wire.headlines(it, 0.0), requests),
         "validate": time_stage(lambda it: drive(predictor._check(it)), headlines),
-        "words": time_stage(lambda some: words_of_each([text for text, _, _ in some]), headlines),
+        "words": time_stage(lambda some: split_plain(plain([text for text, _, _ in some])), headlines),
         "ids, time, outlet, arrays": time_stage(version.preprocessor.encode, headlines),
         "engine": time_stage(lambda it: version.model.predict(it.ids, it.lengths, it.aux), rows),
         "predictions from its arrays": time_stage(lambda it: version.predict(it).rows(), headlines),

@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from operator import itemgetter
 from types import TracebackType
 from typing import Any, NoReturn, Self
 
@@ -129,6 +130,7 @@ class Server:
             min_round_trip_turns=MIN_ROUND_TRIP_TURNS,
             timer=timer.exact,
         )
+        self.metrics.watch_queue(lambda: self._batcher.queued)
         self._repository = Repository(
             settings.models,
             engine,
@@ -338,7 +340,7 @@ class Server:
     def _on_predictions(self, version: int, headlines: Sequence[Fields], columns: Predictions) -> None:
         words, unknown_words = sum(columns.word_count), sum(columns.unknown_word_count)
         self.metrics.predicted(version, columns.main_output, columns.aux_output, words, unknown_words)
-        self.metrics.outlets(len(headlines), sum(columns.outlet_known), [outlet for _, _, outlet in headlines].count(""))
+        self.metrics.outlets(len(headlines), sum(columns.outlet_known), list(map(itemgetter(2), headlines)).count(""))
 
     def _beat(self) -> None:
         self._heartbeat = time.monotonic()

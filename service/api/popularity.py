@@ -96,7 +96,7 @@ class Popularity:
     async def _predict(self, raw: bytes, context: _Context) -> bytes:
         with self._gate:
             request = self._parse(wire.PredictRequest, raw, self._predictor.limits.max_headlines)
-            with self._predictor.admit(len(request.headlines), deadline_of(context)) as admission:
+            with self._predictor.admit(len(request.headlines), deadline_of(context), len(raw)) as admission:
                 headlines = wire.headlines(request, self._clock())
                 predictions, version = await self._predictor.predict(headlines, admission)
             return wire.response(predictions, version)
@@ -144,7 +144,7 @@ class Popularity:
         try:
             request = self._parse(wire.PredictStreamRequest, raw, self._predictor.limits.max_headlines)
             identity = request.id
-            with await self._predictor.admit_bulk(len(request.headlines), deadline) as admission:
+            with await self._predictor.admit_bulk(len(request.headlines), deadline, len(raw)) as admission:
                 headlines = wire.headlines(request, self._clock())
                 predictions, version = await self._predictor.predict(headlines, admission)
             response = wire.PredictStreamResponse(id=identity, response=wire.response(predictions, version))

@@ -7,9 +7,8 @@ not depend on the number.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import repeat
+from itertools import chain, repeat
 from math import cos, sin, tau
 from struct import Struct
 from types import MappingProxyType
@@ -53,12 +52,12 @@ class Rules(NamedTuple):
 
     words: Callable[[str], list[str]]  # its words in order, after it is cleaned
     clean: Callable[[str], str]  # what of it is read: without links and the like, by rules number 2 and later
-    words_of_each: Callable[[Sequence[str]], list[list[str]]]  # of many texts, which takes less time than one by one
+    plain: Callable[[Sequence[str]], list[str]]  # texts that `rules_1.split_plain` may cut into these words; "": another text
 
 
 RULES: Mapping[int, Rules] = {  # by number
-    1: Rules(rules_1.words, str, rules_1.words_of_each),
-    2: Rules(rules_2.words, rules_2.clean, rules_2.words_of_each),
+    1: Rules(rules_1.words, str, rules_1.plain),
+    2: Rules(rules_2.words, rules_2.clean, rules_2.plain),
 }
 NEWEST_RULES = max(RULES)  # of new versions
 PADDING = 0
@@ -74,6 +73,7 @@ _DAY = 86_400.0
 _WEEK = 7 * _DAY
 _UNKNOWN = chr(UNKNOWN)
 _UNKNOWNS = repeat(_UNKNOWN)
+_BETWEEN = chr(PADDING)  # stands between rows that are strings
 _FLOAT, _TIME = Struct("<f"), Struct(f"<{len(TIME_FEATURES)}f")
 _NO_LEVEL = _FLOAT.pack(0.0)
 _MONDAY = 3 * _DAY  # 1970-01-01, where seconds count from, was a Thursday
@@ -163,11 +163,12 @@ class Preprocessor:
         self._ids = {word: chr(i) for i, word in enumerate(vocabulary) if i >= FIRST_WORD}
         if len(self._ids) != len(vocabulary) - FIRST_WORD:
             raise ValueError("the vocabulary names a word twice")
+        self._ids[rules_1.BETWEEN] = _BETWEEN  # which is no word
         # Levels and time features are kept as the bytes of float32 for the same reason.
         self._levels = {name: _FLOAT.pack(level) for name, level in outlet_levels.items()}
         # By the names that callers use if they know how outlets are compared.
         self._levels_as_sent = {name: level for name, level in self._levels.items() if name and outlet_key(name) == name}
-        self._words_of_each = RULES[rules].words_of_each
+        self._words, _, self._plain = RULES[rules]
         self._always = _TIME.pack(*(frozen[name] for name in TIME_FEATURES)) if frozen else b""
 
     def encode(self, headlines: Iterable[Fields]) -> Rows:
@@ -179,8 +180,7 @@ class Preprocessor:
         if not headlines:
             return _NO_ROWS
         texts, times, outlets = zip(*headlines, strict=True)
-        id_of = self._ids.get
-        rows = ["".join(map(id_of, words, _UNKNOWNS)) for words in self._words_of_each(texts)]
+        rows = self._rows(texts)
         lengths = word_counts = list(map(len, rows))
         unknown_word_counts = [row.count(_UNKNOWN) for row in rows]
         if max(lengths) > SEQUENCE_LENGTH or not all(lengths):
@@ -188,28 +188,38 @@ class Preprocessor:
             lengths = list(map(len, rows))
         known_level = self._levels_as_sent.get
         levels = [known_level(outlet) or self._level(outlet) for outlet in outlets]
+        known = list(map(bool, levels))
+        if not all(known):
+            levels = [level or _NO_LEVEL for level in levels]
         return Rows(
             np.frombuffer("".join(rows).encode("utf-32-le", "surrogatepass"), np.int32),
             np.fromiter(lengths, np.int32, len(lengths)),
             np.frombuffer(self._aux(times, levels), np.float32).reshape(-1, len(AUX_FEATURES)),
             word_counts,
             unknown_word_counts,
-            list(map(bool, levels)),
+            known,
         )
+
+    def _rows(self, texts: Sequence[str]) -> list[str]:
+        """The ids of each text, as a string."""
+        plain = self._plain(texts)
+        words = rules_1.split_plain(plain)
+        rows = "".join(map(self._ids.get, words, _UNKNOWNS)).split(_BETWEEN)
+        if "" in plain:
+            for i, text in enumerate(texts):
+                if not plain[i]:
+                    rows[i] = "".join(map(self._ids.get, self._words(text), _UNKNOWNS))
+        return rows
 
     def _level(self, outlet: str) -> bytes:
         """The bytes of an outlet's level; empty if it is not known."""
         return self._levels.get(outlet_key(outlet), b"") if outlet else b""
 
     def _aux(self, times: Sequence[float], levels: Sequence[bytes]) -> bytes:
-        parts: list[bytes] = []
-        before = math.nan
-        features = self._always
-        for posted_at, level in zip(times, levels, strict=True):
-            if (
-                not self._always and posted_at != before
-            ):  # which it often is: a request's headlines may have no time of their own
-                features = _TIME.pack(*time_features(posted_at))
-                before = posted_at
-            parts += features, level or _NO_LEVEL
-        return b"".join(parts)
+        if self._always:
+            features = [self._always] * len(times)
+        elif times.count(times[0]) == len(times):  # a request's headlines often have no times of their own
+            features = [_TIME.pack(*time_features(times[0]))] * len(times)
+        else:
+            features = [_TIME.pack(*time_features(posted_at)) for posted_at in times]
+        return b"".join(chain.from_iterable(zip(features, levels, strict=True)))

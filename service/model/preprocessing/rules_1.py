@@ -33,9 +33,9 @@ _IN_RUN = regex.compile(rf"[{ALONE}]|[^{ALONE}]+", regex.V1)
 # Plain text is Latin-1 (ISO 8859-1) without the characters that NFKC or case folding makes others of, but for capitals and the
 # no-break space, and without soft hyphens. One of these stands between two texts that are cut into words together.
 _NOT_PLAIN = re.compile("[^\0-\xff]|[\xa8\xaa\xad\xaf\xb2-\xb5\xb8-\xba\xbc-\xbe\xdf]")
-_BETWEEN = "\xad"
+BETWEEN = "\xad"
 # Its letters in lower case, digits and apostrophes; a space for what separates words.
-_SPACED = bytes(ord(it.lower() if it.isalnum() or it in ("'", _BETWEEN) else " ") for it in map(chr, range(256)))
+_SPACED = bytes(ord(it.lower() if it.isalnum() or it in ("'", BETWEEN) else " ") for it in map(chr, range(256)))
 # What editors write beside plain text, and the plain character that has the same effect. NFKC makes three of one of them.
 _TYPOGRAPHIC = (("\u2019", "'"), ("\u2018", "'"), *((it, " ") for it in "\u2014\u2013\u201c\u201d\u2022\u2026\u20ac"))
 
@@ -64,19 +64,13 @@ def words(text: str) -> list[str]:
     is a word, as these scripts write no spaces; a run of Hangul stays whole.
     """
     if text.isascii():
-        return plain_words((text,))[0]
+        return split_plain((text,))
     return split(fold(normalize(text)))
 
 
-def words_of_each(texts: Sequence[str]) -> list[list[str]]:
-    """`words` of each of many texts; those that can be made plain are cut into words together."""
-    plain = [text if text.isascii() else to_plain(text) for text in texts]
-    found = plain_words(plain)
-    if "" in plain:
-        for i, text in enumerate(texts):
-            if text and not plain[i]:
-                found[i] = words(text)
-    return found
+def plain(texts: Sequence[str]) -> list[str]:
+    """Texts with the same words that are plain; an empty one where there is no simple way to it."""
+    return [text if text.isascii() else to_plain(text) for text in texts]
 
 
 def to_plain(text: str) -> str:
@@ -86,19 +80,17 @@ def to_plain(text: str) -> str:
     return "" if _NOT_PLAIN.search(text) else text
 
 
-def plain_words(texts: Sequence[str]) -> list[list[str]]:
-    """`words` of each of many texts that are plain: 64 together take half as long as one by one.
+def split_plain(texts: Sequence[str]) -> list[str]:
+    """The words of texts that are plain, one text after another with BETWEEN between two.
 
     Where no apostrophe stands at a word's edge, words are what stands between other characters. So those that do are taken
     away: first two that stand together, of which at most one is left, then those behind and before a space.
     """
-    if not texts:
-        return []
-    joined = f" {_BETWEEN} ".join(texts)
+    joined = f" {BETWEEN} ".join(texts)
     spaced = f" {joined.encode('latin-1').translate(_SPACED).decode('latin-1')} "
     if "'" in spaced:
         spaced = spaced.replace("''", "  ").replace(" '", "  ").replace("' ", "  ")
-    return list(map(str.split, spaced.split(_BETWEEN)))
+    return spaced.split()
 
 
 def normalize(text: str) -> str:

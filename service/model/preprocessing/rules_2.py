@@ -129,20 +129,14 @@ def words(text: str) -> list[str]:
     return found
 
 
-def words_of_each(texts: Sequence[str]) -> list[list[str]]:
-    """`words` of each of many texts; those that are plain and hold nothing to clean are cut into words together."""
-    plain = [
+def plain(texts: Sequence[str]) -> list[str]:
+    """Texts with the same words that are plain, as `rules_1.plain` makes them; most headlines hold nothing to clean."""
+    return [
         (text if text.isascii() else rules_1.to_plain(text))
         if not ("&" in text or "/" in text or "@" in text or len(text) > _SURELY_READ)
         else ""
         for text in texts
     ]
-    found = rules_1.plain_words(plain)
-    if "" in plain:
-        for i, text in enumerate(texts):
-            if text and not plain[i]:
-                found[i] = words(text)
-    return found
 
 
 def clean(text: str) -> str:

@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import csv
-import gc
 import os
 import platform
 import random
@@ -50,6 +49,7 @@ from service.model import artifact, engines
 from service.model.preprocessing import VOCABULARY_HEAD, Fields, Preprocessor
 from service.model.version import Predictions, Version
 from service.predictor import Item, Predictor, Result, cost
+from service.server import spare_collector
 
 TABLE = Path(__file__).with_suffix(".csv")
 LIBRARIES = ("grpcio", "msgspec", "numpy", "protobuf", "regex", "uvloop")
@@ -222,8 +222,7 @@ async def run_handler(name: str, handler: Any, callers: int, raws: Sequence[byte
                 await asyncio.sleep(0)
 
     await run()
-    gc.collect()
-    gc.freeze()  # what is collected from now on is what requests leave, and no more the later they come
+    spare_collector()  # as a server does; so what is collected is what requests leave, and no more the later they come
     mark("warming up")
     await run()
     mark(name, batches * callers)

@@ -118,7 +118,7 @@ class Predictor:
         if not self._are_usual(headlines):
             await self._check(headlines)
         run = self._live()
-        predictions = cast("list[Prediction]", await admission.compute(run.headlines, headlines))
+        predictions: list[Any] = await admission.compute(run.headlines, headlines)
         return Answer(predictions, run.version.number)
 
     async def compute(self, rows: Sequence[Row], admission: Admission[Item, Result]) -> tuple[list[Outputs], int]:

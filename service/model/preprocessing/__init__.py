@@ -8,8 +8,9 @@ not depend on the number.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import chain, repeat
+from itertools import repeat
 from math import cos, sin, tau
+from operator import add
 from struct import Struct
 from types import MappingProxyType
 from typing import NamedTuple, TypeAlias
@@ -222,4 +223,4 @@ class Preprocessor:
             features = [_TIME.pack(*time_features(times[0]))] * len(times)
         else:
             features = [_TIME.pack(*time_features(posted_at)) for posted_at in times]
-        return b"".join(chain.from_iterable(zip(features, levels, strict=True)))
+        return b"".join(map(add, features, levels))

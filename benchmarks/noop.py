@@ -1,9 +1,6 @@
-"""The floor for gRPC in Python: a server that parses the request and answers constants, on asyncio's own event loop.
+"""The floor for gRPC in Python: a server that parses the request and answers constants, on the service's own grpcio and loop.
 
-benchmarks.serving starts it with the grpcio of REQUIREMENTS, in an environment of its own. By itself it serves with the grpcio
-that is there:
-
-    PYTHONPATH=protos python -m benchmarks.noop
+PYTHONPATH=protos python -m benchmarks.noop
 """
 
 from __future__ import annotations
@@ -11,14 +8,14 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import cache
+from typing import Any
 
 import grpc
+import uvloop
 
 from headlines.v1.popularity_pb2 import DESCRIPTOR, Prediction, PredictRequest, PredictResponse
-
-REQUIREMENTS = ("grpcio==1.81.1", "protobuf==6.33.6")
 
 
 @cache
@@ -45,5 +42,11 @@ async def serve(predict: Callable[[PredictRequest, object], Awaitable[PredictRes
     await server.wait_for_termination()
 
 
+def run(main: Coroutine[Any, Any, None]) -> None:
+    """Run a server on the loop that the service has."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main)
+
+
 if __name__ == "__main__":
-    asyncio.run(serve(predict))
+    run(serve(predict))

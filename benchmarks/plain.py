@@ -50,4 +50,4 @@ async def serve(models: Path) -> None:
 
 
 if __name__ == "__main__":
-    report.run(lambda: asyncio.run(serve(report.models_parser(__doc__).parse_args().models)))
+    report.run(lambda: noop.run(serve(report.models_parser(__doc__).parse_args().models)))

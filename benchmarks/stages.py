@@ -12,6 +12,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
+from operator import itemgetter
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -20,18 +21,18 @@ import uvloop
 from harness import report
 from harness.process import versions
 from harness.requests import make_requests
-from headlines.v1 import popularity_pb2
-from service.api import middleware, popularity
+from service.api import middleware, popularity, wire
 from service.batcher import Batcher
 from service.budget import Budget
 from service.description import ModelDescription
 from service.drain import DrainGate
 from service.metrics import Metrics
 from service.model import artifact, engines
-from service.model.preprocessing import Headline
-from service.model.preprocessing.rules_2 import words
-from service.model.version import Prediction, Predictions, Version
-from service.predictor import Answer, Item, Predictor, Result
+from service.model.preprocessing import Fields
+from service.model.preprocessing.rules_1 import split_plain
+from service.model.preprocessing.rules_2 import plain
+from service.model.version import Predictions, Version
+from service.predictor import Item, Predictor, Result
 
 PASSES = 7
 REQUESTS = 200
@@ -56,10 +57,10 @@ async def measure(version: Version, size: int) -> dict[str, float]:
     metrics.went_live(version.number, version.digest, "litert", 0.0)
     batcher: Batcher[Item, Result] = Batcher(capacity=4096, largest_batch=256, executor=None, observer=metrics)
 
-    def observe(number: int, headlines: Sequence[Headline], columns: Predictions) -> None:
+    def observe(number: int, headlines: Sequence[Fields], columns: Predictions) -> None:
         words, unknown_words = sum(columns.word_count), sum(columns.unknown_word_count)
         metrics.predicted(number, columns.main_output, columns.aux_output, words, unknown_words)
-        metrics.outlets(len(headlines), sum(columns.outlet_known), [outlet for _, _, outlet in headlines].count(""))
+        metrics.outlets(len(headlines), sum(columns.outlet_known), list(map(itemgetter(2), headlines)).count(""))
 
     repository: Any = SimpleNamespace(live=version)
     predictor = Predictor(repository, batcher, observer=observe)
@@ -70,16 +71,11 @@ async def measure(version: Version, size: int) -> dict[str, float]:
     predict: Any = cast(Any, handlers.service(details)).stream_unary
 
     raw = make_requests(size)[:REQUESTS]
-    requests = [popularity_pb2.PredictRequest.FromString(it) for it in raw]
-    headlines = [service._headlines(it.headlines) for it in requests]
+    requests = [wire.PredictRequest.FromString(it) for it in raw]
+    headlines = [wire.headlines(it, time.time()) for it in requests]
     rows = [version.preprocessor.encode(it) for it in headlines]
     columns = [version.predict(it) for it in headlines]
     answers = [it.rows() for it in columns]
-
-    def encode(predictions: list[Prediction]) -> bytes:
-        response = popularity_pb2.PredictResponse()
-        popularity._fill(response, Answer(predictions, 1))
-        return response.SerializeToString()
 
     async def call(request: bytes) -> None:
         async def read() -> bytes:
@@ -89,17 +85,17 @@ async def measure(version: Version, size: int) -> dict[str, float]:
         await predict(None, context)
 
     stages = {
-        "parse the message": time_stage(popularity_pb2.PredictRequest.FromString, raw),
-        "decode headlines": time_stage(lambda it: service._headlines(it.headlines), requests),
+        "parse the message": time_stage(wire.PredictRequest.FromString, raw),
+        "decode headlines": time_stage(lambda it: wire.headlines(it, 0.0), requests),
         "validate": time_stage(lambda it: drive(predictor._check(it)), headlines),
-        "words": time_stage(lambda some: [words(it.text) for it in some], headlines),
+        "words": time_stage(lambda some: split_plain(plain([text for text, _, _ in some])), headlines),
         "ids, time, outlet, arrays": time_stage(version.preprocessor.encode, headlines),
         "engine": time_stage(lambda it: version.model.predict(it.ids, it.lengths, it.aux), rows),
         "predictions from its arrays": time_stage(lambda it: version.predict(it).rows(), headlines),
         "metrics of the predictions": time_stage(
             lambda it: observe(version.number, *it), list(zip(headlines, columns, strict=True))
         ),
-        "encode the answer": time_stage(encode, answers),
+        "encode the answer": time_stage(lambda it: wire.response(it, 1), answers),
         "whole handler": await time_calls(call, raw),
     }
     # What holds another stage was timed with it.

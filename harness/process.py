@@ -161,10 +161,17 @@ def serve(models: Path | str, *flags: object) -> list[str]:
     return [*command, *map(str, flags)]
 
 
-def serving(models: Path, *flags: str) -> AbstractContextManager[ServerProcess]:
-    """A server on free ports that stops without a drain, from when a version is live until it is stopped in the end."""
+def serving(models: Path, *flags: str, checkout: Path = ROOT) -> AbstractContextManager[ServerProcess]:
+    """A server on free ports that stops without a drain, from when a version is live until it is stopped in the end.
+
+    `checkout` may be one of another commit, which this Python runs with the libraries that are here.
+    """
     versions(models)
-    return started(serve(models, "--drain-seconds", "0", *flags))
+    command = serve(models.absolute(), "--drain-seconds", "0", *flags)
+    if checkout != ROOT:
+        path = os.pathsep.join(map(str, (checkout.absolute(), checkout.absolute() / "protos")))
+        command = ["env", "-C", str(checkout), f"PYTHONPATH={path}", *command]
+    return started(command)
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Dynamic batching: the items of many callers are computed together.
 
-Terms. A *request* is one caller's list of items. It is enqueued as an *entry*. A *batch* is what the engine computes in one
-call: slices of one or more entries. A *turn* is one iteration of the event loop.
+Terms. A *request* is one caller's list of items. In the queue its admission is an *entry*. A *batch* is what the engine
+computes in one call: slices of one or more entries. A *turn* is one iteration of the event loop.
 
 Dispatch rule: when the engine is idle, dispatch a batch as soon as the queue holds the target number of requests, and at the
 latest MAX_WAIT after the oldest one was enqueued. The target is the largest number of requests in any recent batch, plus one
@@ -60,9 +60,6 @@ Run = Callable[[Sequence[Item]], Sequence[Result]]
 class Observer(Protocol):
     """Receives the batcher's events, on the event loop. Must not raise."""
 
-    def queued(self, items: int) -> None:
-        """The queue now holds this many items."""
-
     def waited(self, seconds: Sequence[float]) -> None:
         """How long each of some entries was enqueued before its first items were taken."""
 
@@ -74,51 +71,43 @@ class Observer(Protocol):
 
 
 class Admission(Generic[Item, Result]):
-    """Room in the queue for one request, from before its items are known until it is answered. Use it as a context manager."""
+    """Room in the queue for one request, from before its items are known until it is answered, and its place there.
 
-    __slots__ = ("_batcher", "bulk", "deadline", "enqueued", "items")
+    Use it as a context manager.
+    """
 
-    def __init__(self, batcher: Batcher[Item, Result], items: int, deadline: float | None, *, bulk: bool) -> None:
+    __slots__ = ("_batcher", "bulk", "cost", "deadline", "enqueued_at", "future", "items", "number", "results", "run", "taken")
+
+    run: Run[Item, Result]  # this and what follows from `compute` on
+    items: Sequence[Item]
+    enqueued_at: float
+    results: list[Result]  # complete when as long as items
+
+    def __init__(
+        self, batcher: Batcher[Item, Result], number: int, deadline: float | None, cost: int | None, bulk: bool
+    ) -> None:
         self._batcher = batcher
-        self.items = items
+        self.number = number  # of its items
         self.deadline = deadline  # on the batcher's clock
+        self.cost = cost  # of all items together, at most; None: not known
         self.bulk = bulk
-        self.enqueued = False
+        self.taken = 0  # items that have left the queue, from the front
+        self.future: asyncio.Future[list[Result]] | None = None
 
-    async def compute(self, run: Run[Item, Result], items: Sequence[Item]) -> list[Result]:
-        """Compute `items`, as many as were admitted, and return the results in the same order. To be called once.
+    def compute(self, run: Run[Item, Result], items: Sequence[Item]) -> asyncio.Future[list[Result]]:
+        """Compute `items`, as many as were admitted; await the results, which are in the same order. To be called once.
 
-        Cancelling the caller removes the request. Raises DeadlineExceeded, or what `run` raised for these items.
+        A caller that is cancelled takes its items out of the queue as it leaves the context. The future raises
+        DeadlineExceeded, or what `run` raised for these items.
         """
-        return await self._batcher._enqueue(self, run, items)
+        return self._batcher._enqueue(self, run, items)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._batcher._release(self)
-
-
-class _Entry(Generic[Item, Result]):
-    """One request in the queue."""
-
-    __slots__ = ("deadline", "enqueued_at", "future", "items", "results", "run", "taken")
-
-    def __init__(
-        self,
-        run: Run[Item, Result],
-        items: Sequence[Item],
-        deadline: float | None,
-        future: asyncio.Future[list[Result]],
-        enqueued_at: float,
-    ) -> None:
-        self.run = run
-        self.items = items
-        self.deadline = deadline
-        self.future = future
-        self.enqueued_at = enqueued_at
-        self.taken = 0  # items that have left the queue, from the front
-        self.results: list[Result] = []  # complete when as long as items
+        if self.bulk or self.taken < self.number:
+            self._batcher._release(self)
 
 
 class _Batch(Generic[Item, Result]):
@@ -127,7 +116,7 @@ class _Batch(Generic[Item, Result]):
     __slots__ = ("cost", "items", "parts")
 
     def __init__(self) -> None:
-        self.parts: list[tuple[_Entry[Item, Result], int]] = []  # entries, and how many of their items are in the batch
+        self.parts: list[tuple[Admission[Item, Result], int]] = []  # entries, and how many of their items are in the batch
         self.items: list[Item] = []
         self.cost = 0
 
@@ -146,7 +135,7 @@ class Batcher(Generic[Item, Result]):
         executor: Executor | None,
         observer: Observer,
         largest_cost: int = 0,
-        cost: Callable[[Item], int] = lambda item: 0,  # noqa: ARG005
+        cost: Callable[[Sequence[Item]], int] = lambda items: 0,  # noqa: ARG005
         min_round_trip_turns: int = 0,
         clock: Callable[[], float] = time.monotonic,
         timer: Callable[[Callable[[], None]], Timer] = LoopTimer,
@@ -154,10 +143,10 @@ class Batcher(Generic[Item, Result]):
         """Set up an empty queue.
 
         `capacity` bounds the enqueued items, `largest_batch` the items of a batch, and `largest_cost` the sum of their costs:
-        `cost` maps an item to an integer, 0 or greater, in any unit. Without an `executor` batches run on the event loop, which
-        suits work that is short and would compete for the interpreter lock anyway. `min_round_trip_turns` is the number of
-        turns that a caller needs, at least, to receive an answer and send its next request: a request that arrives earlier than
-        that after a batch comes from another caller. Pass 0 if callers are in this process.
+        `cost` maps items, one or more, to an integer, 0 or greater, in any unit. Without an `executor` batches run on the event
+        loop, which suits work that is short and would compete for the interpreter lock anyway. `min_round_trip_turns` is the
+        number of turns that a caller needs, at least, to receive an answer and send its next request: a request that arrives
+        earlier than that after a batch comes from another caller. Pass 0 if callers are in this process.
         """
         self._capacity = capacity
         self._largest_batch = largest_batch
@@ -168,10 +157,10 @@ class Batcher(Generic[Item, Result]):
         self._observer = observer
         self._loop = asyncio.get_running_loop()
         self._clock = clock
-        self._queue: deque[_Entry[Item, Result]] = deque()
-        self._bulk_queue: deque[_Entry[Item, Result]] = deque()
+        self._queue: deque[Admission[Item, Result]] = deque()
+        self._bulk_queue: deque[Admission[Item, Result]] = deque()
         self._bulk_first = False  # bulk was waiting, but the last batch took none
-        self._queued = 0  # items
+        self.queued = 0  # items that wait, those that are admitted and not enqueued yet among them
         self._bulk_in_flight = 0  # items of admitted bulk requests
         self._bulk_waiters: deque[tuple[int, asyncio.Future[None]]] = deque()
         self._recent: deque[int] = deque(maxlen=RECENT)  # requests in each batch, back to the last batch of one request
@@ -201,24 +190,26 @@ class Batcher(Generic[Item, Result]):
         with await self.admit_bulk(len(items), deadline) if bulk else self.admit(len(items), deadline) as admission:
             return await admission.compute(run, items)
 
-    def admit(self, items: int, deadline: float | None = None) -> Admission[Item, Result]:
+    def admit(self, items: int, deadline: float | None = None, cost: int | None = None) -> Admission[Item, Result]:
         """Reserve room for a request of this many items. `deadline` is on the batcher's clock.
+
+        A caller that knows it says what the items cost together, at most, which spares looking at each.
 
         Raises Overloaded if there is no room, or if the queue ahead is not expected to clear before the deadline.
         """
-        seconds = self._queued * self._seconds_per_item
-        if self._queued + items > self._capacity:
+        seconds = self.queued * self._seconds_per_item
+        if self.queued + items > self._capacity:
             problem = "the queue is full"
         elif deadline is not None and self._clock() + seconds > deadline:
             problem = "the queue is longer than the deadline allows"
         else:
-            self._add_queued(items)
-            return Admission(self, items, deadline, bulk=False)
+            self.queued += items
+            return Admission(self, items, deadline, cost, False)
         self._observer.dropped("overloaded", items)
         raise Overloaded(problem, seconds)
 
-    async def admit_bulk(self, items: int, deadline: float | None = None) -> Admission[Item, Result]:
-        """Wait for room for a bulk request of this many items; bulk requests together hold at most half of the queue."""
+    async def admit_bulk(self, items: int, deadline: float | None = None, cost: int | None = None) -> Admission[Item, Result]:
+        """Wait for room for a bulk request, as `admit` does; bulk requests together hold at most half of the queue."""
         waiter: asyncio.Future[None] = self._loop.create_future()
         self._bulk_waiters.append((items, waiter))
         self._admit_bulk()
@@ -227,36 +218,38 @@ class Batcher(Generic[Item, Result]):
         except asyncio.CancelledError:
             if waiter.done() and not waiter.cancelled():  # admitted and cancelled in the same turn
                 self._bulk_in_flight -= items
-                self._add_queued(-items)
+                self._remove(items)
             self._admit_bulk()
             raise
-        return Admission(self, items, deadline, bulk=True)
+        return Admission(self, items, deadline, cost, True)
 
     def _release(self, admission: Admission[Item, Result]) -> None:
-        if not admission.enqueued and not self._failure.done():
-            self._add_queued(-admission.items)
+        """Take back what room there is still in an admission that ends."""
+        if not self._failure.done() and (left := self._withdraw(admission)) and admission.future:
+            expired = admission.deadline is not None and self._clock() >= admission.deadline
+            self._observer.dropped("expired" if expired else "cancelled", left)
         if admission.bulk:
-            self._bulk_in_flight -= admission.items
+            self._bulk_in_flight -= admission.number
             self._admit_bulk()
 
-    async def _enqueue(self, admission: Admission[Item, Result], run: Run[Item, Result], items: Sequence[Item]) -> list[Result]:
+    def _enqueue(
+        self, admission: Admission[Item, Result], run: Run[Item, Result], items: Sequence[Item]
+    ) -> asyncio.Future[list[Result]]:
         if self._failure.done():
             raise self._failure.exception() or AssertionError
-        if admission.enqueued or len(items) != admission.items:
-            raise ValueError(f"{len(items)} items for an admission of {admission.items}")
-        deadline = admission.deadline
-        entry = _Entry(run, items, deadline, self._loop.create_future(), self._clock())
-        (self._bulk_queue if admission.bulk else self._queue).append(entry)
-        admission.enqueued = True
+        if admission.future or len(items) != admission.number:
+            raise ValueError(f"{len(items)} items for an admission of {admission.number}")
+        admission.run = run
+        admission.items = items
+        admission.enqueued_at = self._clock()
+        admission.results = []
+        future = admission.future = self._loop.create_future()
+        (self._bulk_queue if admission.bulk else self._queue).append(admission)
         if self._batches_settling:
             self._target_requests += 1
-        self._schedule()
-        try:
-            return await entry.future
-        except asyncio.CancelledError:
-            expired = deadline is not None and self._clock() >= deadline
-            self._drop(entry, "expired" if expired else "cancelled")
-            raise
+        if not self._dispatching:
+            self._schedule()
+        return future
 
     def _schedule(self) -> None:
         """Decide when to dispatch the next batch."""
@@ -308,7 +301,7 @@ class Batcher(Generic[Item, Result]):
         self._recent.append(requests)
         self._target_requests = max(self._recent)
 
-    def _next_batch(self) -> tuple[list[tuple[_Entry[Item, Result], int]], list[Item]]:
+    def _next_batch(self) -> tuple[list[tuple[Admission[Item, Result], int]], list[Item]]:
         """Take the next batch from the queues: entries, how many of their items are in it, and those items."""
         batch: _Batch[Item, Result] = _Batch()
         max_items, max_cost = self._largest_batch, self._largest_cost
@@ -324,16 +317,16 @@ class Batcher(Generic[Item, Result]):
             self._fill(batch, queue, min(max_items, before + share), min(max_cost, batch.cost + share_cost))
             if queue is self._bulk_queue and len(batch.items) > before:
                 self._bulk_first = False
-        self._add_queued(-len(batch.items))
+        self._remove(len(batch.items))
         return batch.parts, batch.items
 
-    def _fill(self, batch: _Batch[Item, Result], queue: deque[_Entry[Item, Result]], max_items: int, max_cost: int) -> None:
+    def _fill(self, batch: _Batch[Item, Result], queue: deque[Admission[Item, Result]], max_items: int, max_cost: int) -> None:
         """Fill a batch up to `max_items` or `max_cost` from one queue."""
         waits: list[float] = []
         now = self._clock()
         while queue and len(batch.items) < max_items:
             entry = queue[0]
-            if entry.future.done():  # cancelled by its caller
+            if not entry.future or entry.future.done():  # cancelled by its caller
                 queue.popleft()
                 continue
             if entry.deadline is not None and now >= entry.deadline:
@@ -353,12 +346,12 @@ class Batcher(Generic[Item, Result]):
             batch.cost += cost
             batch.parts.append((entry, len(part)))
             entry.taken += len(part)
-            if entry.taken < len(entry.items):
+            if entry.taken < entry.number:
                 queue.append(entry)
         self._observer.waited(waits)
 
     def _next_part(
-        self, batch: _Batch[Item, Result], entry: _Entry[Item, Result], max_items: int, max_cost: int
+        self, batch: _Batch[Item, Result], entry: Admission[Item, Result], max_items: int, max_cost: int
     ) -> tuple[Sequence[Item], int]:
         """Return the next slice of an entry that fits into a batch, and its cost; empty if nothing fits.
 
@@ -367,11 +360,14 @@ class Batcher(Generic[Item, Result]):
         part = entry.items[entry.taken : entry.taken + min(SLICE, max_items - len(batch.items))]
         room = max_cost - batch.cost
         limit = min(room, self._slice_cost)
-        total = sum(map(self._cost, part))
+        total = entry.cost
+        if total is None or total > limit:
+            total = self._cost(part)
         if total <= limit:
             return part, total
         total = number = 0
-        for cost in map(self._cost, part):
+        for item in part:
+            cost = self._cost((item,))
             if total + cost > limit and (number or (batch.items and cost > room)):
                 break
             total += cost
@@ -380,7 +376,7 @@ class Batcher(Generic[Item, Result]):
 
     def _finish_executed(
         self,
-        batch: list[tuple[_Entry[Item, Result], int]],
+        batch: list[tuple[Admission[Item, Result], int]],
         began: float,
         done: ExecutorFuture[Sequence[Sequence[Result] | Exception]],
     ) -> None:
@@ -392,7 +388,7 @@ class Batcher(Generic[Item, Result]):
             raise
 
     def _finish(
-        self, batch: list[tuple[_Entry[Item, Result], int]], began: float, outcomes: Sequence[Sequence[Result] | Exception]
+        self, batch: list[tuple[Admission[Item, Result], int]], began: float, outcomes: Sequence[Sequence[Result] | Exception]
     ) -> None:
         seconds = self._clock() - began
         size = sum(n for _, n in batch)
@@ -400,14 +396,14 @@ class Batcher(Generic[Item, Result]):
         self._observer.computed(size, seconds)
         self._yield_turns = YIELD_TURNS if self._executor is None and seconds > LONG_BATCH else 0
         for (entry, _), outcome in zip(batch, outcomes, strict=True):
-            if entry.future.done():
+            if not entry.future or entry.future.done():
                 continue
             if isinstance(outcome, Exception):
                 self._withdraw(entry)
                 entry.future.set_exception(outcome)
                 continue
             entry.results += outcome
-            if len(entry.results) == len(entry.items):
+            if len(entry.results) == entry.number:
                 entry.future.set_result(entry.results)
         if self._min_round_trip_turns:
             self._batches_settling += 1
@@ -421,21 +417,21 @@ class Batcher(Generic[Item, Result]):
         else:
             self._batches_settling -= 1
 
-    def _drop(self, entry: _Entry[Item, Result], reason: str) -> None:
+    def _drop(self, entry: Admission[Item, Result], reason: str) -> None:
         if left := self._withdraw(entry):
             self._observer.dropped(reason, left)
 
-    def _withdraw(self, entry: _Entry[Item, Result]) -> int:
+    def _withdraw(self, entry: Admission[Item, Result]) -> int:
         """Remove the items of an entry that are still enqueued, and return how many there were."""
-        left = len(entry.items) - entry.taken
-        entry.taken = len(entry.items)
-        self._add_queued(-left)
+        left = entry.number - entry.taken
+        entry.taken = entry.number
+        self._remove(left)
         return left
 
-    def _add_queued(self, by: int) -> None:
-        self._queued += by
-        self._observer.queued(self._queued)
-        if by < 0:
+    def _remove(self, items: int) -> None:
+        """So many items have left the queue."""
+        self.queued -= items
+        if self._bulk_waiters:
             self._admit_bulk()
 
     def _admit_bulk(self) -> None:
@@ -447,21 +443,21 @@ class Batcher(Generic[Item, Result]):
                 continue
             if (
                 self._bulk_in_flight and self._bulk_in_flight + items > self._capacity // 2
-            ) or self._queued + items > self._capacity:
+            ) or self.queued + items > self._capacity:
                 return
             self._bulk_waiters.popleft()
             self._bulk_in_flight += items
-            self._add_queued(items)
+            self.queued += items
             waiter.set_result(None)
 
-    def _fail(self, error: BaseException, batch: Sequence[tuple[_Entry[Item, Result], int]]) -> None:
+    def _fail(self, error: BaseException, batch: Sequence[tuple[Admission[Item, Result], int]]) -> None:
         """Fail every caller with an error of the batcher's own, and let `run` raise it."""
         for entry in [*self._queue, *self._bulk_queue, *(entry for entry, _ in batch)]:
-            if not entry.future.done():
+            if entry.future and not entry.future.done():
                 entry.future.set_exception(error)
         self._queue.clear()
         self._bulk_queue.clear()
-        self._add_queued(-self._queued)
+        self._remove(self.queued)
         if not self._failure.done():
             self._failure.set_exception(error)
 

@@ -62,7 +62,8 @@ class Lease:
     def shrink(self, size: int) -> None:
         """Keep this many bytes, the size of the message, and return the rest. Raises Overloaded, and returns all."""
         self._budget.resize(self, size)
-        self._budget.admit(self)
+        if size > SMALL:
+            self._budget.admit(self)
 
     def release(self) -> None:
         """Return all of it. May be called twice."""
@@ -79,6 +80,7 @@ class Budget:
         self._largest = largest
         self._capacity = capacity
         self._bulk_capacity = capacity // 2
+        self._strain = capacity // 4  # bytes that are being answered beyond which large messages are refused
         self._reserved = self._bulk_reserved = 0
         self._answering = 0  # bytes of messages that are here, bulk aside
         self._patience = patience
@@ -147,23 +149,20 @@ class Budget:
         self._reserved -= returned
         if lease.bulk:
             self._bulk_reserved -= returned
-        for bulk, turns in self._waiting.items():
-            if turns:
-                self._admit(bulk)
+        if self._waiting[False] or self._waiting[True]:
+            for bulk, turns in self._waiting.items():
+                if turns:
+                    self._admit(bulk)
 
     def admit(self, lease: Lease) -> None:
-        """See Lease.shrink."""
-        if self._is_strained and lease.size > SMALL and not lease.bulk and lease.size < self._answering:
+        """See Lease.shrink, for a message that is not small."""
+        if self._answering > self._strain and not lease.bulk and lease.size < self._answering:
             self._resting[lease.peer] = self._clock() + self._patience / 4
             lease.release()
             raise Overloaded("the requests before it are too large to read another large one", self._patience)
 
-    @property
-    def _is_strained(self) -> bool:
-        return 4 * self._answering > self._capacity
-
     def _has_room(self, peer: Peer, bulk: bool) -> bool:
-        if not bulk and self._is_strained:
+        if self._answering > self._strain and not bulk:
             name = peer()
             reads = [it.peer for it in self._reading.values() if not it.bulk]
             if len(reads) >= FEW or name in reads or self._resting.get(name, 0.0) > self._clock():

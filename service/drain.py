@@ -28,7 +28,8 @@ class DrainGate:
 
     def __exit__(self, *_: object) -> None:
         self.in_flight -= 1
-        self._update()
+        if self.closed:
+            self._update()
 
     def close(self) -> None:
         """Refuse new calls from now on."""

@@ -2,7 +2,8 @@
 
 HeadlinesError
 ├── RequestError            a caller's request cannot be answered
-│   ├── InvalidRequest          it is malformed; names each field
+│   ├── InvalidRequest          it is wrong; names each field
+│   │   └── Malformed               its bytes are no message
 │   ├── UnknownModel            it is for a model or version that is not served
 │   ├── Overloaded              the queue is full; says when to come back
 │   ├── DeadlineExceeded        its time was up before it was computed
@@ -39,11 +40,15 @@ class FieldViolation(NamedTuple):
 
 
 class InvalidRequest(RequestError):
-    """The request is malformed."""
+    """The request is wrong."""
 
     def __init__(self, message: str, violations: Sequence[FieldViolation] = ()) -> None:
         super().__init__(message)
         self.violations = tuple(violations)
+
+
+class Malformed(InvalidRequest):
+    """The request's bytes are no message."""
 
 
 class UnknownModel(RequestError):

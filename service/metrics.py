@@ -10,11 +10,13 @@ is a plain number until somebody collects it: prometheus-client's own counters t
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
+from itertools import accumulate, chain
+from threading import Lock
 
+import numpy as np
 import prometheus_client
 from grpc import StatusCode
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -30,13 +32,15 @@ OUTLETS = ("true", "false", "none")  # known to the model, unknown, or absent
 DROP_REASONS = ("overloaded", "expired", "cancelled")
 CODES = tuple(code.name for code in sorted(StatusCode, key=lambda code: int(code.value[0])))  # by number, 0 to 16
 
+_COUNTED_TOGETHER = 1024  # values, which take 0.05 ms
+
 prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]  # they double the series and tell what process_start_time_seconds tells
 
 
 class Metrics:
     """The metrics of one server, with what happens as methods.
 
-    `queued`, `waited`, `computed` and `dropped` make it the batcher's observer, `predicted` the predictor's and `loaded` the
+    `waited`, `computed` and `dropped` make it the batcher's observer, `predicted` the predictor's and `loaded` the
     repository's. Everything but `predicted` and `outlets` is called on the event loop only.
     """
 
@@ -84,9 +88,7 @@ class Metrics:
             registry=registry,
         )
 
-        self._queued = 0
         self._connections: dict[str, Callable[[], int | None]] = {}  # by port
-        self.queue_headlines.set_function(lambda: self._queued)
         self.queue_capacity.set(queue_capacity)
         self._predictions: dict[int, int] = {}  # by version
         self._known_words = self._unknown_words = 0
@@ -105,10 +107,6 @@ class Metrics:
         """How many calls of all methods have ended with each status; what no scrape may have seen when the server stops."""
         totals = (sum(counts) for counts in zip(*(calls.handled for calls in self._calls), strict=True))
         return {code: total for code, total in zip(CODES, totals, strict=True) if total}
-
-    def queued(self, items: int) -> None:
-        """The queue has now this many headlines."""
-        self._queued = items
 
     def waited(self, seconds: Sequence[float]) -> None:
         """Requests' first headlines left the queue after so long."""
@@ -164,6 +162,10 @@ class Metrics:
     def http_answered(self, route: str, code: int) -> None:
         """A request to the web port, to one of its routes or an "unknown" one, was answered with this status."""
         self.http_requests_total.labels(route, str(int(code))).inc()
+
+    def watch_queue(self, queued: Callable[[], int]) -> None:
+        """Let queue_headlines tell what this function returns: headlines that wait."""
+        self.queue_headlines.set_function(queued)
 
     def watch_messages(self, reserved: Callable[[], int], waiting: Callable[[], int]) -> None:
         """Add what the budget of messages' memory returns: bytes that are reserved, and reads that wait for room."""
@@ -250,23 +252,42 @@ class Metrics:
 
 
 class Distribution:
-    """A histogram. One thread observes; any may collect."""
+    """A histogram. One thread observes; any may collect.
+
+    Values wait until there are a thousand, or somebody collects: to count them together takes a third of the time.
+    """
 
     def __init__(self, edges: Sequence[float]) -> None:
-        self._edges = edges
+        self._edges = np.array(edges, np.float64)
         self._counts = [0] * (len(edges) + 1)  # the last is above all edges
         self._sum = 0.0
+        self._waiting: deque[Sequence[float]] = deque()
+        self._room = _COUNTED_TOGETHER  # for values that may wait yet
+        self._counting = Lock()
 
     def observe(self, values: Sequence[float]) -> None:
         """Count these values."""
-        for value in values:
-            self._counts[bisect_left(self._edges, value)] += 1
-        self._sum += sum(values)
+        self._waiting.append(values)
+        self._room -= len(values)
+        if self._room < 0:
+            self._count()
 
     def buckets(self) -> tuple[list[tuple[str, float]], float]:
         """How many values are up to each edge, and the sum of all, as prometheus-client takes them."""
+        self._count()
         edges = (*(str(float(edge)) for edge in self._edges), "+Inf")
         return list(zip(edges, accumulate(list(self._counts)), strict=True)), self._sum
+
+    def _count(self) -> None:
+        with self._counting:
+            # What is observed meanwhile stays for the next time.
+            self._room = _COUNTED_TOGETHER
+            waiting = [self._waiting.popleft() for _ in range(len(self._waiting))]
+            values = np.fromiter(chain.from_iterable(waiting), np.float64)
+            places = np.searchsorted(self._edges, values)
+            for place, count in enumerate(np.bincount(places, minlength=len(self._counts)).tolist()):
+                self._counts[place] += count
+            self._sum += float(values.sum())
 
 
 @dataclass(slots=True)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeAlias, cast
 from service.batcher import Admission, Batcher
 from service.errors import FieldViolation, InvalidRequest, Unavailable
 from service.model.explanation import Explainable, Explanation
-from service.model.preprocessing import Headline, is_time, text_problem
+from service.model.preprocessing import END_OF_TIME, FIRST_SECOND, Fields, Headline, is_time, text_problem
 from service.model.version import Outputs, Prediction, Predictions, Row, Version
 from service.repository import Repository
 
@@ -52,25 +52,24 @@ class Explained(NamedTuple):
 
 
 # What a batch is made of, and what becomes of it; a batch holds one kind alone.
-Item: TypeAlias = Headline | Row
+Item: TypeAlias = Fields | Row
 Result: TypeAlias = Prediction | Outputs
 
 
-def cost(item: Item) -> int:
-    """What a headline adds to the cost of a batch: its bytes of UTF-8, to which the work on it is in proportion.
+def cost(items: Sequence[Item]) -> int:
+    """What items add to the cost of a batch: bytes of UTF-8, to which the work on a headline is in proportion.
 
     A row costs as much as a headline with as many ordinary words.
     """
-    if isinstance(item, Row):
-        return _BYTES_PER_WORD * len(item.ids)
-    text, _, outlet = item
-    if text.isascii() and outlet.isascii():
-        return len(text) + len(outlet)
-    return len(text.encode("utf-8", "surrogatepass")) + len(outlet.encode("utf-8", "surrogatepass"))
+    if isinstance(items[0], Row):
+        return _BYTES_PER_WORD * sum(len(ids) for ids, _ in cast("Sequence[Row]", items))
+    texts, _, outlets = zip(*cast("Sequence[Fields]", items), strict=True)
+    joined = "".join(texts + outlets)
+    return len(joined) if joined.isascii() else len(joined.encode("utf-8", "surrogatepass"))
 
 
 # Called for each batch with the version's number, the headlines, and their predictions as columns.
-Observer = Callable[[int, Sequence[Headline], Predictions], None]
+Observer = Callable[[int, Sequence[Fields], Predictions], None]
 
 
 class Predictor:
@@ -89,21 +88,25 @@ class Predictor:
         self._observer = observer
         self._runs: _Runs | None = None
 
-    def admit(self, headlines: int, deadline: float | None = None) -> Admission[Item, Result]:
+    def admit(self, headlines: int, deadline: float | None = None, cost: int | None = None) -> Admission[Item, Result]:
         """Reserve room for a request of so many headlines, before they are decoded. `deadline` is in the event loop's time.
+
+        `cost` is the number of bytes of UTF-8 that they have together, at most, if it is known.
 
         Parsing a thousand takes 0.06 ms, decoding them 1.2: refusing an overload after that would leave no time to answer.
         Raises InvalidRequest for none or too many, and Overloaded if there is no room or not enough time.
         """
         check_number(headlines, self.limits.max_headlines)
-        return self._batcher.admit(headlines, deadline)
+        return self._batcher.admit(headlines, deadline, cost)
 
-    async def admit_bulk(self, headlines: int, deadline: float | None = None) -> Admission[Item, Result]:
-        """Wait for room for a request of so many headlines. Raises InvalidRequest for none or too many."""
+    async def admit_bulk(
+        self, headlines: int, deadline: float | None = None, cost: int | None = None
+    ) -> Admission[Item, Result]:
+        """Wait for room for a request of so many headlines, as `admit` does. Raises InvalidRequest for none or too many."""
         check_number(headlines, self.limits.max_headlines)
-        return await self._batcher.admit_bulk(headlines, deadline)
+        return await self._batcher.admit_bulk(headlines, deadline, cost)
 
-    async def predict(self, headlines: Sequence[Headline], admission: Admission[Item, Result] | None = None) -> Answer:
+    async def predict(self, headlines: Sequence[Fields], admission: Admission[Item, Result] | None = None) -> Answer:
         """Predict how popular these headlines will be; without an admission they are admitted first.
 
         Raises InvalidRequest, which names each field, such as headlines[3].text; Unavailable if no version is live; Overloaded
@@ -112,9 +115,10 @@ class Predictor:
         if admission is None:
             with self.admit(len(headlines)) as admission:
                 return await self.predict(headlines, admission)
-        await self._check(headlines)
+        if not self._are_usual(headlines):
+            await self._check(headlines)
         run = self._live()
-        predictions = cast("list[Prediction]", await admission.compute(run.headlines, headlines))
+        predictions: list[Any] = await admission.compute(run.headlines, headlines)
         return Answer(predictions, run.version.number)
 
     async def compute(self, rows: Sequence[Row], admission: Admission[Item, Result]) -> tuple[list[Outputs], int]:
@@ -166,7 +170,17 @@ class Predictor:
             self._runs = _Runs(version, self._observer)
         return self._runs
 
-    async def _check(self, headlines: Sequence[Headline]) -> None:
+    def _are_usual(self, headlines: Sequence[Fields]) -> bool:
+        """Whether all are ASCII and in order, as most are; without a call for each."""
+        longest = self.limits.max_text_bytes
+        for text, posted_at, _ in headlines:
+            if not (text.isascii() and 0 < len(text) <= longest and not text.isspace()):
+                return False
+            if not FIRST_SECOND <= posted_at < END_OF_TIME:
+                return False
+        return True
+
+    async def _check(self, headlines: Sequence[Fields]) -> None:
         longest = self.limits.max_text_bytes
         violations: list[FieldViolation] = []
         characters = 0

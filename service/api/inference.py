@@ -202,7 +202,7 @@ class Inference:
         if model is _ARRAYS:
             outputs, version = await self._predictor.compute(_rows(inputs, live), admission)
             return list(zip(*outputs, strict=True)), version
-        predictions, version = await self._predictor.predict(self._headlines(inputs, admission.items), admission)
+        predictions, version = await self._predictor.predict(self._headlines(inputs, admission.number), admission)
         main, aux, words, unknown, known = zip(*predictions, strict=True)
         return [main, aux, [it.best for it in predictions], words, unknown, known], version
 

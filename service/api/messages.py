@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
-from service.errors import InvalidRequest
+from service.errors import Malformed
 
 _VARINT, _BYTES = 0, 2
 _FIXED = {1: 8, 5: 4}  # bytes of a field, by its wire type
@@ -18,11 +18,11 @@ _Message = TypeVar("_Message", bound=Message)
 
 
 def parse(message: type[_Message], raw: bytes) -> _Message:
-    """Parse `raw`; raises InvalidRequest if it is malformed."""
+    """Parse `raw`; raises Malformed."""
     try:
         return message.FromString(raw)
     except DecodeError:
-        raise InvalidRequest(f"not a valid {message.DESCRIPTOR.full_name}") from None
+        raise Malformed(f"not a valid {message.DESCRIPTOR.full_name}") from None
 
 
 def has_more_fields(raw: bytes, most: int) -> bool:

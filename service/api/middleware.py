@@ -108,9 +108,7 @@ class _Method:
         try:
             raw = await context.read()
         except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if lease.evicted and task and not task.uncancel():
-                raise Unavailable("no message came while others waited to send one; try again") from None
+            _raise_if_evicted(lease)
             raise
         if not isinstance(raw, bytes):  # grpc.aio.EOF
             return None
@@ -119,27 +117,55 @@ class _Method:
         return raw
 
     def _unary(self, behaviour: Unary) -> Handler:
-        async def unary(_: object, context: Context) -> bytes:
-            self._drop_if_expired(context)
-            response: bytes = await self._observe(self._answer(behaviour, context), context)
-            self._calls.sent += 1
-            return response
+        calls, budget = self._calls, self._budget
+
+        # All in one coroutine: nearly all calls go this way, and each further one takes 2,000 instructions.
+        async def unary(_: object, context: Context) -> bytes:  # noqa: RET503
+            left = context.time_remaining()
+            if left is not None and left <= 0:
+                self._drop()
+            calls.started += 1
+            began = perf_counter()
+            code = _CANCELLED
+            lease = None
+            try:
+                lease = budget.try_reserve(context.peer) or await budget.reserve(context.peer)
+                try:
+                    raw = await context.read()
+                except asyncio.CancelledError:
+                    _raise_if_evicted(lease)
+                    raise
+                if not isinstance(raw, bytes):  # grpc.aio.EOF
+                    raise InvalidRequest(_NO_MESSAGE)
+                calls.received += 1
+                lease.shrink(len(raw))
+                response = await behaviour(raw, context)
+                code = _code_of(context)
+                calls.sent += 1
+                return response
+            except asyncio.CancelledError:
+                code = _code_of_cancelled(context)
+                raise
+            except grpc.aio.BaseError:  # the caller has gone; gRPC sees to that itself
+                raise
+            except Exception as error:
+                ending = status.of(error)
+                code = ending.code.value[0]
+            finally:
+                if lease:
+                    lease.release()
+                calls.handled[code] += 1
+                calls.seconds.observe((perf_counter() - began,))
+            # Outside the except block, so that a failing abort does not chain the handler's exception and its message.
+            await _abort(context, ending)
 
         return grpc.stream_unary_rpc_method_handler(unary)
 
-    async def _answer(self, behaviour: Unary, context: Context) -> bytes:
-        lease = self._budget.try_reserve(context.peer) or await self._budget.reserve(context.peer)
-        try:
-            raw = await self.read(context, lease)
-            if raw is None:
-                raise InvalidRequest(_NO_MESSAGE)
-            return await behaviour(raw, context)
-        finally:
-            lease.release()
-
     def _streaming(self, behaviour: Streaming) -> Handler:
         async def streaming(_: object, context: Context) -> None:
-            self._drop_if_expired(context)
+            left = context.time_remaining()
+            if left is not None and left <= 0:
+                self._drop()
             requests = _Requests(self, self._budget, context)
             await self._observe(self._send(behaviour(requests, context), context), context)
 
@@ -152,33 +178,29 @@ class _Method:
                 await context.write(response)
                 self._calls.sent += 1
 
-    def _drop_if_expired(self, context: Context) -> None:
+    def _drop(self) -> NoReturn:
         """End a call whose deadline passed while it waited in gRPC's queue, before anything is spent on it.
 
         Its caller has its status already, so nothing is sent: a cancelled handler costs gRPC least. An overload is full of such
         calls, and each would cost nearly as much as an answer.
         """
-        left = context.time_remaining()
-        if left is not None and left <= 0:
-            self._calls.started += 1
-            self._calls.handled[_DEADLINE_EXCEEDED] += 1
-            raise asyncio.CancelledError
+        self._calls.started += 1
+        self._calls.handled[_DEADLINE_EXCEEDED] += 1
+        raise asyncio.CancelledError
 
-    async def _observe(self, answer: Awaitable[Any], context: Context) -> Any:  # noqa: ANN401, RET503
+    async def _observe(self, answer: Awaitable[None], context: Context) -> None:
+        """As `_unary` does it, for an answer of many messages."""
         self._calls.started += 1
         began = perf_counter()
         code = _CANCELLED
         try:
-            result = await answer
-            set_code = context.code()  # None unless the handler set one
-            code = int(set_code.value[0]) if set_code else _OK
-            return result
+            await answer
+            code = _code_of(context)
+            return
         except asyncio.CancelledError:
-            left = context.time_remaining()
-            if left is not None and left <= _TIMER_SLACK:
-                code = _DEADLINE_EXCEEDED
+            code = _code_of_cancelled(context)
             raise
-        except grpc.aio.BaseError:  # the caller has gone; gRPC sees to that itself
+        except grpc.aio.BaseError:
             raise
         except Exception as error:
             ending = status.of(error)
@@ -213,6 +235,24 @@ class _Requests:
         if raw is None:
             raise StopAsyncIteration
         return Received(raw, lease)
+
+
+def _code_of(context: Context) -> int:
+    """The status that a handler has set, or OK."""
+    code = context.code()
+    return int(code.value[0]) if code else _OK
+
+
+def _code_of_cancelled(context: Context) -> int:
+    left = context.time_remaining()
+    return _CANCELLED if left is None or left > _TIMER_SLACK else _DEADLINE_EXCEEDED
+
+
+def _raise_if_evicted(lease: Lease) -> None:
+    """Raise Unavailable if it was the budget that has cancelled the task that reads."""
+    task = asyncio.current_task()
+    if lease.evicted and task and not task.uncancel():
+        raise Unavailable("no message came while others waited to send one; try again") from None
 
 
 def deadline_of(context: Context) -> float | None:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import heapq
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,7 +20,7 @@ from service.errors import VersionError
 from service.model import throttle
 from service.model.artifact import EXAMPLES, VOCABULARY, Artifact, ModelInfo, read_report
 from service.model.engines import Engine, Model
-from service.model.preprocessing import AUX_FEATURES, Preprocessor
+from service.model.preprocessing import AUX_FEATURES, Fields, Preprocessor
 
 OUTPUT_TOLERANCE = 1e-4
 AUX_TOLERANCE = 1e-6
@@ -44,6 +45,9 @@ class Prediction(NamedTuple):
         return self.main_output if self.outlet_known else self.aux_output
 
 
+_prediction: Callable[[Iterable[Any]], Prediction] = partial(tuple.__new__, Prediction)  # as _make, which counts the fields
+
+
 class Predictions(NamedTuple):
     """The predictions for a batch as columns, named as the fields of Prediction."""
 
@@ -55,7 +59,7 @@ class Predictions(NamedTuple):
 
     def rows(self) -> list[Prediction]:
         """One Prediction for each headline."""
-        return list(map(Prediction._make, zip(*self, strict=True)))
+        return list(map(_prediction, zip(*self, strict=True)))
 
 
 class Row(NamedTuple):
@@ -107,7 +111,7 @@ class Version:
         report = read_report(artifact.path)
         return cls(artifact.number, artifact.digest, artifact.info, preprocessor, model, time.time(), outlets, report)
 
-    def predict(self, headlines: Iterable[tuple[str, float, str]]) -> Predictions:
+    def predict(self, headlines: Iterable[Fields]) -> Predictions:
         """Predict for headlines that are not blank, or tuples of their fields; columns are in their order.
 
         For one thread at a time.

@@ -42,12 +42,11 @@ class Record:
         self.batches = []
         self.drops = Counter()
         self.waits = []
-        self.queue = 0
-        self.longest_queue = 0
+        self.batcher = None  # the one that is observed
 
-    def queued(self, items):
-        self.queue = items
-        self.longest_queue = max(self.longest_queue, items)
+    @property
+    def queue(self):
+        return self.batcher.queued
 
     def waited(self, seconds):
         self.waits += seconds
@@ -83,7 +82,7 @@ def run():
 
 
 def make(record, *, capacity=4096, largest_batch=256, executor=None, min_round_trip_turns=0, **costs):
-    return Batcher(
+    record.batcher = Batcher(
         capacity=capacity,
         largest_batch=largest_batch,
         **costs,
@@ -92,6 +91,7 @@ def make(record, *, capacity=4096, largest_batch=256, executor=None, min_round_t
         min_round_trip_turns=min_round_trip_turns,
         clock=asyncio.get_running_loop().time,
     )
+    return record.batcher
 
 
 async def settle():
@@ -222,7 +222,7 @@ def test_a_batch_ends_at_its_items_or_at_their_cost(run, record):
     """Items are their own costs."""
 
     async def main():
-        batcher = make(record, largest_batch=8, largest_cost=100, cost=int)
+        batcher = make(record, largest_batch=8, largest_cost=100, cost=sum)
         batches = []
 
         def compute(items):
@@ -248,7 +248,7 @@ def test_a_batch_ends_at_its_items_or_at_their_cost(run, record):
 @pytest.mark.parametrize("bulk", [False, True])
 def test_a_request_of_dear_items_holds_a_cheap_one_up_for_a_batch_at_most(run, record, bulk):
     async def main():
-        batcher = make(record, largest_cost=100, cost=int)
+        batcher = make(record, largest_cost=100, cost=sum)
         batches = []
 
         def compute(items):
@@ -271,7 +271,7 @@ def test_a_request_of_dear_items_holds_a_cheap_one_up_for_a_batch_at_most(run, r
 
 def test_dear_requests_and_dear_bulk_share_each_batch(run, record):
     async def main():
-        batcher = make(record, largest_cost=100, cost=lambda item: item[1])
+        batcher = make(record, largest_cost=100, cost=lambda items: sum(cost for _, cost in items))
         batches = []
 
         def compute(items):
@@ -300,11 +300,11 @@ def test_a_full_queue_refuses_at_once_and_says_when_to_come_back(run, record):
         with pytest.raises(Overloaded) as error:
             await batcher.submit(double, [0] * 3)
         assert error.value.retry_after >= 0
+        assert record.queue == 10
         await asyncio.gather(waiting, fits)
 
     run(main())
     assert record.drops == {"overloaded": 3}
-    assert record.longest_queue == 10
     assert record.queue == 0
 
 

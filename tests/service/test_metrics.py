@@ -130,7 +130,7 @@ def test_predictions_are_counted_by_version_words_and_outputs(metrics):
 
 
 def test_the_queue_and_batches_are_observed(metrics):
-    metrics.queued(5)
+    metrics.watch_queue(lambda: 5)
     metrics.waited([0.0002])
     metrics.computed(64, 0.0003)
     metrics.dropped("expired", 2)

@@ -4,6 +4,7 @@ import html
 import json
 import math
 from html.entities import html5
+from itertools import chain, product
 from pathlib import Path
 from unicodedata import combining, normalize
 
@@ -41,6 +42,8 @@ MONDAY = 1_704_067_200.0  # 2024-01-01T00:00Z
 VOCABULARY = [*VOCABULARY_HEAD, "the", "don't", "東", "café"]
 LEVELS = {"nytimes": 1.5, "café": -0.5}
 PREPROCESSOR = Preprocessor(VOCABULARY, LEVELS)
+
+RULES_ = pytest.mark.parametrize("rules", RULES.values(), ids=map(str, RULES))
 
 HOSTILE = st.lists(
     st.one_of(
@@ -190,6 +193,34 @@ def test_compatible_forms_of_a_text_have_the_same_words(text):
 def test_ascii_takes_a_shorter_way_to_the_same_words(text):
     # An ideograph of its own word sends the whole text the long way.
     assert words(text + " 東") == [*words(text), "東"]
+
+
+def check_rows(number, texts, words):
+    """All words are known, so ids tell them apart."""
+    vocabulary = [*VOCABULARY_HEAD, *sorted(set(chain.from_iterable(words)))]
+    id_of = {word: i for i, word in enumerate(vocabulary)}
+    rows = Preprocessor(vocabulary, {}, number).encode([(text, 0.0, "") for text in texts])
+    expected = [[id_of[word] for word in some][:SEQUENCE_LENGTH] or [UNKNOWN] for some in words]
+    assert rows.ids.tolist() == list(chain.from_iterable(expected))
+    assert rows.lengths.tolist() == list(map(len, expected))
+    assert rows.word_counts == list(map(len, words))
+
+
+def test_latin_1_and_what_editors_write_take_a_shorter_way_to_the_same_words():
+    characters = [*map(chr, range(256)), *"\u2018\u2019\u02bc\u201c\u201d\u2013\u2014\u2022\u20ac\u2026\u0301\u0153"]
+    texts = [f"a{first}{second}{third}" for first, second in product(characters, repeat=2) for third in ("B", " '")]
+    check_rows(1, texts, list(map(plain_words, texts)))
+
+
+@pytest.mark.parametrize("number", RULES)
+@given(
+    st.lists(st.one_of(HOSTILE, st.text(st.characters(max_codepoint=255)), st.text("aB9' \u2019\u2014\xad&/@\xff")), min_size=1)
+)
+@example(
+    ["", "!", "", "\u2014", "caf\xe9 \u2019tis", "\xad", "a" * 1001, "\u2019" * 1001 + "a", "a " * 101, "\u2026" * 400 + "a"]
+)
+def test_many_texts_have_the_words_that_each_has(number, texts):
+    check_rows(number, texts, list(map(RULES[number].words, texts)))
 
 
 @given(st.lists(st.tuples(HOSTILE, st.floats(-62_135_596_800, 253_402_300_799), HOSTILE), max_size=5))

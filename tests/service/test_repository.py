@@ -254,9 +254,6 @@ async def test_the_loop_goes_on_while_a_version_loads(models):
 class Silent:
     """An observer that does not care."""
 
-    def queued(self, items):
-        pass
-
     def waited(self, seconds):
         pass
 

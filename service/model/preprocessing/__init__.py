@@ -7,11 +7,13 @@ not depend on the number.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import repeat
+from math import cos, sin, tau
+from operator import add
+from struct import Struct
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +23,8 @@ from service.model.preprocessing.expanding import MAX_EXPANDING, expands
 
 __all__ = [
     "AUX_FEATURES",
+    "END_OF_TIME",
+    "FIRST_SECOND",
     "FIRST_WORD",
     "MAX_EXPANDING",
     "NEWEST_RULES",
@@ -30,6 +34,7 @@ __all__ = [
     "TIME_FEATURES",
     "UNKNOWN",
     "VOCABULARY_HEAD",
+    "Fields",
     "Headline",
     "Preprocessor",
     "Rows",
@@ -48,9 +53,13 @@ class Rules(NamedTuple):
 
     words: Callable[[str], list[str]]  # its words in order, after it is cleaned
     clean: Callable[[str], str]  # what of it is read: without links and the like, by rules number 2 and later
+    plain: Callable[[Sequence[str]], list[str]]  # texts that `rules_1.split_plain` may cut into these words; "": another text
 
 
-RULES: Mapping[int, Rules] = {1: Rules(rules_1.words, str), 2: Rules(rules_2.words, rules_2.clean)}  # by number
+RULES: Mapping[int, Rules] = {  # by number
+    1: Rules(rules_1.words, str, rules_1.plain),
+    2: Rules(rules_2.words, rules_2.clean, rules_2.plain),
+}
 NEWEST_RULES = max(RULES)  # of new versions
 PADDING = 0
 UNKNOWN = 1
@@ -60,9 +69,14 @@ SEQUENCE_LENGTH = 100
 TIME_FEATURES = ("hour_sin", "hour_cos", "weekday_sin", "weekday_cos")
 AUX_FEATURES = (*TIME_FEATURES, "outlet_level")
 
-_FIRST_SECOND, _END = -62_135_596_800.0, 253_402_300_800.0  # of the years 1 to 9999
+FIRST_SECOND, END_OF_TIME = -62_135_596_800.0, 253_402_300_800.0  # of the years 1 to 9999
 _DAY = 86_400.0
 _WEEK = 7 * _DAY
+_UNKNOWN = chr(UNKNOWN)
+_UNKNOWNS = repeat(_UNKNOWN)
+_BETWEEN = chr(PADDING)  # stands between rows that are strings
+_FLOAT, _TIME = Struct("<f"), Struct(f"<{len(TIME_FEATURES)}f")
+_NO_LEVEL = _FLOAT.pack(0.0)
 _MONDAY = 3 * _DAY  # 1970-01-01, where seconds count from, was a Thursday
 
 
@@ -72,6 +86,9 @@ class Headline(NamedTuple):
     text: str
     posted_at: float  # seconds since 1970-01-01 UTC
     outlet: str = ""  # the account's name; empty: none
+
+
+Fields: TypeAlias = tuple[str, float, str]  # of a Headline, or one
 
 
 class Rows(NamedTuple):
@@ -85,9 +102,12 @@ class Rows(NamedTuple):
     outlets_known: list[bool]
 
 
+_NO_ROWS = Rows(np.empty(0, np.int32), np.empty(0, np.int32), np.empty((0, len(AUX_FEATURES)), np.float32), [], [], [])
+
+
 def is_time(seconds: float) -> bool:
     """Whether this many seconds since 1970-01-01 UTC are a time between the years 1 and 9999; NaN is not."""
-    return _FIRST_SECOND <= seconds < _END
+    return FIRST_SECOND <= seconds < END_OF_TIME
 
 
 def is_blank(text: str) -> bool:
@@ -117,9 +137,9 @@ def time_features(posted_at: float) -> tuple[float, float, float, float]:
     `posted_at` is in seconds since 1970-01-01 UTC. h is the share of the day since midnight, d the share of the week
     since Monday 00:00, both without steps.
     """
-    hour = math.tau * (posted_at % _DAY) / _DAY
-    weekday = math.tau * ((posted_at + _MONDAY) % _WEEK) / _WEEK
-    return math.sin(hour), math.cos(hour), math.sin(weekday), math.cos(weekday)
+    hour = tau * (posted_at % _DAY) / _DAY
+    weekday = tau * ((posted_at + _MONDAY) % _WEEK) / _WEEK
+    return sin(hour), cos(hour), sin(weekday), cos(weekday)
 
 
 class Preprocessor:
@@ -140,47 +160,67 @@ class Preprocessor:
         """
         if tuple(vocabulary[:FIRST_WORD]) != VOCABULARY_HEAD:
             raise ValueError("the vocabulary begins otherwise than with an empty line and [UNK]")
-        self._ids = {word: i for i, word in enumerate(vocabulary) if i >= FIRST_WORD}
+        # A row is a string whose code points are the ids: so it is counted, cut and joined in native code.
+        self._ids = {word: chr(i) for i, word in enumerate(vocabulary) if i >= FIRST_WORD}
         if len(self._ids) != len(vocabulary) - FIRST_WORD:
             raise ValueError("the vocabulary names a word twice")
-        self._levels = dict(outlet_levels)
-        self._words = RULES[rules].words
-        self._time_features: Callable[[float], Iterable[float]] = time_features
-        if frozen:
-            always = [frozen[name] for name in TIME_FEATURES]
-            self._time_features = lambda _: always
+        self._ids[rules_1.BETWEEN] = _BETWEEN  # which is no word
+        # Levels and time features are kept as the bytes of float32 for the same reason.
+        self._levels = {name: _FLOAT.pack(level) for name, level in outlet_levels.items()}
+        # By the names that callers use if they know how outlets are compared.
+        self._levels_as_sent = {name: level for name, level in self._levels.items() if name and outlet_key(name) == name}
+        self._words, _, self._plain = RULES[rules]
+        self._always = _TIME.pack(*(frozen[name] for name in TIME_FEATURES)) if frozen else b""
 
-    def encode(self, headlines: Iterable[tuple[str, float, str]]) -> Rows:
+    def encode(self, headlines: Iterable[Fields]) -> Rows:
         """Word ids, auxiliary features and what was not known, for any number of headlines, or tuples of their fields.
 
         A headline without a word is the one id UNKNOWN; an unknown or absent outlet has level 0.
         """
-        words = self._words
-        features_of = self._time_features
-        word_id = self._ids.get
-        level_of = self._levels.get
-        ids: list[int] = []
-        lengths: list[int] = []
-        aux: list[float] = []
-        word_counts: list[int] = []
-        unknown_word_counts: list[int] = []
-        outlets_known: list[bool] = []
-        for text, posted_at, outlet in headlines:
-            row = list(map(word_id, words(text), repeat(UNKNOWN)))
-            word_counts.append(len(row))
-            unknown_word_counts.append(row.count(UNKNOWN))
-            row = row[:SEQUENCE_LENGTH] or [UNKNOWN]
-            ids += row
-            lengths.append(len(row))
-            level = level_of(outlet_key(outlet)) if outlet else None
-            outlets_known.append(level is not None)
-            aux += features_of(posted_at)
-            aux.append(level or 0.0)
+        headlines = list(headlines)
+        if not headlines:
+            return _NO_ROWS
+        texts, times, outlets = zip(*headlines, strict=True)
+        rows = self._rows(texts)
+        lengths = word_counts = list(map(len, rows))
+        unknown_word_counts = [row.count(_UNKNOWN) for row in rows]
+        if max(lengths) > SEQUENCE_LENGTH or not all(lengths):
+            rows = [row[:SEQUENCE_LENGTH] or _UNKNOWN for row in rows]
+            lengths = list(map(len, rows))
+        known_level = self._levels_as_sent.get
+        levels = [known_level(outlet) or self._level(outlet) for outlet in outlets]
+        known = list(map(bool, levels))
+        if not all(known):
+            levels = [level or _NO_LEVEL for level in levels]
         return Rows(
-            np.array(ids, np.int32),
-            np.array(lengths, np.int32),
-            np.array(aux, np.float32).reshape(-1, len(AUX_FEATURES)),
+            np.frombuffer("".join(rows).encode("utf-32-le", "surrogatepass"), np.int32),
+            np.fromiter(lengths, np.int32, len(lengths)),
+            np.frombuffer(self._aux(times, levels), np.float32).reshape(-1, len(AUX_FEATURES)),
             word_counts,
             unknown_word_counts,
-            outlets_known,
+            known,
         )
+
+    def _rows(self, texts: Sequence[str]) -> list[str]:
+        """The ids of each text, as a string."""
+        plain = self._plain(texts)
+        words = rules_1.split_plain(plain)
+        rows = "".join(map(self._ids.get, words, _UNKNOWNS)).split(_BETWEEN)
+        if "" in plain:
+            for i, text in enumerate(texts):
+                if not plain[i]:
+                    rows[i] = "".join(map(self._ids.get, self._words(text), _UNKNOWNS))
+        return rows
+
+    def _level(self, outlet: str) -> bytes:
+        """The bytes of an outlet's level; empty if it is not known."""
+        return self._levels.get(outlet_key(outlet), b"") if outlet else b""
+
+    def _aux(self, times: Sequence[float], levels: Sequence[bytes]) -> bytes:
+        if self._always:
+            features = [self._always] * len(times)
+        elif times.count(times[0]) == len(times):  # a request's headlines often have no times of their own
+            features = [_TIME.pack(*time_features(times[0]))] * len(times)
+        else:
+            features = [_TIME.pack(*time_features(posted_at)) for posted_at in times]
+        return b"".join(map(add, features, levels))

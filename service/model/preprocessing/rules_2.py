@@ -10,7 +10,7 @@ words.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from html.entities import html5
 
 import regex
@@ -18,6 +18,7 @@ import regex
 from service.model.preprocessing import rules_1
 
 LONGEST = 1000  # characters of a text that are read, before and after NFKC
+_SURELY_READ = LONGEST // 3  # of plain text, of which NFKC makes no more than three times as many
 
 # HTML's entities, by name, decimal number or hexadecimal number. The longest name has 31 characters.
 _ENTITIES = re.compile("&(?:([A-Za-z][A-Za-z0-9]{1,30};)|#([0-9]{1,8});|#[Xx]([0-9A-Fa-f]{1,8});)")
@@ -113,9 +114,6 @@ def words(text: str) -> list[str]:
     After NFKC the text is cut at 1,000 characters again. In Thai, Lao, Khmer, Myanmar, Tai Le, New Tai Lue, Tai Tham, Tai Viet,
     Javanese and Balinese each letter with its marks is a word, as these scripts write no spaces.
     """
-    # Most headlines are ASCII and hold nothing to clean, which this finds out in a tenth of a microsecond.
-    if text.isascii() and not ("&" in text or "/" in text or "@" in text or len(text) > LONGEST):
-        return rules_1.words(text)
     text = clean(text)
     if text.isascii():
         return rules_1.words(text)
@@ -129,6 +127,16 @@ def words(text: str) -> list[str]:
         if following:
             found += _WORDS.findall(following)
     return found
+
+
+def plain(texts: Sequence[str]) -> list[str]:
+    """Texts with the same words that are plain, as `rules_1.plain` makes them; most headlines hold nothing to clean."""
+    return [
+        (text if text.isascii() else rules_1.to_plain(text))
+        if not ("&" in text or "/" in text or "@" in text or len(text) > _SURELY_READ)
+        else ""
+        for text in texts
+    ]
 
 
 def clean(text: str) -> str:

@@ -88,10 +88,23 @@ def main() -> None:
         for _ in range(args.runs):
             for share in OPEN:
                 for name in sorted(servers.keys() & {"headlines", "other"}):
-                    load = open_loop(servers[name].target, requests[1], 1, share * peak, CONNECTIONS, args.seconds)
-                    figures = {"requests/s": load.rate, **percentiles(load.latencies), "sent late ms": load.late * 1e3}
-                    runs[name, share].append(figures)
+                    runs[name, share].append(measure_open(servers[name], share * peak, requests[1], args.seconds))
     show({key: report.medians(some) for key, some in runs.items()})
+
+
+def measure_open(server: ServerProcess, rate: float, requests: list[bytes], seconds: float) -> dict[str, float]:
+    """One run of an open loop. What is busy tells what a request waits for: the server's one thread, or the generator's."""
+    began, own, before, start = server.cpu_seconds, time.process_time(), batches(server), time.perf_counter()
+    load = open_loop(server.target, requests, 1, rate, CONNECTIONS, seconds)
+    took, after = time.perf_counter() - start, batches(server)
+    return {
+        "requests/s": load.rate,
+        **percentiles(load.latencies),
+        "sent late ms": load.late * 1e3,
+        "server busy": (server.cpu_seconds - began) / took,
+        "generator busy": (time.process_time() - own) / took,
+        "mean batch": (after[0] - before[0]) / (after[1] - before[1]),
+    }
 
 
 def batches(server: ServerProcess) -> tuple[float, float]:

@@ -13,7 +13,7 @@ import grpc
 from headlines.v1 import popularity_pb2
 from service.api import status, wire
 from service.api.messages import has_more_fields, parse
-from service.api.middleware import Received, deadline_of
+from service.api.middleware import Received, began, deadline_of
 from service.drain import DrainGate
 from service.errors import FieldViolation, InvalidRequest, Malformed, Unavailable
 from service.model.explanation import Explanation
@@ -96,7 +96,7 @@ class Popularity:
     async def _predict(self, raw: bytes, context: _Context) -> bytes:
         with self._gate:
             request = self._parse(wire.PredictRequest, raw, self._predictor.limits.max_headlines)
-            with self._predictor.admit(len(request.headlines), deadline_of(context), len(raw)) as admission:
+            with self._predictor.admit(len(request.headlines), deadline_of(context), len(raw), began()) as admission:
                 headlines = wire.headlines(request, self._clock())
                 predictions, version = await self._predictor.predict(headlines, admission)
             return wire.response(predictions, version)

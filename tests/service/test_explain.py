@@ -262,7 +262,7 @@ def test_too_late_and_without_a_version_nothing_is_computed(two):
         bench.repository.live = None
         with pytest.raises(Unavailable):
             await bench.predictor.explain(LARGEST)
-        assert (bench.record.batches, bench.record.queue) == ([], 0)
+        assert (bench.record.batches, bench.batcher.queued) == ([], 0)
 
     on_own_time(main())
 

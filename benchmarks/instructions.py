@@ -283,7 +283,6 @@ def make_handler(version: Version, metrics: Metrics, sizes: list[int]) -> Callab
         cost=cost,
         executor=None,
         observer=Observer(),
-        min_round_trip_turns=4,
         clock=lambda: 0.0,
     )
     repository: Any = SimpleNamespace(live=version)

@@ -88,10 +88,38 @@ def main() -> None:
         for _ in range(args.runs):
             for share in OPEN:
                 for name in sorted(servers.keys() & {"headlines", "other"}):
-                    load = open_loop(servers[name].target, requests[1], 1, share * peak, CONNECTIONS, args.seconds)
-                    figures = {"requests/s": load.rate, **percentiles(load.latencies), "sent late ms": load.late * 1e3}
-                    runs[name, share].append(figures)
+                    runs[name, share].append(measure_open(servers[name], share * peak, requests[1], args.seconds))
     show({key: report.medians(some) for key, some in runs.items()})
+
+
+def measure_open(server: ServerProcess, rate: float, requests: list[bytes], seconds: float) -> dict[str, float]:
+    """One run of an open loop, and what a request waits for.
+
+    That is in the mean the batcher's queue, and what its handler takes with it. The rest is gRPC, where calls wait to be
+    accepted if the server's one thread has no time, or the generator: what is busy tells which.
+    """
+    began, own, before, start = server.cpu_seconds, time.process_time(), spent(server), time.perf_counter()
+    load = open_loop(server.target, requests, 1, rate, CONNECTIONS, seconds)
+    took, after = time.perf_counter() - start, spent(server)
+    in_queue, in_handler, items, count = (new - old for new, old in zip(after, before, strict=True))
+    return {
+        "requests/s": load.rate,
+        **percentiles(load.latencies),
+        "mean ms": float(load.latencies.mean()) * 1e3,
+        "in queue": in_queue / items * 1e3,
+        "in handler": in_handler / items * 1e3,
+        "sent late ms": load.late * 1e3,
+        "server busy": (server.cpu_seconds - began) / took,
+        "generator busy": (time.process_time() - own) / took,
+        "mean batch": items / count,
+    }
+
+
+def spent(server: ServerProcess) -> tuple[float, float, float, float]:
+    """Seconds that all requests were in the batcher's queue, and in their handlers; headlines in all batches, and batches."""
+    method = {"grpc_type": "unary", "grpc_service": "headlines.v1.PopularityService", "grpc_method": "Predict"}
+    handled = server.metric("grpc_server_handling_seconds_sum", **method)
+    return server.metric("headlines_queue_wait_seconds_sum"), handled, *batches(server)
 
 
 def batches(server: ServerProcess) -> tuple[float, float]:

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Sequence
 from operator import itemgetter
 from types import SimpleNamespace
 from typing import Any, cast
@@ -87,7 +86,7 @@ async def measure(version: Version, size: int) -> dict[str, float]:
     stages = {
         "parse the message": time_stage(wire.PredictRequest.FromString, raw),
         "decode headlines": time_stage(lambda it: wire.headlines(it, 0.0), requests),
-        "validate": time_stage(lambda it: drive(predictor._check(it)), headlines),
+        "validate": time_stage(predictor._are_usual, headlines),
         "words": time_stage(lambda some: split_plain(plain([text for text, _, _ in some])), headlines),
         "ids, time, outlet, arrays": time_stage(version.preprocessor.encode, headlines),
         "engine": time_stage(lambda it: version.model.predict(it.ids, it.lengths, it.aux), rows),
@@ -103,13 +102,6 @@ async def measure(version: Version, size: int) -> dict[str, float]:
     stages["ids, time, outlet, arrays"] -= stages["words"]
     rest = stages["whole handler"] - sum(value for name, value in stages.items() if name != "whole handler")
     return {**stages, "of it queue, turns, tasks, counting calls": rest}
-
-
-def drive(steps: Coroutine[Any, Any, Any]) -> None:
-    """Run a coroutine that waits for nothing but turns of the loop."""
-    with suppress(StopIteration):
-        while True:
-            steps.send(None)
 
 
 def time_stage(stage: Callable[[Any], object], inputs: Sequence[Any]) -> float:

@@ -5,7 +5,7 @@ computes in one call: slices of one or more entries. A *turn* is one iteration o
 
 Dispatch rule: when the engine is idle, dispatch a batch as soon as the queue holds the target number of requests, and at the
 latest MAX_WAIT after the oldest one was enqueued. The target is the largest number of requests in any recent batch, plus one
-for each request that arrives before any caller that was just answered could have sent again: it comes from another caller. A
+for each request whose call began before that batch was answered: it comes from another caller than those in the batch. A
 batch of a single request resets the target to one, so a lone caller never waits: its request is dispatched in the next turn.
 Under load batches grow by themselves. That pays because the cost of a small request is waking up the event loop, not the
 arithmetic.
@@ -30,6 +30,7 @@ Invariants, all on the event loop's thread:
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -76,7 +77,20 @@ class Admission(Generic[Item, Result]):
     Use it as a context manager.
     """
 
-    __slots__ = ("_batcher", "bulk", "cost", "deadline", "enqueued_at", "future", "items", "number", "results", "run", "taken")
+    __slots__ = (
+        "_batcher",
+        "began",
+        "bulk",
+        "cost",
+        "deadline",
+        "enqueued_at",
+        "future",
+        "items",
+        "number",
+        "results",
+        "run",
+        "taken",
+    )
 
     run: Run[Item, Result]  # this and what follows from `compute` on
     items: Sequence[Item]
@@ -84,12 +98,19 @@ class Admission(Generic[Item, Result]):
     results: list[Result]  # complete when as long as items
 
     def __init__(
-        self, batcher: Batcher[Item, Result], number: int, deadline: float | None, cost: int | None, bulk: bool
+        self,
+        batcher: Batcher[Item, Result],
+        number: int,
+        deadline: float | None,
+        cost: int | None,
+        began: float | None,
+        bulk: bool,
     ) -> None:
         self._batcher = batcher
         self.number = number  # of its items
         self.deadline = deadline  # on the batcher's clock
         self.cost = cost  # of all items together, at most; None: not known
+        self.began = began  # when its call did, on the batcher's clock; None: not known
         self.bulk = bulk
         self.taken = 0  # items that have left the queue, from the front
         self.future: asyncio.Future[list[Result]] | None = None
@@ -100,7 +121,12 @@ class Admission(Generic[Item, Result]):
         A caller that is cancelled takes its items out of the queue as it leaves the context. The future raises
         DeadlineExceeded, or what `run` raised for these items.
         """
-        return self._batcher._enqueue(self, run, items)
+        if self.future or len(items) != self.number:
+            raise ValueError(f"{len(items)} items for an admission of {self.number}")
+        self.run = run
+        self.items = items
+        self.results = []
+        return self._batcher._enqueue(self)
 
     def __enter__(self) -> Self:
         return self
@@ -136,7 +162,6 @@ class Batcher(Generic[Item, Result]):
         observer: Observer,
         largest_cost: int = 0,
         cost: Callable[[Sequence[Item]], int] = lambda items: 0,  # noqa: ARG005
-        min_round_trip_turns: int = 0,
         clock: Callable[[], float] = time.monotonic,
         timer: Callable[[Callable[[], None]], Timer] = LoopTimer,
     ) -> None:
@@ -144,9 +169,7 @@ class Batcher(Generic[Item, Result]):
 
         `capacity` bounds the enqueued items, `largest_batch` the items of a batch, and `largest_cost` the sum of their costs:
         `cost` maps items, one or more, to an integer, 0 or greater, in any unit. Without an `executor` batches run on the event
-        loop, which suits work that is short and would compete for the interpreter lock anyway. `min_round_trip_turns` is the
-        number of turns that a caller needs, at least, to receive an answer and send its next request: a request that arrives
-        earlier than that after a batch comes from another caller. Pass 0 if callers are in this process.
+        loop, which suits work that is short and would compete for the interpreter lock anyway.
         """
         self._capacity = capacity
         self._largest_batch = largest_batch
@@ -165,8 +188,7 @@ class Batcher(Generic[Item, Result]):
         self._bulk_waiters: deque[tuple[int, asyncio.Future[None]]] = deque()
         self._recent: deque[int] = deque(maxlen=RECENT)  # requests in each batch, back to the last batch of one request
         self._target_requests = 1  # requests at which a batch is dispatched
-        self._min_round_trip_turns = min_round_trip_turns
-        self._batches_settling = 0  # batches that finished within the last `min_round_trip_turns`
+        self._answered_at = -math.inf  # when the last batch was, by the clock
         self._computing = False  # a batch is in the executor
         self._timer = timer(self._on_timer)
         self._timer_set = False
@@ -184,16 +206,26 @@ class Batcher(Generic[Item, Result]):
         raise AssertionError  # a future that never has a result
 
     async def submit(
-        self, run: Run[Item, Result], items: Sequence[Item], *, deadline: float | None = None, bulk: bool = False
+        self,
+        run: Run[Item, Result],
+        items: Sequence[Item],
+        *,
+        deadline: float | None = None,
+        began: float | None = None,
+        bulk: bool = False,
     ) -> list[Result]:
         """Admit a request whose items are known, and compute it. See `admit`, `admit_bulk` and `Admission.compute`."""
-        with await self.admit_bulk(len(items), deadline) if bulk else self.admit(len(items), deadline) as admission:
+        with (
+            await self.admit_bulk(len(items), deadline) if bulk else self.admit(len(items), deadline, None, began) as admission
+        ):
             return await admission.compute(run, items)
 
-    def admit(self, items: int, deadline: float | None = None, cost: int | None = None) -> Admission[Item, Result]:
-        """Reserve room for a request of this many items. `deadline` is on the batcher's clock.
+    def admit(
+        self, items: int, deadline: float | None = None, cost: int | None = None, began: float | None = None
+    ) -> Admission[Item, Result]:
+        """Reserve room for a request of this many items. `deadline`, and when the call `began`, are on the batcher's clock.
 
-        A caller that knows it says what the items cost together, at most, which spares looking at each.
+        `cost` is what the items cost together, at most, which spares looking at each.
 
         Raises Overloaded if there is no room, or if the queue ahead is not expected to clear before the deadline.
         """
@@ -204,7 +236,7 @@ class Batcher(Generic[Item, Result]):
             problem = "the queue is longer than the deadline allows"
         else:
             self.queued += items
-            return Admission(self, items, deadline, cost, False)
+            return Admission(self, items, deadline, cost, began, False)
         self._observer.dropped("overloaded", items)
         raise Overloaded(problem, seconds)
 
@@ -221,7 +253,7 @@ class Batcher(Generic[Item, Result]):
                 self._remove(items)
             self._admit_bulk()
             raise
-        return Admission(self, items, deadline, cost, True)
+        return Admission(self, items, deadline, cost, None, True)
 
     def _release(self, admission: Admission[Item, Result]) -> None:
         """Take back what room there is still in an admission that ends."""
@@ -232,22 +264,16 @@ class Batcher(Generic[Item, Result]):
             self._bulk_in_flight -= admission.number
             self._admit_bulk()
 
-    def _enqueue(
-        self, admission: Admission[Item, Result], run: Run[Item, Result], items: Sequence[Item]
-    ) -> asyncio.Future[list[Result]]:
+    def _enqueue(self, entry: Admission[Item, Result]) -> asyncio.Future[list[Result]]:
         if self._failure.done():
             raise self._failure.exception() or AssertionError
-        if admission.future or len(items) != admission.number:
-            raise ValueError(f"{len(items)} items for an admission of {admission.number}")
-        admission.run = run
-        admission.items = items
-        admission.enqueued_at = self._clock()
-        admission.results = []
-        future = admission.future = self._loop.create_future()
-        (self._bulk_queue if admission.bulk else self._queue).append(admission)
-        if self._batches_settling:
+        entry.enqueued_at = self._clock()
+        future = entry.future = self._loop.create_future()
+        (self._bulk_queue if entry.bulk else self._queue).append(entry)
+        if entry.began is not None and entry.began < self._answered_at:
             self._target_requests += 1
-        if not self._dispatching:
+        # Once the timer is set for the oldest request, a later one changes something only if the batch is complete.
+        if not self._timer_set or len(self._queue) + len(self._bulk_queue) >= self._target_requests:
             self._schedule()
         return future
 
@@ -282,7 +308,7 @@ class Batcher(Generic[Item, Result]):
             return
         try:
             run = batch[0][0].run
-            self._record_batch(len({id(entry) for entry, _ in batch}))
+            self._record_batch(len({entry for entry, _ in batch}))
             began = self._clock()
             if self._executor is None:
                 self._finish(batch, began, _run_parts(run, items, [n for _, n in batch]))
@@ -390,8 +416,9 @@ class Batcher(Generic[Item, Result]):
     def _finish(
         self, batch: list[tuple[Admission[Item, Result], int]], began: float, outcomes: Sequence[Sequence[Result] | Exception]
     ) -> None:
-        seconds = self._clock() - began
-        size = sum(n for _, n in batch)
+        self._answered_at = self._clock()
+        seconds = self._answered_at - began
+        size = sum([number for _, number in batch])
         self._seconds_per_item += 0.1 * (seconds / size - self._seconds_per_item)
         self._observer.computed(size, seconds)
         self._yield_turns = YIELD_TURNS if self._executor is None and seconds > LONG_BATCH else 0
@@ -405,17 +432,7 @@ class Batcher(Generic[Item, Result]):
             entry.results += outcome
             if len(entry.results) == entry.number:
                 entry.future.set_result(entry.results)
-        if self._min_round_trip_turns:
-            self._batches_settling += 1
-            self._loop.call_soon(self._count_turn, self._min_round_trip_turns)
         self._schedule()
-
-    def _count_turn(self, left: int) -> None:
-        """Count down the turns after a batch, after which its callers may be back."""
-        if left:
-            self._loop.call_soon(self._count_turn, left - 1)
-        else:
-            self._batches_settling -= 1
 
     def _drop(self, entry: Admission[Item, Result], reason: str) -> None:
         if left := self._withdraw(entry):

@@ -262,13 +262,13 @@ class Distribution:
         self._counts = [0] * (len(edges) + 1)  # the last is above all edges
         self._sum = 0.0
         self._waiting: deque[Sequence[float]] = deque()
-        self._room = _COUNTED_TOGETHER  # for values that may wait yet
+        self._room = _COUNTED_TOGETHER  # for values that may wait yet, and what they come in
         self._counting = Lock()
 
     def observe(self, values: Sequence[float]) -> None:
         """Count these values."""
         self._waiting.append(values)
-        self._room -= len(values)
+        self._room -= 1 + len(values)
         if self._room < 0:
             self._count()
 

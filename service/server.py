@@ -46,10 +46,6 @@ logger = logging.getLogger(__name__)
 
 LARGEST_BATCH = 256  # headlines; a millisecond of the CPU engine, beyond which more save nothing
 LARGEST_BATCH_BYTES = 64 << 10  # of text and outlets; 256 ordinary headlines have 25 kB, and the dearest text takes 20 ms
-# Turns of the event loop before a caller that was just answered can possibly send again: its answer and its next request go
-# through gRPC. With 4 the 64 clients of benchmarks/serving.py cost two thirds of what they cost with 0; with 8 a lone caller on
-# the same machine is sometimes taken for two.
-MIN_ROUND_TRIP_TURNS = 4
 HEALTH_READS = 4  # health checks whose messages are being read at once
 # New objects after which the garbage collector looks at the young ones. Calls leave no cycles, so all that it finds there are
 # the calls in flight: a twentieth of a small request's instructions at Python's own 700.
@@ -150,7 +146,6 @@ class Server:
             cost=cost,
             executor=self._executor,
             observer=self.metrics,
-            min_round_trip_turns=MIN_ROUND_TRIP_TURNS,
             timer=timer.exact,
         )
         self.metrics.watch_queue(lambda: self._batcher.queued)

@@ -18,7 +18,7 @@ import numpy as np
 
 from service.api import inference_messages as messages
 from service.api.messages import has_more_fields, parse
-from service.api.middleware import Context, deadline_of
+from service.api.middleware import Context, began, deadline_of
 from service.batcher import Admission
 from service.drain import DrainGate
 from service.errors import FieldViolation, InvalidRequest, Unavailable, UnknownModel
@@ -187,7 +187,7 @@ class Inference:
             deadline = deadline_of(context)
             del raw, request  # they need not stay in memory until the batch is computed
             try:
-                with self._predictor.admit(rows, deadline) as admission:
+                with self._predictor.admit(rows, deadline, began=began()) as admission:
                     columns, version = await self._compute(model, live, inputs, admission)
             except InvalidRequest as error:
                 raise InvalidRequest(str(error), [_renamed(it, model) for it in error.violations]) from None

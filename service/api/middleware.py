@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing
-from time import perf_counter
+from contextvars import ContextVar
+from time import monotonic
 from types import MappingProxyType
 from typing import Any, NamedTuple, NoReturn, Self, TypeAlias
 
@@ -30,6 +31,10 @@ Streaming: TypeAlias = Callable[..., AsyncGenerator[bytes, None]]
 _OK, _CANCELLED, _DEADLINE_EXCEEDED, _UNIMPLEMENTED = 0, 1, 4, 12
 _NO_MESSAGE = "the call ended without a message"
 _TIMER_SLACK = 0.01  # seconds by which gRPC's clock may run before this one's
+
+
+# When the call began whose task this is. A context of gRPC's holds nothing of ours.
+_began: ContextVar[float | None] = ContextVar("began", default=None)
 
 
 class Received(NamedTuple):
@@ -125,7 +130,8 @@ class _Method:
             if left is not None and left <= 0:
                 self._drop()
             calls.started += 1
-            began = perf_counter()
+            began = monotonic()
+            _began.set(began)
             code = _CANCELLED
             lease = None
             try:
@@ -155,7 +161,7 @@ class _Method:
                 if lease:
                     lease.release()
                 calls.handled[code] += 1
-                calls.seconds.observe((perf_counter() - began,))
+                calls.seconds.observe((monotonic() - began,))
             # Outside the except block, so that a failing abort does not chain the handler's exception and its message.
             await _abort(context, ending)
 
@@ -191,7 +197,7 @@ class _Method:
     async def _observe(self, answer: Awaitable[None], context: Context) -> None:
         """As `_unary` does it, for an answer of many messages."""
         self._calls.started += 1
-        began = perf_counter()
+        began = monotonic()
         code = _CANCELLED
         try:
             await answer
@@ -207,7 +213,7 @@ class _Method:
             code = ending.code.value[0]
         finally:
             self._calls.handled[code] += 1
-            self._calls.seconds.observe((perf_counter() - began,))
+            self._calls.seconds.observe((monotonic() - began,))
         # Outside the except block, so that a failing abort does not chain the handler's exception and its message.
         await _abort(context, ending)
 
@@ -261,6 +267,11 @@ def deadline_of(context: Context) -> float | None:
     now = asyncio.get_running_loop().time()
     left = context.time_remaining()
     return None if left is None else now + left
+
+
+def began() -> float | None:
+    """When the call began whose task this is, in the event loop's time; None for a call that streams."""
+    return _began.get()
 
 
 async def raw_messages(requests: AsyncIterator[Received]) -> AsyncGenerator[bytes, None]:

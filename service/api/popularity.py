@@ -14,7 +14,7 @@ from headlines.v1 import popularity_pb2
 from service import status
 from service.api import wire
 from service.api.messages import has_more_fields, parse
-from service.api.middleware import Received, deadline_of
+from service.api.middleware import Received, began, deadline_of
 from service.description import ModelDescription
 from service.drain import DrainGate
 from service.errors import FieldViolation, InvalidRequest, Malformed, Unavailable
@@ -75,7 +75,7 @@ class Popularity:
     async def _predict(self, raw: bytes, context: _Context) -> bytes:
         with self._gate:
             request = self._parse(wire.PredictRequest, raw, self._predictor.limits.max_headlines)
-            with self._predictor.admit(len(request.headlines), deadline_of(context), len(raw)) as admission:
+            with self._predictor.admit(len(request.headlines), deadline_of(context), len(raw), began()) as admission:
                 headlines = wire.headlines(request, self._clock())
                 predictions, version = await self._predictor.predict(headlines, admission)
             return wire.response(predictions, version)

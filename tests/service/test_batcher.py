@@ -81,17 +81,31 @@ def run():
     return run
 
 
-def make(record, *, capacity=4096, largest_batch=256, executor=None, min_round_trip_turns=0, **costs):
+def make(record, *, capacity=4096, largest_batch=256, executor=None, **costs):
     record.batcher = Batcher(
         capacity=capacity,
         largest_batch=largest_batch,
         **costs,
         executor=executor,
         observer=record,
-        min_round_trip_turns=min_round_trip_turns,
         clock=asyncio.get_running_loop().time,
     )
     return record.batcher
+
+
+def test_a_lone_caller_whose_call_begins_after_each_answer_never_waits(run, record):
+    async def main():
+        loop = asyncio.get_running_loop()
+        batcher = make(record)
+        for _ in range(50):
+            began = loop.time()
+            await asyncio.sleep(MAX_WAIT / 8)
+            before = loop.time()
+            await batcher.submit(double, [1], began=began)
+            assert loop.time() == before
+
+    run(main())
+    assert record.batches == [1] * 50
 
 
 async def settle():
@@ -156,19 +170,20 @@ def test_one_small_batch_does_not_make_the_next_ones_small(run, record):
     run(main())
 
 
-def test_who_comes_right_behind_a_batch_is_waited_for_from_then_on(run, record):
+def test_whose_call_began_before_a_batch_was_answered_is_waited_for_from_then_on(run, record):
     async def main():
         loop = asyncio.get_running_loop()
-        batcher = make(record, min_round_trip_turns=4)
+        batcher = make(record)
 
         async def call():
             for _ in range(50):
-                await batcher.submit(double, [1])
-                await asyncio.sleep(MAX_WAIT / 4)  # the way to the caller and back
+                began = loop.time()
+                await asyncio.sleep(MAX_WAIT / 8)  # the message is read
+                await batcher.submit(double, [1], began=began)
+                await asyncio.sleep(MAX_WAIT / 8)  # the way to the caller and back
 
         first = asyncio.ensure_future(call())
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)  # a turn too late for the first one's batch
+        await asyncio.sleep(MAX_WAIT / 16)  # too late for the first one's batch
         await asyncio.gather(first, call())
         return loop.time()
 

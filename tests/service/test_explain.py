@@ -179,7 +179,7 @@ def test_a_lone_prediction_waits_for_one_batch_of_the_largest_request(two):
     assert max(before) == 1
     assert max(batches) <= BULK + 1
     assert sum(batches) == 982 + len(bench.observed)  # a headline to predict each
-    assert bench.record.queue == 0
+    assert bench.batcher.queued == 0
 
 
 def test_a_full_queue_is_waited_for(two):
@@ -262,7 +262,7 @@ def test_too_late_and_without_a_version_nothing_is_computed(two):
         bench.repository.live = None
         with pytest.raises(Unavailable):
             await bench.predictor.explain(LARGEST)
-        assert (bench.record.batches, bench.record.queue) == ([], 0)
+        assert (bench.record.batches, bench.batcher.queued) == ([], 0)
 
     on_own_time(main())
 
@@ -278,7 +278,7 @@ def test_a_request_that_is_cancelled_in_the_middle_leaves_nothing_behind(two):
             await explaining
         batches = len(bench.record.batches)
         assert batches < 8  # LARGEST takes more
-        assert bench.record.queue == 0
+        assert bench.batcher.queued == 0
         half = 4096 // 2
         answers = await bench.batcher.submit(lambda items: items, [Headline("x", WHEN)] * half, bulk=True)
         assert len(answers) == half  # all room was given back

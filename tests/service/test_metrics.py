@@ -8,7 +8,7 @@ import pytest
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from service.metrics import Metrics
+from service.metrics import Distribution, Metrics
 
 GRPC = {
     "grpc_server_started": "counter",
@@ -144,3 +144,13 @@ def test_the_queue_and_batches_are_observed(metrics):
     assert value(metrics, "headlines_dropped_total", reason="expired") == 2
     assert value(metrics, "headlines_model_loads_total", outcome="failure") == 1
     assert value(metrics, "headlines_model_load_seconds_count") == 2
+
+
+def test_values_wait_to_be_counted_together_and_none_is_lost():
+    distribution = Distribution((1, 2))
+    for value in (0.5, 1, 2, 2.5) * 1000:
+        distribution.observe((value,))
+        distribution.observe(())
+    assert len(distribution._waiting) <= 1024
+    for _ in range(2):
+        assert distribution.buckets() == ([("1.0", 2000), ("2.0", 3000), ("+Inf", 4000)], 6000.0)

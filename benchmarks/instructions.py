@@ -78,10 +78,10 @@ def main() -> None:
     if args.counted:
         run_all(args.models)
         return
-    if not shutil.which("valgrind"):
+    if problem := no_valgrind():
         if not args.check:
-            raise report.BrokenError("valgrind is not installed; on Debian: apt install valgrind")
-        print("no valgrind here: instructions are not counted")
+            raise report.BrokenError(problem)
+        print(f"{problem}; instructions are not counted")
         return
     with tempfile.TemporaryDirectory() as directory:
         figures = count(Path(directory), args.models)
@@ -100,6 +100,16 @@ def main() -> None:
             for name, known in before.items()
             if figures[name] > (1 + MOST_GROWTH) * known
         )
+
+
+def no_valgrind() -> str:
+    """Why valgrind cannot count here; empty if it can."""
+    if not shutil.which("valgrind"):
+        return "valgrind is not installed (on Debian: apt install valgrind)"
+    tried = subprocess.run(
+        ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null", "true"], capture_output=True, check=False
+    )
+    return f"valgrind does not run here (exit code {tried.returncode})" if tried.returncode else ""
 
 
 def environment() -> str:
@@ -142,6 +152,7 @@ def count(directory: Path, models: Path | None) -> dict[str, float]:
         env=process.environment(PYTHONHASHSEED="0"),
         capture_output=True,
         text=True,
+        timeout=600,
         check=False,
     )
     if done.returncode:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import importlib
 import logging
 import os
-import socket
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -37,10 +35,12 @@ from service.repository import Repository
 from service.settings import Settings
 from service.signals import StopSignals
 from service.web import operators
+from service.web import port as web_port
 from service.web.operators import HttpServer, make_app
+from service.web.port import WebPort
 
 if TYPE_CHECKING:
-    from service.web.listener import Listener
+    from service.web.app import App
 
 logger = logging.getLogger(__name__)
 
@@ -52,10 +52,6 @@ HEALTH_READS = 4  # health checks whose messages are being read at once
 _YOUNG_OBJECTS = 20_000
 _HEARTBEAT = 1.0  # seconds between two beats of the event loop
 _DEAD_AFTER = 10.0  # seconds without a beat
-_WEB_PORT = 8000  # unless --web-port names another
-_WEB_CONNECTIONS = 64  # a browser has up to six; the oldest idle one makes room
-_WEB_BACKLOG = 128
-_WEB_WAIT = 1.0  # seconds at most for the first version to be live before the web port's libraries are imported
 _CLOSE_TIMEOUT = 1.0  # seconds for what has been written and not yet sent
 _INT_MAX = (1 << 31) - 1
 
@@ -127,7 +123,6 @@ class Server:
         """
         self.port = settings.port  # the real ones from the start on
         self.http_port = settings.http_port
-        self.web_port: int | None = None  # none: there is no page
         self.metrics = Metrics(settings.queue_headlines)
         self._settings = settings
         self._engine = engine
@@ -165,7 +160,7 @@ class Server:
         self._popularity = self._build_popularity(predictor)
         self._inference = self._build_inference(predictor)
         self._capacity = connections.grpc_capacity(
-            settings.max_connections, operators.MAX_CONNECTIONS + (_WEB_CONNECTIONS if settings.web else 0)
+            settings.max_connections, operators.MAX_CONNECTIONS + (web_port.MAX_CONNECTIONS if settings.web else 0)
         )
         self._health = health.Health([popularity.SERVICE.full_name, inference.SERVICE.full_name])
         self.metrics.ready.set_function(lambda: self._health.serving)
@@ -173,8 +168,7 @@ class Server:
         self._grpc = self._build_grpc()
         self._tasks: list[asyncio.Task[None]] = []
         self._http: HttpServer | None = None
-        self._web: Listener | None = None
-        self._web_socket: socket.socket | None = None
+        self._web = WebPort(settings, self._certificate)
         self._was_live = asyncio.Event()
         self._stopping = False
         self._heartbeat = time.monotonic()
@@ -238,6 +232,11 @@ class Server:
         server.add_generic_rpc_handlers((handlers,))
         return server
 
+    @property
+    def web_port(self) -> int | None:
+        """The page's port; None if there is no page."""
+        return self._web.port
+
     async def start(self) -> None:
         """Open the ports and begin to look for versions. Raises OSError if a port is in use or a host is unknown."""
         settings = self._settings
@@ -252,7 +251,7 @@ class Server:
                 self.port = self._grpc.add_secure_port(address, self._certificate.for_server())
             else:
                 self.port = self._grpc.add_insecure_port(address)
-            self._web_socket = self._open_web()
+            self._web.open()
         except RuntimeError as error:
             self._http.close()
             raise OSError(
@@ -268,7 +267,9 @@ class Server:
         self._beat()
         self._http.start()
         await self._grpc.start()
-        page = f", page at {self._web_url()}" if self._web_socket else ""
+        page = f", page at {self._web.url}" if self._web.is_open else ""
+        if self._web.is_open and not is_loopback(settings.web_host) and not self._certificate:
+            logger.warning("the page at %s is open to the network, %s", settings.web_host, self._lacks())
         logger.info(
             "listening at %s, gRPC port %d, HTTP port %d%s; looking for versions in %s",
             settings.host,
@@ -283,8 +284,9 @@ class Server:
             asyncio.create_task(self._repository.run(), name="repository"),
             asyncio.create_task(self._http.run(), name="HTTP port"),
         ]
-        if self._web_socket:
-            self._tasks.append(asyncio.create_task(self._serve_web(self._web_socket), name="web port"))
+        if self._web.is_open:
+            self.metrics.watch_connections("web", lambda: self._web.connections, web_port.MAX_CONNECTIONS)
+            self._tasks.append(asyncio.create_task(self._web.run(self._was_live, self._build_app), name="web port"))
         if watched := [it for it in (self._certificate, self._tokens) if it]:
             watch = credentials.watch(watched, settings.poll_seconds)
             self._tasks.append(asyncio.create_task(watch, name="watch over certificates and tokens"))
@@ -299,52 +301,10 @@ class Server:
         """What the log tells of ports, for programs."""
         return {"port": self.port, "http_port": self.http_port, "web_port": self.web_port}
 
-    def _open_web(self) -> socket.socket | None:
-        """Open the page's port, if there is to be one. Raises OSError if it cannot be had although it was asked for by name."""
-        settings = self._settings
-        host, asked = settings.web_host, settings.web_port is not None
-        if not settings.web:
-            return None
-        if not settings.may_serve_web:
-            logger.warning("there is no page: --web-host %s opens it to the network, which wants --tokens or --web-open", host)
-            return None
-        try:
-            listener = operators.bind(host, settings.web_port if settings.web_port is not None else _WEB_PORT)
-        except OSError as error:
-            if not asked:
-                logger.warning(
-                    "there is no page: port %d at %s cannot be had (%s); --web-port names another, and --no-web wants none",
-                    _WEB_PORT,
-                    host,
-                    error.strerror,
-                )
-                return None
-            raise OSError(
-                f"cannot listen on {host}:{settings.web_port} ({error.strerror}): is --web-port already in use, or is "
-                "--web-host not an address of this machine?"
-            ) from error
-        listener.listen(_WEB_BACKLOG)  # what comes before the application is imported waits in the kernel
-        listener.setblocking(False)
-        if not is_loopback(host) and not self._certificate:
-            logger.warning("the page at %s is open to the network, %s", host, self._lacks())
-        self.web_port = listener.getsockname()[1]
-        return listener
+    def _build_app(self) -> App:
+        from service.web.app import App  # here, when WebPort has imported it
 
-    def _web_url(self) -> str:
-        host = {"::": "localhost", "0.0.0.0": "localhost"}.get(self._settings.web_host, self._settings.web_host)
-        return f"{'https' if self._web_has_tls else 'http'}://{f'[{host}]' if ':' in host else host}:{self.web_port}/"
-
-    @property
-    def _web_has_tls(self) -> bool:
-        return self._certificate is not None and not is_loopback(self._settings.web_host)
-
-    async def _serve_web(self, opened: socket.socket) -> None:
-        """Serve the page. Its libraries are imported when a version is live, so that this comes no later for them."""
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._was_live.wait(), _WEB_WAIT)
-        web = await asyncio.to_thread(importlib.import_module, "service.web.app")
-        listener = await asyncio.to_thread(importlib.import_module, "service.web.listener")
-        app = web.App(
+        return App(
             self._predictor,
             self._repository,
             self._description,
@@ -354,15 +314,6 @@ class Server:
             tokens=self._tokens,
             version=versions.installed()["version"],
         )
-        self._web = listener.Listener(
-            app,
-            opened,
-            context=self._certificate.for_https if self._certificate and self._web_has_tls else None,
-            seconds=self._settings.handshake_seconds,
-            max_connections=_WEB_CONNECTIONS,
-        )
-        self.metrics.watch_connections("web", lambda: self._web.connections if self._web else 0, _WEB_CONNECTIONS)
-        await self._web.run()
 
     async def wait(self, stop: asyncio.Event) -> bool:
         """Wait until `stop` is set or a part has died; returns whether one has."""
@@ -392,10 +343,7 @@ class Server:
             task.cancel()
         if self._executor:
             self._executor.shutdown(wait=False, cancel_futures=True)
-        if self._web_socket:
-            self._web_socket.close()
-        if self._web:
-            await self._web.stop(_CLOSE_TIMEOUT)
+        await self._web.stop(_CLOSE_TIMEOUT)
         if self._http:
             await asyncio.to_thread(self._http.stop)
         ended = self.metrics.ended()

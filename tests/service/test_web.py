@@ -504,7 +504,7 @@ async def test_a_taken_port_ends_it_only_if_it_was_asked_for(make_settings, monk
         port = taken.getsockname()[1]
         with pytest.raises(OSError, match=r"is --web-port already in use"):
             await Server(make_settings(web=True, web_port=port), engines.choose("litert")).start()
-        monkeypatch.setattr("service.server._WEB_PORT", port)
+        monkeypatch.setattr("service.web.port.DEFAULT_PORT", port)
         async with Server(make_settings(web=True), engines.choose("litert")) as server:
             await serving(server)
             assert server.web_port is None

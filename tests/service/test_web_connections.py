@@ -47,7 +47,7 @@ def quick(make_settings):
 @pytest.fixture
 def make_server(monkeypatch):
     """Sets how many connections a server may have."""
-    return lambda most: monkeypatch.setattr("service.server._WEB_CONNECTIONS", most)
+    return lambda most: monkeypatch.setattr("service.web.port.MAX_CONNECTIONS", most)
 
 
 async def test_silent_and_slow_connections_end(quick):

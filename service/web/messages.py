@@ -41,9 +41,9 @@ class Headline(Struct, forbid_unknown_fields=True):
     """A headline as a newsroom would post it."""
 
     text: Annotated[str, Meta(description="The headline itself, in any language; not blank.")]
-    posted_at: Annotated[_When | None, Meta(description="When it is posted, as RFC 3339 writes it. Absent: now.")] = field(
-        name="postedAt", default=None
-    )
+    posted_at: Annotated[
+        _When | UnsetType | None, Meta(description="When it is posted, as RFC 3339 writes it. Absent: now.")
+    ] = field(name="postedAt", default=UNSET)
     posted_at_as_in_the_proto: Annotated[_When | UnsetType | None, Meta(description="The same; give one of the two.")] = field(
         name="posted_at", default=UNSET
     )
@@ -173,13 +173,13 @@ def _why(body: bytes, error: Exception) -> str:
 
 
 def _seconds(i: int, headline: Headline, now: float) -> float:
-    when = headline.posted_at
-    if headline.posted_at_as_in_the_proto is not UNSET:
-        if when is not None:
-            problem = "is there as postedAt and as posted_at; give one"
-            raise InvalidRequest("the JSON is no request", [errors.FieldViolation(f"headlines[{i}]", problem)])
-        when = headline.posted_at_as_in_the_proto
-    return now if when is None else when.timestamp()
+    when, again = headline.posted_at, headline.posted_at_as_in_the_proto
+    if when is UNSET:
+        when = again
+    elif again is not UNSET:
+        problem = "is there as postedAt and as posted_at; give one"
+        raise InvalidRequest("the JSON is no request", [errors.FieldViolation(f"headlines[{i}]", problem)])
+    return when.timestamp() if isinstance(when, datetime) else now
 
 
 def predicted(answer: Answer) -> bytes:

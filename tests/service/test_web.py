@@ -182,9 +182,10 @@ def test_what_is_wrong_is_named_and_not_quoted(served, body, field, says):
 
 
 def test_a_time_that_is_there_in_both_spellings_is_refused(served):
-    headline = {"text": "a", "postedAt": WHEN, "posted_at": "2016-05-24T09:30:00Z"}
-    answer = ask(served.web_port, "POST", "/v1/predict", {"headlines": [{"text": "a"}, headline]})
-    assert (answer.code, answer.fields) == (400, ["headlines[1]"])
+    for first, second in ((WHEN, "2016-05-24T09:30:00Z"), (None, WHEN), (WHEN, None), (None, None)):
+        headline = {"text": "a", "postedAt": first, "posted_at": second}
+        answer = ask(served.web_port, "POST", "/v1/predict", {"headlines": [{"text": "a"}, headline]})
+        assert (answer.code, answer.fields) == (400, ["headlines[1]"])
 
 
 def test_too_many_headlines_and_too_many_rows_are_refused(served):

@@ -51,7 +51,7 @@ _HTTP_CODES = {
 }
 _RETRYABLE = {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}
 _CLIENT_GONE = 499  # as nginx counts it; nobody gets this answer
-_TIMEOUT = re.compile(r"([0-9]{1,8})([HMSmun])")  # gRPC's form of a deadline
+_TIMEOUT = re.compile(openapi.TIMEOUT)
 _UNITS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 _LONGEST_TIMEOUT = 300.0
 

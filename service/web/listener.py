@@ -13,6 +13,7 @@ import ssl
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from uvicorn.config import Config
@@ -81,6 +82,7 @@ class Listener:
             connection = _Connection(self, self._config, self._state)
             self._open[connection] = None
             connection.opening = loop.create_task(self._connect(connection, accepted))
+            connection.opening.add_done_callback(partial(self._opened, connection))
 
     async def stop(self, grace: float) -> None:
         """Close connections once they have their answers, within so many seconds. `run` has ended, and the port is closed."""
@@ -112,9 +114,10 @@ class Listener:
             )
         except OSError:  # the handshake failed, or took too long
             accepted.close()
-        finally:
-            if not connection.transport:
-                self.closed(connection)
+
+    def _opened(self, connection: _Connection, _: asyncio.Task[None]) -> None:
+        if not connection.transport:  # it failed, or was cancelled, perhaps before its first step
+            self.closed(connection)
 
     async def _wait_for_room(self, seconds: float) -> None:
         self._room.clear()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -21,22 +22,24 @@ _ERRORS = {
     "413": "The body has more than 1 MiB",
     "415": "The Content-Type is not application/json, or the body is compressed",
     "429": "The queue is full; Retry-After says for how long to wait",
+    "500": "An error of the server's, with an id that its log has too",
     "503": "No model version is live, or the server stops",
     "504": "The deadline passed",
 }
-_GET_ERRORS = ("401", "403", "404", "405", "503")
-_TIMEOUT = {
+_GET_ERRORS = ("401", "403", "404", "405", "500", "503")
+TIMEOUT = "([0-9]{1,8})([HMSmun])"  # gRPC's form of a deadline
+_TIMEOUT_HEADER = {
     "name": "Grpc-Timeout",
     "in": "header",
     "description": "The deadline, such as 500m for 500 milliseconds or 2S for two seconds. By default 10 s.",
-    "schema": {"type": "string", "pattern": "^[0-9]{1,8}[HMSmun]$"},
+    "schema": {"type": "string", "pattern": f"^{TIMEOUT}$"},
 }
 # What str.isspace says of no character of it; regular expressions do not agree with it, nor with each other.
 _NOT_BLANK = r"[^\t-\r\x1c- \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]"
 # What protobuf's types are in JSON; 64-bit integers are strings, since JavaScript's numbers do not hold them.
-_INTEGERS = {FieldDescriptor.CPPTYPE_INT32: {"type": "integer"}, FieldDescriptor.CPPTYPE_INT64: {"type": "string"}}
 _TYPES: dict[int, dict[str, Any]] = {
-    **_INTEGERS,
+    FieldDescriptor.CPPTYPE_INT32: {"type": "integer"},
+    FieldDescriptor.CPPTYPE_INT64: {"type": "string"},
     FieldDescriptor.CPPTYPE_BOOL: {"type": "boolean"},
     FieldDescriptor.CPPTYPE_DOUBLE: {"type": "number"},
     FieldDescriptor.CPPTYPE_STRING: {"type": "string"},
@@ -85,16 +88,14 @@ def _post(summary: str, request: str, response: str, name: str) -> dict[str, Any
     return {
         "operationId": name,
         "summary": summary,
-        "parameters": [_TIMEOUT],
+        "parameters": [_TIMEOUT_HEADER],
         "requestBody": {"required": True, "content": {"application/json": {"schema": _schema(request)}}},
         "responses": {"200": _content(response, "One answer a headline, in their order"), **_errors(_ERRORS)},
     }
 
 
-def _errors(codes: Any) -> dict[str, Any]:  # noqa: ANN401
-    return {code: _content("ErrorResponse", _ERRORS[code]) for code in codes} | {
-        "500": _content("ErrorResponse", "An error of the server's, with an id that its log has too")
-    }
+def _errors(codes: Iterable[str]) -> dict[str, Any]:
+    return {code: _content("ErrorResponse", _ERRORS[code]) for code in codes}
 
 
 def _content(name: str, description: str) -> dict[str, Any]:

@@ -30,7 +30,6 @@ from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version as version_of
 from itertools import islice
-from operator import itemgetter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -47,8 +46,8 @@ from service.description import ModelDescription
 from service.drain import DrainGate
 from service.metrics import Metrics
 from service.model import artifact, engines
-from service.model.preprocessing import VOCABULARY_HEAD, Fields, Preprocessor
-from service.model.version import Predictions, Version
+from service.model.preprocessing import VOCABULARY_HEAD, Preprocessor
+from service.model.version import Version
 from service.predictor import Item, Predictor, Result, cost
 from service.server import spare_collector
 
@@ -273,19 +272,12 @@ def make_handler(version: Version, metrics: Metrics, sizes: list[int]) -> Callab
     class Observer:
         """Counts requests on the way to the metrics."""
 
-        computed = metrics.computed
         dropped = metrics.dropped
 
-        def waited(self, seconds: Sequence[float]) -> None:
-            """Requests leave the queue."""
-            if seconds:
-                sizes.append(len(seconds))
-            metrics.waited(seconds)
-
-    def observe(number: int, headlines: Sequence[Fields], columns: Predictions) -> None:
-        words, unknown_words = sum(columns.word_count), sum(columns.unknown_word_count)
-        metrics.predicted(number, columns.main_output, columns.aux_output, words, unknown_words)
-        metrics.outlets(len(headlines), sum(columns.outlet_known), list(map(itemgetter(2), headlines)).count(""))
+        def computed(self, items: int, seconds: float, waits: Sequence[float]) -> None:
+            """A batch was computed."""
+            sizes.append(len(waits))
+            metrics.computed(items, seconds, waits)
 
     batcher: Batcher[Item, Result] = Batcher(
         capacity=4096,
@@ -297,7 +289,7 @@ def make_handler(version: Version, metrics: Metrics, sizes: list[int]) -> Callab
         clock=lambda: 0.0,
     )
     repository: Any = SimpleNamespace(live=version)
-    predictor = Predictor(repository, batcher, observer=observe)
+    predictor = Predictor(repository, batcher, observer=metrics.predicted)
     description = ModelDescription(repository, "", predictor.limits, 4 << 20)
     service = popularity.Popularity(predictor, description, stream_age=1.0, gate=DrainGate(), clock=lambda: _NOW)
     handlers = middleware.Middleware(metrics, {popularity.SERVICE: service.handlers()}, Budget(64 << 20, 4 << 20))

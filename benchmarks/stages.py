@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from operator import itemgetter
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -27,10 +26,9 @@ from service.description import ModelDescription
 from service.drain import DrainGate
 from service.metrics import Metrics
 from service.model import artifact, engines
-from service.model.preprocessing import Fields
 from service.model.preprocessing.rules_1 import split_plain
 from service.model.preprocessing.rules_2 import plain
-from service.model.version import Predictions, Version
+from service.model.version import Version
 from service.predictor import Item, Predictor, Result
 
 PASSES = 7
@@ -56,13 +54,8 @@ async def measure(version: Version, size: int) -> dict[str, float]:
     metrics.went_live(version.number, version.digest, "litert", 0.0)
     batcher: Batcher[Item, Result] = Batcher(capacity=4096, largest_batch=256, executor=None, observer=metrics)
 
-    def observe(number: int, headlines: Sequence[Fields], columns: Predictions) -> None:
-        words, unknown_words = sum(columns.word_count), sum(columns.unknown_word_count)
-        metrics.predicted(number, columns.main_output, columns.aux_output, words, unknown_words)
-        metrics.outlets(len(headlines), sum(columns.outlet_known), list(map(itemgetter(2), headlines)).count(""))
-
     repository: Any = SimpleNamespace(live=version)
-    predictor = Predictor(repository, batcher, observer=observe)
+    predictor = Predictor(repository, batcher, observer=metrics.predicted)
     description = ModelDescription(repository, "", predictor.limits, 4 << 20)
     service = popularity.Popularity(predictor, description, stream_age=1.0, gate=DrainGate())
     handlers = middleware.Middleware(metrics, {popularity.SERVICE: service.handlers()}, Budget(64 << 20, 4 << 20))
@@ -71,7 +64,7 @@ async def measure(version: Version, size: int) -> dict[str, float]:
 
     raw = make_requests(size)[:REQUESTS]
     requests = [wire.PredictRequest.FromString(it) for it in raw]
-    headlines = [wire.headlines(it, time.time()) for it in requests]
+    headlines = [wire.headlines(it.headlines, time.time()) for it in requests]
     rows = [version.preprocessor.encode(it) for it in headlines]
     columns = [version.predict(it) for it in headlines]
     answers = [it.rows() for it in columns]
@@ -85,14 +78,14 @@ async def measure(version: Version, size: int) -> dict[str, float]:
 
     stages = {
         "parse the message": time_stage(wire.PredictRequest.FromString, raw),
-        "decode headlines": time_stage(lambda it: wire.headlines(it, 0.0), requests),
+        "decode headlines": time_stage(lambda it: wire.headlines(it.headlines, 0.0), requests),
         "validate": time_stage(predictor._are_usual, headlines),
         "words": time_stage(lambda some: split_plain(plain([text for text, _, _ in some])), headlines),
         "ids, time, outlet, arrays": time_stage(version.preprocessor.encode, headlines),
         "engine": time_stage(lambda it: version.model.predict(it.ids, it.lengths, it.aux), rows),
         "predictions from its arrays": time_stage(lambda it: version.predict(it).rows(), headlines),
         "metrics of the predictions": time_stage(
-            lambda it: observe(version.number, *it), list(zip(headlines, columns, strict=True))
+            lambda it: metrics.predicted(version.number, *it), list(zip(headlines, columns, strict=True))
         ),
         "encode the answer": time_stage(lambda it: wire.response(it, 1), answers),
         "whole handler": await time_calls(call, raw),

@@ -61,11 +61,11 @@ Run = Callable[[Sequence[Item]], Sequence[Result]]
 class Observer(Protocol):
     """Receives the batcher's events, on the event loop. Must not raise."""
 
-    def waited(self, seconds: Sequence[float]) -> None:
-        """How long each of some entries was enqueued before its first items were taken."""
+    def computed(self, items: int, seconds: float, waits: Sequence[float]) -> None:
+        """A batch of this many items was computed in this time.
 
-    def computed(self, items: int, seconds: float) -> None:
-        """A batch of this many items was computed in this time."""
+        `waits` says for each entry of which it held the first items how long that was enqueued, in seconds.
+        """
 
     def dropped(self, reason: str, items: int) -> None:
         """Some items were dropped; `reason` is "overloaded", "expired" or "cancelled"."""
@@ -95,7 +95,7 @@ class Admission(Generic[Item, Result]):
     run: Run[Item, Result]  # this and what follows from `compute` on
     items: Sequence[Item]
     enqueued_at: float
-    results: list[Result]  # complete when as long as items
+    results: list[Result]  # of a request in several slices: those that are known
 
     def __init__(
         self,
@@ -112,10 +112,12 @@ class Admission(Generic[Item, Result]):
         self.cost = cost  # of all items together, at most; None: not known
         self.began = began  # when its call did, on the batcher's clock; None: not known
         self.bulk = bulk
+        if number > 1:
+            self.results = []
         self.taken = 0  # items that have left the queue, from the front
-        self.future: asyncio.Future[list[Result]] | None = None
+        self.future: asyncio.Future[Sequence[Result]] | None = None
 
-    def compute(self, run: Run[Item, Result], items: Sequence[Item]) -> asyncio.Future[list[Result]]:
+    def compute(self, run: Run[Item, Result], items: Sequence[Item]) -> asyncio.Future[Sequence[Result]]:
         """Compute `items`, as many as were admitted; await the results, which are in the same order. To be called once.
 
         A caller that is cancelled takes its items out of the queue as it leaves the context. The future raises
@@ -125,7 +127,6 @@ class Admission(Generic[Item, Result]):
             raise ValueError(f"{len(items)} items for an admission of {self.number}")
         self.run = run
         self.items = items
-        self.results = []
         return self._batcher._enqueue(self)
 
     def __enter__(self) -> Self:
@@ -139,12 +140,14 @@ class Admission(Generic[Item, Result]):
 class _Batch(Generic[Item, Result]):
     """The next batch, while it is being filled."""
 
-    __slots__ = ("cost", "items", "parts")
+    run: Run[Item, Result] | None = None  # what all entries have in common
+    cost = 0
 
     def __init__(self) -> None:
-        self.parts: list[tuple[Admission[Item, Result], int]] = []  # entries, and how many of their items are in the batch
+        self.entries: list[Admission[Item, Result]] = []
+        self.sizes: list[int] = []  # how many items of each entry are in the batch
         self.items: list[Item] = []
-        self.cost = 0
+        self.waits: list[float] = []  # seconds that each entry was enqueued which is here for the first time
 
 
 class Batcher(Generic[Item, Result]):
@@ -213,7 +216,7 @@ class Batcher(Generic[Item, Result]):
         deadline: float | None = None,
         began: float | None = None,
         bulk: bool = False,
-    ) -> list[Result]:
+    ) -> Sequence[Result]:
         """Admit a request whose items are known, and compute it. See `admit`, `admit_bulk` and `Admission.compute`."""
         with (
             await self.admit_bulk(len(items), deadline) if bulk else self.admit(len(items), deadline, None, began) as admission
@@ -264,7 +267,7 @@ class Batcher(Generic[Item, Result]):
             self._bulk_in_flight -= admission.number
             self._admit_bulk()
 
-    def _enqueue(self, entry: Admission[Item, Result]) -> asyncio.Future[list[Result]]:
+    def _enqueue(self, entry: Admission[Item, Result]) -> asyncio.Future[Sequence[Result]]:
         if self._failure.done():
             raise self._failure.exception() or AssertionError
         entry.enqueued_at = self._clock()
@@ -282,13 +285,18 @@ class Batcher(Generic[Item, Result]):
         waiting = len(self._queue) + len(self._bulk_queue)
         if self._computing or self._dispatching or not waiting:
             return
-        left = min(queue[0].enqueued_at for queue in (self._queue, self._bulk_queue) if queue) + MAX_WAIT - self._clock()
-        if waiting >= self._target_requests or left <= 0:
-            self._dispatching = True
-            self._loop.call_soon(self._dispatch_after, self._yield_turns)
-        elif not self._timer_set:
-            self._timer_set = True
-            self._timer.set(left)
+        if waiting < self._target_requests:
+            oldest = min(queue[0].enqueued_at for queue in (self._queue, self._bulk_queue) if queue)
+            if (left := oldest + MAX_WAIT - self._clock()) > 0:
+                if not self._timer_set:
+                    self._timer_set = True
+                    self._timer.set(left)
+                return
+        self._dispatching = True
+        if self._yield_turns:
+            self._dispatch_after(self._yield_turns)
+        else:
+            self._loop.call_soon(self._dispatch)
 
     def _on_timer(self) -> None:
         """MAX_WAIT is over for the oldest entry, or was for one that has left the queue since."""
@@ -296,25 +304,26 @@ class Batcher(Generic[Item, Result]):
         self._schedule()
 
     def _dispatch_after(self, turns: int) -> None:
+        """Dispatch a batch in the next turn, or when so many more have passed."""
         if turns:
             self._loop.call_soon(self._dispatch_after, turns - 1)
         else:
-            self._dispatch()
+            self._loop.call_soon(self._dispatch)
 
     def _dispatch(self) -> None:
         self._dispatching = self._timer_set = False
-        batch, items = self._next_batch()
-        if not batch:
+        batch = self._next_batch()
+        run = batch.run
+        if run is None:
             return
         try:
-            run = batch[0][0].run
-            self._record_batch(len({entry for entry, _ in batch}))
+            self._record_batch(len(set(batch.entries)))
             began = self._clock()
             if self._executor is None:
-                self._finish(batch, began, _run_parts(run, items, [n for _, n in batch]))
+                self._finish(batch, began, _run_parts(run, batch.items, batch.sizes))
                 return
             self._computing = True
-            done = self._executor.submit(_run_parts, run, items, [n for _, n in batch])
+            done = self._executor.submit(_run_parts, run, batch.items, batch.sizes)
             done.add_done_callback(lambda done: self._loop.call_soon_threadsafe(self._finish_executed, batch, began, done))
         except BaseException as error:
             self._fail(error, batch)
@@ -322,35 +331,40 @@ class Batcher(Generic[Item, Result]):
 
     def _record_batch(self, requests: int) -> None:
         """Update the target when a batch of this many requests is dispatched."""
+        recent = self._recent
         if requests == 1:
-            self._recent.clear()
-        self._recent.append(requests)
-        self._target_requests = max(self._recent)
+            recent.clear()
+        recent.append(requests)
+        self._target_requests = max(recent)
 
-    def _next_batch(self) -> tuple[list[tuple[Admission[Item, Result], int]], list[Item]]:
-        """Take the next batch from the queues: entries, how many of their items are in it, and those items."""
+    def _next_batch(self) -> _Batch[Item, Result]:
+        """Take the next batch from the queues."""
         batch: _Batch[Item, Result] = _Batch()
         max_items, max_cost = self._largest_batch, self._largest_cost
-        reserved = reserved_cost = 0
-        if self._bulk_queue:
-            reserved, reserved_cost = min(SLICE, max_items // 2), self._slice_cost
-        parts = [(self._queue, max_items - reserved, max_cost - reserved_cost), (self._bulk_queue, BULK, max_cost // 2)]
-        if self._bulk_first:
-            parts.reverse()
-        self._bulk_first = bool(self._bulk_queue)
-        for queue, share, share_cost in parts:
-            before = len(batch.items)
-            self._fill(batch, queue, min(max_items, before + share), min(max_cost, batch.cost + share_cost))
-            if queue is self._bulk_queue and len(batch.items) > before:
-                self._bulk_first = False
+        if not self._bulk_queue:
+            self._bulk_first = False
+            self._fill(batch, self._queue, max_items, max_cost)
+        else:
+            parts = [
+                (self._queue, max_items - min(SLICE, max_items // 2), max_cost - self._slice_cost),
+                (self._bulk_queue, BULK, max_cost // 2),
+            ]
+            if self._bulk_first:
+                parts.reverse()
+            self._bulk_first = True
+            for queue, share, share_cost in parts:
+                before = len(batch.items)
+                self._fill(batch, queue, min(max_items, before + share), min(max_cost, batch.cost + share_cost))
+                if queue is self._bulk_queue and len(batch.items) > before:
+                    self._bulk_first = False
         self._remove(len(batch.items))
-        return batch.parts, batch.items
+        return batch
 
     def _fill(self, batch: _Batch[Item, Result], queue: deque[Admission[Item, Result]], max_items: int, max_cost: int) -> None:
         """Fill a batch up to `max_items` or `max_cost` from one queue."""
-        waits: list[float] = []
         now = self._clock()
-        while queue and len(batch.items) < max_items:
+        items = batch.items
+        while queue and (room := max_items - len(items)) > 0:
             entry = queue[0]
             if not entry.future or entry.future.done():  # cancelled by its caller
                 queue.popleft()
@@ -360,30 +374,34 @@ class Batcher(Generic[Item, Result]):
                 self._drop(entry, "expired")
                 entry.future.set_exception(DeadlineExceeded("the deadline passed while the request waited"))
                 continue
-            if batch.parts and entry.run is not batch.parts[0][0].run:
+            if entry.run is not batch.run and batch.run:
                 break
-            part, cost = self._next_part(batch, entry, max_items, max_cost)
-            if not part:
-                break
+            part, cost = entry.items, entry.cost
+            limit = min(max_cost - batch.cost, self._slice_cost)
+            if cost is None or cost > limit or entry.number > room or entry.number > SLICE:  # it does not fit as a whole
+                part, cost = self._next_part(batch, entry, min(room, SLICE), max_cost)
+                if not part:
+                    break
             queue.popleft()
             if not entry.taken:
-                waits.append(now - entry.enqueued_at)
-            batch.items += part
+                batch.waits.append(now - entry.enqueued_at)
+            items += part
+            batch.run = entry.run
             batch.cost += cost
-            batch.parts.append((entry, len(part)))
+            batch.entries.append(entry)
+            batch.sizes.append(len(part))
             entry.taken += len(part)
             if entry.taken < entry.number:
                 queue.append(entry)
-        self._observer.waited(waits)
 
     def _next_part(
         self, batch: _Batch[Item, Result], entry: Admission[Item, Result], max_items: int, max_cost: int
     ) -> tuple[Sequence[Item], int]:
-        """Return the next slice of an entry that fits into a batch, and its cost; empty if nothing fits.
+        """Return the next slice of an entry that fits into a batch, of at most `max_items`, and its cost.
 
-        A single item may cost more than a slice and, in an empty batch, more than a batch.
+        It is empty if nothing fits. A single item may cost more than a slice and, in an empty batch, more than a batch.
         """
-        part = entry.items[entry.taken : entry.taken + min(SLICE, max_items - len(batch.items))]
+        part = entry.items[entry.taken : entry.taken + max_items]
         room = max_cost - batch.cost
         limit = min(room, self._slice_cost)
         total = entry.cost
@@ -401,10 +419,7 @@ class Batcher(Generic[Item, Result]):
         return part[:number], total
 
     def _finish_executed(
-        self,
-        batch: list[tuple[Admission[Item, Result], int]],
-        began: float,
-        done: ExecutorFuture[Sequence[Sequence[Result] | Exception]],
+        self, batch: _Batch[Item, Result], began: float, done: ExecutorFuture[Sequence[Sequence[Result] | Exception]]
     ) -> None:
         self._computing = False
         try:
@@ -413,25 +428,26 @@ class Batcher(Generic[Item, Result]):
             self._fail(error, batch)
             raise
 
-    def _finish(
-        self, batch: list[tuple[Admission[Item, Result], int]], began: float, outcomes: Sequence[Sequence[Result] | Exception]
-    ) -> None:
+    def _finish(self, batch: _Batch[Item, Result], began: float, outcomes: Sequence[Sequence[Result] | Exception]) -> None:
         self._answered_at = self._clock()
         seconds = self._answered_at - began
-        size = sum([number for _, number in batch])
+        size = len(batch.items)
         self._seconds_per_item += 0.1 * (seconds / size - self._seconds_per_item)
-        self._observer.computed(size, seconds)
+        self._observer.computed(size, seconds, batch.waits)
         self._yield_turns = YIELD_TURNS if self._executor is None and seconds > LONG_BATCH else 0
-        for (entry, _), outcome in zip(batch, outcomes, strict=True):
-            if not entry.future or entry.future.done():
+        for entry, outcome in zip(batch.entries, outcomes, strict=True):
+            future = entry.future
+            if not future or future.done():
                 continue
             if isinstance(outcome, Exception):
                 self._withdraw(entry)
-                entry.future.set_exception(outcome)
-                continue
-            entry.results += outcome
-            if len(entry.results) == entry.number:
-                entry.future.set_result(entry.results)
+                future.set_exception(outcome)
+            elif len(outcome) == entry.number:
+                future.set_result(outcome)
+            else:
+                entry.results += outcome
+                if len(entry.results) == entry.number:
+                    future.set_result(entry.results)
         self._schedule()
 
     def _drop(self, entry: Admission[Item, Result], reason: str) -> None:
@@ -467,9 +483,9 @@ class Batcher(Generic[Item, Result]):
             self.queued += items
             waiter.set_result(None)
 
-    def _fail(self, error: BaseException, batch: Sequence[tuple[Admission[Item, Result], int]]) -> None:
+    def _fail(self, error: BaseException, batch: _Batch[Item, Result]) -> None:
         """Fail every caller with an error of the batcher's own, and let `run` raise it."""
-        for entry in [*self._queue, *self._bulk_queue, *(entry for entry, _ in batch)]:
+        for entry in [*self._queue, *self._bulk_queue, *batch.entries]:
             if entry.future and not entry.future.done():
                 entry.future.set_exception(error)
         self._queue.clear()
@@ -479,25 +495,31 @@ class Batcher(Generic[Item, Result]):
             self._failure.set_exception(error)
 
 
-def _run_parts(run: Run[Item, Result], items: Sequence[Item], parts: Sequence[int]) -> Sequence[Sequence[Result] | Exception]:
-    """Call `run`, and split its results into parts of the given lengths.
+def _run_parts(run: Run[Item, Result], items: Sequence[Item], sizes: Sequence[int]) -> Sequence[Sequence[Result] | Exception]:
+    """Call `run`, and split its results into parts of these sizes.
 
     If it fails, each part is tried on its own, so that a bad part fails no other.
     """
     try:
-        return _cut(run(items), parts)
+        results = run(items)
+        if len(results) != len(items):
+            raise ValueError(f"{len(results)} results for {len(items)} items")
+        return _cut(results, sizes)
     except Exception as error:
-        if len(parts) == 1:
+        if len(sizes) == 1:
             return [error]
-        return [outcome for part in _cut(items, parts) for outcome in _run_parts(run, part, [len(part)])]
+        return [outcome for part in _cut(items, sizes) for outcome in _run_parts(run, part, [len(part)])]
 
 
-def _cut(values: Sequence[Result], parts: Sequence[int]) -> list[Sequence[Result]]:
-    cut = []
+def _cut(values: Sequence[Result], sizes: Sequence[int]) -> Sequence[Sequence[Result]]:
+    """Cut values into parts of these sizes, none of which is 0."""
+    if len(sizes) == 1:
+        return [values]
+    if len(sizes) == len(values):
+        return [[value] for value in values]
+    parts = []
     start = 0
-    for length in parts:
-        cut.append(values[start : start + length])
-        start += length
-    if start != len(values):
-        raise ValueError(f"{len(values)} results for {start} items")
-    return cut
+    for size in sizes:
+        parts.append(values[start : start + size])
+        start += size
+    return parts

@@ -40,17 +40,17 @@ Peer = Callable[[], str]  # names the connection; gRPC has to build the string, 
 class Lease:
     """Room for one message. To end its read, the budget sets `evicted` and cancels the task that reads."""
 
-    __slots__ = ("_budget", "_name", "_peer", "bulk", "evicted", "reading_since", "size", "task")
+    # Here and not in __init__, which runs for each call.
+    _name: str | None = None
+    evicted = False
 
-    def __init__(self, budget: Budget, peer: Peer, bulk: bool, size: int) -> None:
+    def __init__(self, budget: Budget, peer: Peer, bulk: bool, size: int, task: asyncio.Task[object] | None) -> None:
         self._budget = budget
         self._peer = peer
-        self._name: str | None = None
         self.bulk = bulk
         self.size = size  # bytes
-        self.evicted = False
-        self.reading_since: float | None = None  # by the budget's clock; None: the message is here
-        self.task: asyncio.Task[object] | None = None
+        self.reading_since: float | None = budget.clock()  # None: the message is here
+        self.task = task  # that reads
 
     @property
     def peer(self) -> str:
@@ -61,13 +61,27 @@ class Lease:
 
     def shrink(self, size: int) -> None:
         """Keep this many bytes, the size of the message, and return the rest. Raises Overloaded, and returns all."""
-        self._budget.resize(self, size)
+        budget = self._budget
+        if self.reading_since is not None:
+            self.reading_since = self.task = None
+            del budget.reading[self]
+            if not self.bulk:
+                budget.answering += size
+        elif not self.bulk:
+            budget.answering += size - self.size
+        returned = self.size - size
+        self.size = size
+        budget.reserved -= returned
+        if self.bulk:
+            budget.bulk_reserved -= returned
+        if budget.waiting:
+            budget.admit_waiting()
         if size > SMALL:
-            self._budget.admit(self)
+            budget.refuse_if_strained(self)
 
     def release(self) -> None:
         """Return all of it. May be called twice."""
-        self._budget.resize(self, 0)
+        self.shrink(0)
 
 
 class Budget:
@@ -81,11 +95,11 @@ class Budget:
         self._capacity = capacity
         self._bulk_capacity = capacity // 2
         self._strain = capacity // 4  # bytes that are being answered beyond which large messages are refused
-        self._reserved = self._bulk_reserved = 0
-        self._answering = 0  # bytes of messages that are here, bulk aside
+        self.reserved = self.bulk_reserved = 0  # bytes, now
+        self.answering = 0  # bytes of messages that are here, bulk aside
         self._patience = patience
-        self._clock = clock
-        self._reading: dict[int, Lease] = {}  # by id, the oldest first
+        self.clock = clock
+        self.reading: dict[Lease, None] = {}  # whose message is not here yet, the oldest first
         # By whether they are bulk, then by connection, the next one in turn first.
         self._waiting: dict[bool, OrderedDict[str, deque[asyncio.Future[Lease]]]] = {
             False: OrderedDict(),
@@ -94,11 +108,6 @@ class Budget:
         self.waiting = 0  # reads that wait for room
         self._resting: dict[str, float] = {}  # until when, by connection
         self._eviction: asyncio.TimerHandle | None = None
-
-    @property
-    def reserved(self) -> int:
-        """Bytes that are reserved now."""
-        return self._reserved
 
     def try_reserve(self, peer: Peer, bulk: bool = False) -> Lease | None:
         """Room for the largest message, to be read by the calling task; None if it has to wait."""
@@ -133,56 +142,44 @@ class Budget:
         finally:
             self.waiting -= 1
         lease.task = asyncio.current_task()
-        lease.reading_since = self._clock()
+        lease.reading_since = self.clock()
         return lease
 
-    def resize(self, lease: Lease, size: int) -> None:
-        """See Lease."""
-        if self._reading.pop(id(lease), None):
-            lease.reading_since = lease.task = None
-        elif not lease.bulk:
-            self._answering -= lease.size
-        if not lease.bulk:
-            self._answering += size
-        returned = lease.size - size
-        lease.size = size
-        self._reserved -= returned
-        if lease.bulk:
-            self._bulk_reserved -= returned
-        if self._waiting[False] or self._waiting[True]:
-            for bulk, turns in self._waiting.items():
-                if turns:
-                    self._admit(bulk)
+    def admit_waiting(self) -> None:
+        """Give what room there is to those who wait."""
+        for bulk, turns in self._waiting.items():
+            if turns:
+                self._admit(bulk)
 
-    def admit(self, lease: Lease) -> None:
+    def refuse_if_strained(self, lease: Lease) -> None:
         """See Lease.shrink, for a message that is not small."""
-        if self._answering > self._strain and not lease.bulk and lease.size < self._answering:
-            self._resting[lease.peer] = self._clock() + self._patience / 4
+        if self.answering > self._strain and not lease.bulk and lease.size < self.answering:
+            self._resting[lease.peer] = self.clock() + self._patience / 4
             lease.release()
             raise Overloaded("the requests before it are too large to read another large one", self._patience)
 
     def _has_room(self, peer: Peer, bulk: bool) -> bool:
-        if self._answering > self._strain and not bulk:
+        if not bulk and self.answering > self._strain:
             name = peer()
-            reads = [it.peer for it in self._reading.values() if not it.bulk]
-            if len(reads) >= FEW or name in reads or self._resting.get(name, 0.0) > self._clock():
+            reads = [it.peer for it in self.reading if not it.bulk]
+            if len(reads) >= FEW or name in reads or self._resting.get(name, 0.0) > self.clock():
                 return False
-        reserved, capacity = (self._bulk_reserved, self._bulk_capacity) if bulk else (self._reserved, self._capacity)
-        if reserved + self._largest > capacity or self._reserved + self._largest > self._capacity:
+        if not bulk and 2 * self.reserved < self._capacity:  # so the largest message has room too
+            return True
+        reserved, capacity = (self.bulk_reserved, self._bulk_capacity) if bulk else (self.reserved, self._capacity)
+        if reserved + self._largest > capacity or self.reserved + self._largest > self._capacity:
             return False
         if 2 * reserved < capacity:
             return True
         name = peer()
-        return 4 * sum(it.size for it in self._reading.values() if it.bulk >= bulk and it.peer == name) < capacity
+        return 4 * sum(it.size for it in self.reading if it.bulk >= bulk and it.peer == name) < capacity
 
     def _grant(self, peer: Peer, bulk: bool, task: asyncio.Task[object] | None) -> Lease:
-        lease = Lease(self, peer, bulk, self._largest)
-        lease.task = task
-        lease.reading_since = self._clock()
-        self._reading[id(lease)] = lease
-        self._reserved += lease.size
+        lease = Lease(self, peer, bulk, self._largest, task)
+        self.reading[lease] = None
+        self.reserved += self._largest
         if bulk:
-            self._bulk_reserved += lease.size
+            self.bulk_reserved += self._largest
         return lease
 
     def _admit(self, bulk: bool) -> None:
@@ -205,7 +202,7 @@ class Budget:
     def _evict(self) -> None:
         """End as many reads whose callers stay silent as others wait for their room, the oldest first."""
         self._eviction = None
-        now = self._clock()
+        now = self.clock()
         overdue = now - self._patience
         self._resting = {name: until for name, until in self._resting.items() if until > now}
         for bulk, turns in self._waiting.items():
@@ -214,7 +211,7 @@ class Budget:
             for name, waiting in turns.items():
                 silent = [
                     it
-                    for it in self._reading.values()
+                    for it in self.reading
                     if it.task and not it.evicted and (it.reading_since or overdue) < overdue and (full or it.peer == name)
                 ]
                 for lease in silent[: sum(not it.done() for it in waiting)]:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, chain
 from threading import Lock
+from typing import TypeAlias
 
 import numpy as np
 import prometheus_client
@@ -32,6 +33,10 @@ OUTLETS = ("true", "false", "none")  # known to the model, unknown, or absent
 DROP_REASONS = ("overloaded", "expired", "cancelled")
 CODES = tuple(code.name for code in sorted(StatusCode, key=lambda code: int(code.value[0])))  # by number, 0 to 16
 
+# The fields of a model's Predictions, each for all headlines of a batch.
+_Columns: TypeAlias = tuple[Sequence[float], Sequence[float], Sequence[int], Sequence[int], Sequence[bool]]
+_Predicted: TypeAlias = tuple[int, Sequence[str], _Columns]  # version, outlets, predictions
+
 _COUNTED_TOGETHER = 1024  # values, which take 0.05 ms
 
 prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]  # they double the series and tell what process_start_time_seconds tells
@@ -40,8 +45,8 @@ prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]  # 
 class Metrics:
     """The metrics of one server, with what happens as methods.
 
-    `waited`, `computed` and `dropped` make it the batcher's observer, `predicted` the predictor's and `loaded` the
-    repository's. Everything but `predicted` and `outlets` is called on the event loop only.
+    `computed` and `dropped` make it the batcher's observer, `predicted` the predictor's and `loaded` the
+    repository's. Everything but `predicted` is called on the event loop only.
     """
 
     def __init__(self, queue_capacity: int = 0) -> None:
@@ -93,6 +98,9 @@ class Metrics:
         self._predictions: dict[int, int] = {}  # by version
         self._known_words = self._unknown_words = 0
         self._outlets = dict.fromkeys(OUTLETS, 0)
+        self._predicted: deque[_Predicted] = deque()  # what is not counted yet
+        self._room = _COUNTED_TOGETHER
+        self._counting = Lock()
         self._trained_at: float | None = None  # of the live version
         self._dropped = {reason: self.dropped_total.labels(reason) for reason in DROP_REASONS}
         self._loads = {True: self.model_loads_total.labels("success"), False: self.model_loads_total.labels("failure")}
@@ -108,34 +116,39 @@ class Metrics:
         totals = (sum(counts) for counts in zip(*(calls.handled for calls in self._calls), strict=True))
         return {code: total for code, total in zip(CODES, totals, strict=True) if total}
 
-    def waited(self, seconds: Sequence[float]) -> None:
-        """Requests' first headlines left the queue after so long."""
-        self._queue_wait_seconds.observe(seconds)
-
-    def computed(self, items: int, seconds: float) -> None:
-        """A batch of so many headlines was computed in this time."""
+    def computed(self, items: int, seconds: float, waits: Sequence[float]) -> None:
+        """A batch of so many headlines was computed in this time; `waits` are those of requests' first headlines."""
         self._batch_size.observe((items,))
         self._inference_seconds.observe((seconds,))
+        self._queue_wait_seconds.observe(waits)
 
     def dropped(self, reason: str, items: int) -> None:
         """Headlines were not computed, for one of DROP_REASONS."""
         self._dropped[reason].inc(items)
 
-    def predicted(
-        self, version: int, main_outputs: Sequence[float], aux_outputs: Sequence[float], words: int, unknown_words: int
-    ) -> None:
-        """A version predicted a batch with so many words in all; on the one thread that computes batches."""
-        self._predictions[version] += len(main_outputs)
-        self._known_words += words - unknown_words
-        self._unknown_words += unknown_words
-        self._main_output.observe(main_outputs)
-        self._aux_output.observe(aux_outputs)
+    def predicted(self, version: int, headlines: Sequence[tuple[str, float, str]], predictions: _Columns) -> None:
+        """A version predicted a batch of headlines: text, time, outlet; on the one thread that computes batches.
 
-    def outlets(self, headlines: int, known: int, absent: int) -> None:
-        """Of so many headlines that were predicted, the model knew the outlet of some, and others named none."""
-        self._outlets["true"] += known
-        self._outlets["false"] += headlines - known - absent
-        self._outlets["none"] += absent
+        As a Distribution's values, batches wait to be counted together.
+        """
+        self._predicted.append((version, [outlet for _, _, outlet in headlines], predictions))
+        self._room -= len(headlines)
+        if self._room < 0:
+            self._count_predictions()
+
+    def _count_predictions(self) -> None:
+        with self._counting:
+            self._room = _COUNTED_TOGETHER
+            for _ in range(len(self._predicted)):
+                version, outlets, (main_output, aux_output, words, unknown_words, outlets_known) = self._predicted.popleft()
+                self._predictions[version] += len(outlets)
+                self._unknown_words += (unknown := sum(unknown_words))
+                self._known_words += sum(words) - unknown
+                self._main_output.observe(main_output)
+                self._aux_output.observe(aux_output)
+                self._outlets["true"] += (known := sum(outlets_known))
+                self._outlets["none"] += (absent := outlets.count(""))
+                self._outlets["false"] += len(outlets) - known - absent
 
     def loaded(self, passed: bool, seconds: float) -> None:
         """A version was tried, for so long."""
@@ -214,6 +227,7 @@ class Metrics:
             received.add_metric(calls.labels, calls.received)
             sent.add_metric(calls.labels, calls.sent)
             seconds.add_metric(calls.labels, *calls.seconds.buckets())
+        self._count_predictions()
         predictions = CounterMetricFamily("headlines_predictions", "Headlines predicted, by model version", labels=("version",))
         for version, count in list(self._predictions.items()):
             predictions.add_metric((str(version),), count)

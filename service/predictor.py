@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple, TypeAlias, cast
 
 from service.batcher import Admission, Batcher
 from service.errors import FieldViolation, InvalidRequest, Unavailable
 from service.model.explanation import Explainable, Explanation
 from service.model.preprocessing import END_OF_TIME, FIRST_SECOND, Fields, Headline, is_time, text_problem
-from service.model.version import Outputs, Prediction, Predictions, Row, Version
+from service.model.version import Outputs, Prediction, PredictionFields, Predictions, Row, Version
 from service.repository import Repository
 
 _CHECKED_AT_ONCE = 32 << 10  # characters, between two turns of the event loop; strange ones take 0.1 us each
@@ -40,8 +41,16 @@ class Limits:
 class Answer(NamedTuple):
     """Predictions in the order of the headlines, all by one version."""
 
-    predictions: list[Prediction]
+    rows: Sequence[PredictionFields]
     version: int
+
+    @property
+    def predictions(self) -> list[Prediction]:
+        """The rows as Predictions, each of which takes four times as long to make as its row."""
+        return [Prediction._make(row) for row in self.rows]
+
+
+_answer: Callable[[tuple[Any, ...]], Answer] = partial(tuple.__new__, Answer)  # in a third of the time that Answer() takes
 
 
 class Explained(NamedTuple):
@@ -53,7 +62,7 @@ class Explained(NamedTuple):
 
 # What a batch is made of, and what becomes of it; a batch holds one kind alone.
 Item: TypeAlias = Fields | Row
-Result: TypeAlias = Prediction | Outputs
+Result: TypeAlias = PredictionFields | Outputs
 
 
 def cost(items: Sequence[Item]) -> int:
@@ -99,7 +108,8 @@ class Predictor:
         Parsing a thousand takes 0.06 ms, decoding them 1.2: refusing an overload after that would leave no time to answer.
         Raises InvalidRequest for none or too many, and Overloaded if there is no room or not enough time.
         """
-        check_number(headlines, self.limits.max_headlines)
+        if not 0 < headlines <= self.limits.max_headlines:
+            check_number(headlines, self.limits.max_headlines)
         return self._batcher.admit(headlines, deadline, cost, began)
 
     async def admit_bulk(
@@ -120,9 +130,11 @@ class Predictor:
                 return await self.predict(headlines, admission)
         if not self._are_usual(headlines):
             await self._check(headlines)
-        run = self._live()
-        predictions: list[Any] = await admission.compute(run.headlines, headlines)
-        return Answer(predictions, run.version.number)
+        run = self._runs
+        if run is None or run.version is not self._repository.live:
+            run = self._live()
+        rows: Sequence[Any] = await admission.compute(run.headlines, headlines)
+        return _answer((rows, run.version.number))
 
     async def compute(self, rows: Sequence[Row], admission: Admission[Item, Result]) -> tuple[list[Outputs], int]:
         """The outputs for rows that the caller has checked, and the version. They count as no headlines.
@@ -214,12 +226,13 @@ class _Runs:
     """One version as what batches go through; requests of the same version and kind share them."""
 
     def __init__(self, version: Version, observer: Observer) -> None:
-        def headlines(items: Sequence[Any]) -> list[Prediction]:
+        def headlines(items: Sequence[Any]) -> list[PredictionFields]:
             columns = version.predict(items)
             observer(version.number, items, columns)
-            return columns.rows()
+            main, aux, words, unknown_words, known = columns
+            return list(zip(main, aux, words, unknown_words, known))  # noqa: B905  (a third of the time of strict=True)
 
         self.version = version
         # Bound once: what shares a batch is told by its run being the same object.
-        self.headlines: Callable[[Sequence[Any]], list[Prediction]] = headlines
+        self.headlines: Callable[[Sequence[Any]], list[PredictionFields]] = headlines
         self.rows: Callable[[Sequence[Any]], list[Outputs]] = version.compute

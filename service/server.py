@@ -7,10 +7,8 @@ import gc
 import logging
 import os
 import time
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from operator import itemgetter
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
@@ -28,8 +26,7 @@ from service.hosts import is_loopback
 from service.metrics import Metrics
 from service.model import engines
 from service.model.engines import Engine
-from service.model.preprocessing import Fields
-from service.model.version import Predictions, Version
+from service.model.version import Version
 from service.predictor import Item, Limits, Predictor, Result, cost
 from service.repository import Repository
 from service.settings import Settings
@@ -155,7 +152,7 @@ class Server:
         )
         self._gate = DrainGate()
         limits = Limits(settings.max_headlines, settings.max_text_bytes)
-        predictor = self._predictor = Predictor(self._repository, self._batcher, limits, self._on_predictions)
+        predictor = self._predictor = Predictor(self._repository, self._batcher, limits, self.metrics.predicted)
         self._description = ModelDescription(self._repository, settings.model_name, limits, settings.max_message_bytes)
         self._popularity = self._build_popularity(predictor)
         self._inference = self._build_inference(predictor)
@@ -384,11 +381,6 @@ class Server:
 
     def _not_ready(self) -> str:
         return "the server is stopping" if self._stopping else self._repository.problem
-
-    def _on_predictions(self, version: int, headlines: Sequence[Fields], columns: Predictions) -> None:
-        words, unknown_words = sum(columns.word_count), sum(columns.unknown_word_count)
-        self.metrics.predicted(version, columns.main_output, columns.aux_output, words, unknown_words)
-        self.metrics.outlets(len(headlines), sum(columns.outlet_known), list(map(itemgetter(2), headlines)).count(""))
 
     def _beat(self) -> None:
         self._heartbeat = time.monotonic()

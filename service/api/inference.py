@@ -18,7 +18,7 @@ import numpy as np
 
 from service.api import inference_messages as messages
 from service.api.messages import has_more_fields, parse
-from service.api.middleware import Context, began, deadline_of
+from service.api.middleware import Context, times
 from service.batcher import Admission
 from service.drain import DrainGate
 from service.errors import FieldViolation, InvalidRequest, Unavailable, UnknownModel
@@ -176,7 +176,7 @@ class Inference:
             )
         )
 
-    async def _model_infer(self, raw: bytes, context: Context) -> bytes:
+    async def _model_infer(self, raw: bytes, context: Context) -> bytes:  # noqa: ARG002
         with self._gate:
             if len(raw) > _LARGE and has_more_fields(raw, _MOST_FIELDS):
                 raise InvalidRequest("the request holds too many fields")
@@ -184,10 +184,10 @@ class Inference:
             model, live = self._find(request.model_name, request.model_version)
             response = _Response(model, request)
             rows, inputs = _inputs(model, request)
-            deadline = deadline_of(context)
+            began, deadline = times()
             del raw, request  # they need not stay in memory until the batch is computed
             try:
-                with self._predictor.admit(rows, deadline, began=began()) as admission:
+                with self._predictor.admit(rows, deadline, began=began) as admission:
                     columns, version = await self._compute(model, live, inputs, admission)
             except InvalidRequest as error:
                 raise InvalidRequest(str(error), [_renamed(it, model) for it in error.violations]) from None
@@ -202,9 +202,9 @@ class Inference:
         if model is _ARRAYS:
             outputs, version = await self._predictor.compute(_rows(inputs, live), admission)
             return list(zip(*outputs, strict=True)), version
-        predictions, version = await self._predictor.predict(self._headlines(inputs, admission.number), admission)
-        main, aux, words, unknown, known = zip(*predictions, strict=True)
-        return [main, aux, [it.best for it in predictions], words, unknown, known], version
+        answer = await self._predictor.predict(self._headlines(inputs, admission.number), admission)
+        main, aux, words, unknown, known = zip(*answer.rows, strict=True)
+        return [main, aux, [it.best for it in answer.predictions], words, unknown, known], answer.version
 
     def _find(self, name: str, version: str) -> tuple[_Model, Version]:
         """A model and the version that is live. Raises InvalidRequest, UnknownModel and Unavailable."""

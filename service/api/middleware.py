@@ -31,10 +31,10 @@ Streaming: TypeAlias = Callable[..., AsyncGenerator[bytes, None]]
 _OK, _CANCELLED, _DEADLINE_EXCEEDED, _UNIMPLEMENTED = 0, 1, 4, 12
 _NO_MESSAGE = "the call ended without a message"
 _TIMER_SLACK = 0.01  # seconds by which gRPC's clock may run before this one's
+Times: TypeAlias = tuple[float, float | None]
 
-
-# When the call began whose task this is. A context of gRPC's holds nothing of ours.
-_began: ContextVar[float | None] = ContextVar("began", default=None)
+# When the call began whose task this is, and its deadline. A context of gRPC's holds nothing of ours.
+_times: ContextVar[Times] = ContextVar("times")
 
 
 class Received(NamedTuple):
@@ -126,12 +126,16 @@ class _Method:
 
         # All in one coroutine: nearly all calls go this way, and each further one takes 2,000 instructions.
         async def unary(_: object, context: Context) -> bytes:  # noqa: RET503
+            # The clock is read first: if this thread is preempted in between, the deadline is early, never late.
+            began = monotonic()
             left = context.time_remaining()
-            if left is not None and left <= 0:
+            if left is None:
+                _times.set((began, None))
+            elif left > 0:
+                _times.set((began, began + left))
+            else:
                 self._drop()
             calls.started += 1
-            began = monotonic()
-            _began.set(began)
             code = _CANCELLED
             lease = None
             try:
@@ -269,9 +273,9 @@ def deadline_of(context: Context) -> float | None:
     return None if left is None else now + left
 
 
-def began() -> float | None:
-    """When the call began whose task this is, in the event loop's time; None for a call that streams."""
-    return _began.get()
+def times() -> Times:
+    """When the unary call began whose task this is, and its deadline or None, in the event loop's time."""
+    return _times.get()
 
 
 async def raw_messages(requests: AsyncIterator[Received]) -> AsyncGenerator[bytes, None]:

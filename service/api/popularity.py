@@ -14,7 +14,7 @@ from headlines.v1 import popularity_pb2
 from service import status
 from service.api import wire
 from service.api.messages import has_more_fields, parse
-from service.api.middleware import Received, began, deadline_of
+from service.api.middleware import Received, deadline_of, times
 from service.description import ModelDescription
 from service.drain import DrainGate
 from service.errors import FieldViolation, InvalidRequest, Malformed, Unavailable
@@ -72,11 +72,12 @@ class Popularity:
         for reader in self._readers:
             reader.cancel()
 
-    async def _predict(self, raw: bytes, context: _Context) -> bytes:
+    async def _predict(self, raw: bytes, context: _Context) -> bytes:  # noqa: ARG002
         with self._gate:
-            request = self._parse(wire.PredictRequest, raw, self._predictor.limits.max_headlines)
-            with self._predictor.admit(len(request.headlines), deadline_of(context), len(raw), began()) as admission:
-                headlines = wire.headlines(request, self._clock())
+            messages = wire.alone(raw) or self._parse(wire.PredictRequest, raw, self._predictor.limits.max_headlines).headlines
+            began, deadline = times()
+            with self._predictor.admit(len(messages), deadline, len(raw), began) as admission:
+                headlines = wire.headlines(messages, self._clock())
                 predictions, version = await self._predictor.predict(headlines, admission)
             return wire.response(predictions, version)
 
@@ -124,7 +125,7 @@ class Popularity:
             request = self._parse(wire.PredictStreamRequest, raw, self._predictor.limits.max_headlines)
             identity = request.id
             with await self._predictor.admit_bulk(len(request.headlines), deadline, len(raw)) as admission:
-                headlines = wire.headlines(request, self._clock())
+                headlines = wire.headlines(request.headlines, self._clock())
                 predictions, version = await self._predictor.predict(headlines, admission)
             response = wire.PredictStreamResponse(id=identity, response=wire.response(predictions, version))
         except Exception as error:
@@ -133,11 +134,12 @@ class Popularity:
             response = popularity_pb2.PredictStreamResponse(id=identity, error=_error(status.of(error)))
         return response.SerializeToString()  # type: ignore[no-any-return]
 
-    async def _explain(self, raw: bytes, context: _Context) -> bytes:
+    async def _explain(self, raw: bytes, context: _Context) -> bytes:  # noqa: ARG002
         with self._gate:
             request = self._parse(popularity_pb2.ExplainRequest, raw, MAX_EXPLAINED)
             headlines = self._headlines(request.headlines[: MAX_EXPLAINED + 1])  # of too many, one too many is enough
-            explained = await self._predictor.explain(headlines, deadline_of(context))
+            _, deadline = times()
+            explained = await self._predictor.explain(headlines, deadline)
             response = popularity_pb2.ExplainResponse(model_version=explained.version)
             for each in explained.explanations:
                 _fill_explanation(response.explanations.add(), each)

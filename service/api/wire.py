@@ -1,7 +1,7 @@
 """Predict's messages from bytes and to bytes, without an object of protobuf's for each headline.
 
-    request = parse(wire.PredictRequest, raw)
-    headlines = wire.headlines(request, now=time.time())
+    messages = wire.alone(raw) or parse(wire.PredictRequest, raw).headlines
+    headlines = wire.headlines(messages, now=time.time())
     raw = wire.response(predictions, version=7)
 
 To reach each field of each headline through protobuf's objects takes longer than to compute the predictions. So protobuf cuts a
@@ -24,11 +24,12 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from headlines.v1 import popularity_pb2
 from service.errors import Malformed
 from service.model.preprocessing import Fields
-from service.model.version import Prediction
+from service.model.version import Prediction, PredictionFields
 
 _Field = descriptor_pb2.FieldDescriptorProto
 
 # Tags: a field's number and wire type.
+_HEADLINES = 0x0A
 _TEXT, _POSTED_AT, _OUTLET = 0x0A, 0x12, 0x1A
 _PREDICTIONS = 0x0A
 _MAIN_OUTPUT, _AUX_OUTPUT, _BEST = 0x0D, 0x15, 0x35
@@ -38,6 +39,8 @@ _MORE = 0x80
 _LAST = 0x7F  # what a number's last byte is, at most
 # A time of whole seconds from 1978 to 3058, which have five bytes; and what their bits that say so are worth.
 _TIME = Struct("<3s5B")
+_TIME_SIZE = _TIME.size
+_unpack_time = _TIME.unpack_from
 _TIME_HEAD = bytes([_POSTED_AT, 6, 0x08])
 _TIME_SURPLUS = float(_MORE * (1 + (1 << 7) + (1 << 14) + (1 << 21)))
 
@@ -69,12 +72,27 @@ PredictStreamResponse = _message(
 )
 
 
-def headlines(request: Any, now: float) -> list[Fields]:  # noqa: ANN401
-    """The headlines of one of these requests; `now` is the time of those without one. Raises Malformed."""
+def alone(raw: bytes) -> tuple[bytes] | None:
+    """The one headline of a PredictRequest that holds nothing else, as most do; None if it holds more, or none."""
     try:
-        return [_usual(message, now) or _any(message, now) for message in request.headlines]
+        if raw[0] == _HEADLINES:
+            length = raw[1]
+            if length <= _LAST:
+                if length == len(raw) - 2:
+                    return (raw[2:],)
+            elif raw[2] <= _LAST and length + (raw[2] << 7) - _MORE == len(raw) - 3:
+                return (raw[3:],)
+    except IndexError:
+        pass
+    return None
+
+
+def headlines(messages: Iterable[bytes], now: float) -> list[Fields]:
+    """The headlines of a request; `now` is the time of those without one. Raises Malformed."""
+    try:
+        return [_usual(message, now) or _any(message, now) for message in messages]
     except DecodeError:
-        raise Malformed(f"not a valid {request.DESCRIPTOR.full_name}") from None
+        raise Malformed(f"not a valid {popularity_pb2.Headline.DESCRIPTOR.full_name}") from None
 
 
 def seconds(timestamp: Timestamp) -> float:
@@ -85,7 +103,7 @@ def seconds(timestamp: Timestamp) -> float:
     return min(timestamp.seconds + timestamp.nanos / 1e9, math.nextafter(next_second, -math.inf))
 
 
-def response(predictions: Iterable[Prediction], version: int) -> bytes:
+def response(predictions: Iterable[PredictionFields], version: int) -> bytes:
     """A PredictResponse."""
     parts = []
     for main, aux, words, unknown, known in predictions:
@@ -111,13 +129,13 @@ def _usual(message: bytes, now: float) -> Fields | None:
         left = len(message) - end
         if message[0] != _TEXT or left < 0:
             return None
-        if left >= _TIME.size and message[end] == _POSTED_AT:
-            head, a, b, c, d, e = _TIME.unpack_from(message, end)
+        if left >= _TIME_SIZE and message[end] == _POSTED_AT:
+            head, a, b, c, d, e = _unpack_time(message, end)
             if head != _TIME_HEAD or a <= _LAST or b <= _LAST or c <= _LAST or d <= _LAST or e > _LAST:
                 return None
             now = a + 128.0 * b + 16_384.0 * c + 2_097_152.0 * d + 268_435_456.0 * e - _TIME_SURPLUS
-            end += _TIME.size
-            left -= _TIME.size
+            end += _TIME_SIZE
+            left -= _TIME_SIZE
         if not left:
             return text, now, ""
         if message[end] != _OUTLET or message[end + 1] != left - 2 or left > _LAST:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -45,6 +45,8 @@ class Prediction(NamedTuple):
         return self.main_output if self.outlet_known else self.aux_output
 
 
+PredictionFields: TypeAlias = tuple[float, float, int, int, bool]  # of a Prediction, or one
+
 _prediction: Callable[[Iterable[Any]], Prediction] = partial(tuple.__new__, Prediction)  # as _make, which counts the fields
 
 
@@ -60,6 +62,9 @@ class Predictions(NamedTuple):
     def rows(self) -> list[Prediction]:
         """One Prediction for each headline."""
         return list(map(_prediction, zip(*self, strict=True)))
+
+
+_predictions: Callable[[Iterable[Any]], Predictions] = partial(tuple.__new__, Predictions)
 
 
 class Row(NamedTuple):
@@ -116,9 +121,9 @@ class Version:
 
         For one thread at a time.
         """
-        rows = self.preprocessor.encode(headlines)
-        main, aux = self.model.predict(rows.ids, rows.lengths, rows.aux).T.tolist()
-        return Predictions(main, aux, rows.word_counts, rows.unknown_word_counts, rows.outlets_known)
+        ids, lengths, aux_input, *known = self.preprocessor.encode(headlines)
+        main, aux = self.model.predict(ids, lengths, aux_input).T.tolist()
+        return _predictions((main, aux, *known))
 
     def compute(self, rows: Sequence[Row]) -> list[Outputs]:
         """The outputs for rows that are numbers already, in their order. For one thread at a time."""

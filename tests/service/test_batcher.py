@@ -48,11 +48,9 @@ class Record:
     def queue(self):
         return self.batcher.queued
 
-    def waited(self, seconds):
-        self.waits += seconds
-
-    def computed(self, items, seconds):  # noqa: ARG002
+    def computed(self, items, seconds, waits):  # noqa: ARG002
         self.batches.append(items)
+        self.waits += waits
 
     def dropped(self, reason, items):
         self.drops[reason] += items

@@ -115,12 +115,13 @@ def test_a_swap_leaves_one_version_in_model_info(metrics):
 
 def test_predictions_are_counted_by_version_words_and_outputs(metrics):
     metrics.went_live(3, "cc", "litert", time.time())
-    metrics.predicted(3, [0.0, 0.05, 0.051, 1.0], [0.2, 0.2, 0.2, 0.2], words=20, unknown_words=3)
+    headlines = [(f"headline {i}", 0.0, outlet) for i, outlet in enumerate(["a", "b", "", "a"])]
+    known = [True, False, False, True]
+    metrics.predicted(3, headlines, ([0.0, 0.05, 0.051, 1.0], [0.2, 0.2, 0.2, 0.2], [5, 4, 6, 5], [0, 2, 0, 1], known))
     assert value(metrics, "headlines_predictions_total", version="3") == 4
     assert value(metrics, "headlines_words_total", known="true") == 17
     assert value(metrics, "headlines_words_total", known="false") == 3
-    metrics.outlets(5, 2, 1)
-    assert [value(metrics, "headlines_outlets_total", known=it) for it in ("true", "false", "none")] == [2, 2, 1]
+    assert [value(metrics, "headlines_outlets_total", known=it) for it in ("true", "false", "none")] == [2, 1, 1]
     assert value(metrics, "headlines_main_output_bucket", le="0.05") == 2
     assert value(metrics, "headlines_main_output_bucket", le="0.1") == 3
     assert value(metrics, "headlines_main_output_bucket", le="1.0") == 4
@@ -131,8 +132,7 @@ def test_predictions_are_counted_by_version_words_and_outputs(metrics):
 
 def test_the_queue_and_batches_are_observed(metrics):
     metrics.watch_queue(lambda: 5)
-    metrics.waited([0.0002])
-    metrics.computed(64, 0.0003)
+    metrics.computed(64, 0.0003, [0.0002])
     metrics.dropped("expired", 2)
     metrics.loaded(True, 0.5)
     metrics.loaded(False, 0.1)

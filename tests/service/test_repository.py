@@ -254,10 +254,7 @@ async def test_the_loop_goes_on_while_a_version_loads(models):
 class Silent:
     """An observer that does not care."""
 
-    def waited(self, seconds):
-        pass
-
-    def computed(self, items, seconds):
+    def computed(self, items, seconds, waits):
         pass
 
     def dropped(self, reason, items):

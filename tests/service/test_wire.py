@@ -45,9 +45,9 @@ def check(message):
     expected = read(message)
     if expected is None:
         with pytest.raises(Malformed):
-            wire.headlines(wire.PredictRequest(headlines=[message]), NOW)
+            wire.headlines([message], NOW)
     else:
-        [found] = wire.headlines(wire.PredictRequest(headlines=[message]), NOW)
+        [found] = wire.headlines([message], NOW)
         assert repr(found) == repr(expected)  # NaN too
         assert type(found[1]) is float
 

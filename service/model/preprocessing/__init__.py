@@ -7,13 +7,14 @@ not depend on the number.
 
 from __future__ import annotations
 
+from codecs import utf_32_le_encode
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from itertools import repeat
 from math import cos, sin, tau
-from operator import add
 from struct import Struct
 from types import MappingProxyType
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -76,7 +77,9 @@ _UNKNOWN = chr(UNKNOWN)
 _UNKNOWNS = repeat(_UNKNOWN)
 _BETWEEN = chr(PADDING)  # stands between rows that are strings
 _FLOAT, _TIME = Struct("<f"), Struct(f"<{len(TIME_FEATURES)}f")
+_AUX = Struct(f"<{len(TIME_FEATURES)}f{_FLOAT.size}s")
 _NO_LEVEL = _FLOAT.pack(0.0)
+_INT32, _FLOAT32 = np.dtype(np.int32), np.dtype(np.float32)
 _MONDAY = 3 * _DAY  # 1970-01-01, where seconds count from, was a Thursday
 
 
@@ -102,6 +105,7 @@ class Rows(NamedTuple):
     outlets_known: list[bool]
 
 
+_rows: Callable[[Iterable[Any]], Rows] = partial(tuple.__new__, Rows)  # in a third of the time that Rows() takes
 _NO_ROWS = Rows(np.empty(0, np.int32), np.empty(0, np.int32), np.empty((0, len(AUX_FEATURES)), np.float32), [], [], [])
 
 
@@ -177,28 +181,31 @@ class Preprocessor:
 
         A headline without a word is the one id UNKNOWN; an unknown or absent outlet has level 0.
         """
-        headlines = list(headlines)
-        if not headlines:
+        columns = tuple(zip(*headlines))  # noqa: B905  (a third of the time of strict=True)
+        if not columns:
             return _NO_ROWS
-        texts, times, outlets = zip(*headlines, strict=True)
+        texts, times, outlets = columns
         rows = self._rows(texts)
         lengths = word_counts = list(map(len, rows))
-        unknown_word_counts = [row.count(_UNKNOWN) for row in rows]
+        unknown_word_counts = list(map(str.count, rows, _UNKNOWNS))
         if max(lengths) > SEQUENCE_LENGTH or not all(lengths):
             rows = [row[:SEQUENCE_LENGTH] or _UNKNOWN for row in rows]
             lengths = list(map(len, rows))
-        known_level = self._levels_as_sent.get
-        levels = [known_level(outlet) or self._level(outlet) for outlet in outlets]
-        known = list(map(bool, levels))
-        if not all(known):
+        levels: list[Any] = list(map(self._levels_as_sent.get, outlets))
+        known = [True] * len(levels)
+        if None in levels:
+            levels = [level or self._level(outlet) for level, outlet in zip(levels, outlets, strict=True)]
+            known = list(map(bool, levels))
             levels = [level or _NO_LEVEL for level in levels]
-        return Rows(
-            np.frombuffer("".join(rows).encode("utf-32-le", "surrogatepass"), np.int32),
-            np.fromiter(lengths, np.int32, len(lengths)),
-            np.frombuffer(self._aux(times, levels), np.float32).reshape(-1, len(AUX_FEATURES)),
-            word_counts,
-            unknown_word_counts,
-            known,
+        return _rows(
+            (
+                np.frombuffer(utf_32_le_encode("".join(rows), "surrogatepass")[0], _INT32),
+                np.array(lengths, _INT32),
+                np.ndarray((len(rows), len(AUX_FEATURES)), _FLOAT32, self._aux(times, levels)),
+                word_counts,
+                unknown_word_counts,
+                known,
+            )
         )
 
     def _rows(self, texts: Sequence[str]) -> list[str]:
@@ -217,10 +224,15 @@ class Preprocessor:
         return self._levels.get(outlet_key(outlet), b"") if outlet else b""
 
     def _aux(self, times: Sequence[float], levels: Sequence[bytes]) -> bytes:
-        if self._always:
-            features = [self._always] * len(times)
-        elif times.count(times[0]) == len(times):  # a request's headlines often have no times of their own
-            features = [_TIME.pack(*time_features(times[0]))] * len(times)
-        else:
-            features = [_TIME.pack(*time_features(posted_at)) for posted_at in times]
-        return b"".join(map(add, features, levels))
+        always = self._always
+        if not always and len(times) > 1 and times.count(times[0]) == len(times):  # often a request's headlines have no times
+            always = _TIME.pack(*time_features(times[0]))
+        if always:
+            return b"".join([always + level for level in levels])
+        rows = []
+        for posted_at, level in zip(times, levels):  # noqa: B905  (in a tenth less time)
+            # As time_features does, without a call for each.
+            hour = tau * (posted_at % _DAY) / _DAY
+            weekday = tau * ((posted_at + _MONDAY) % _WEEK) / _WEEK
+            rows.append(_AUX.pack(sin(hour), cos(hour), sin(weekday), cos(weekday), level))
+        return b"".join(rows)

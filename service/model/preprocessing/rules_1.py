@@ -34,6 +34,7 @@ _IN_RUN = regex.compile(rf"[{ALONE}]|[^{ALONE}]+", regex.V1)
 # no-break space, and without soft hyphens. One of these stands between two texts that are cut into words together.
 _NOT_PLAIN = re.compile("[^\0-\xff]|[\xa8\xaa\xad\xaf\xb2-\xb5\xb8-\xba\xbc-\xbe\xdf]")
 BETWEEN = "\xad"
+_GAP = f" {BETWEEN} "
 # Its letters in lower case, digits and apostrophes; a space for what separates words.
 _SPACED = bytes(ord(it.lower() if it.isalnum() or it in ("'", BETWEEN) else " ") for it in map(chr, range(256)))
 # What editors write beside plain text, and the plain character that has the same effect. NFKC makes three of one of them.
@@ -86,8 +87,7 @@ def split_plain(texts: Sequence[str]) -> list[str]:
     Where no apostrophe stands at a word's edge, words are what stands between other characters. So those that do are taken
     away: first two that stand together, of which at most one is left, then those behind and before a space.
     """
-    joined = f" {BETWEEN} ".join(texts)
-    spaced = f" {joined.encode('latin-1').translate(_SPACED).decode('latin-1')} "
+    spaced = f" {_GAP.join(texts).encode('latin-1').translate(_SPACED).decode('latin-1')} "
     if "'" in spaced:
         spaced = spaced.replace("''", "  ").replace(" '", "  ").replace("' ", "  ")
     return spaced.split()

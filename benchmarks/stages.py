@@ -79,7 +79,6 @@ async def measure(version: Version, size: int) -> dict[str, float]:
     stages = {
         "parse the message": time_stage(wire.PredictRequest.FromString, raw),
         "decode headlines": time_stage(lambda it: wire.headlines(it.headlines, 0.0), requests),
-        "validate": time_stage(predictor._are_usual, headlines),
         "words": time_stage(lambda some: split_plain(plain([text for text, _, _ in some])), headlines),
         "ids, time, outlet, arrays": time_stage(version.preprocessor.encode, headlines),
         "engine": time_stage(lambda it: version.model.predict(it.ids, it.lengths, it.aux), rows),

@@ -36,7 +36,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from concurrent.futures import Future as ExecutorFuture
-from typing import Generic, NoReturn, Protocol, Self, TypeVar
+from typing import Any, Generic, NoReturn, Protocol, Self, TypeVar
 
 from service.errors import DeadlineExceeded, Overloaded
 from service.timer import LoopTimer, Timer
@@ -56,6 +56,7 @@ YIELD_TURNS = 32
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 Run = Callable[[Sequence[Item]], Sequence[Result]]
+_Outcomes = tuple[Sequence[Sequence[Result] | Exception], bool]  # of the parts of a batch, and whether there is an exception
 
 
 class Observer(Protocol):
@@ -112,10 +113,10 @@ class Admission(Generic[Item, Result]):
         self.cost = cost  # of all items together, at most; None: not known
         self.began = began  # when its call did, on the batcher's clock; None: not known
         self.bulk = bulk
-        if number > 1:
-            self.results = []
         self.taken = 0  # items that have left the queue, from the front
         self.future: asyncio.Future[Sequence[Result]] | None = None
+        if number > 1:
+            self.results = []
 
     def compute(self, run: Run[Item, Result], items: Sequence[Item]) -> asyncio.Future[Sequence[Result]]:
         """Compute `items`, as many as were admitted; await the results, which are in the same order. To be called once.
@@ -134,16 +135,21 @@ class Admission(Generic[Item, Result]):
 
     def __exit__(self, *_: object) -> None:
         if self.bulk or self.taken < self.number:
-            self._batcher._release(self)
+            self.release()
+
+    def release(self) -> None:
+        """Take back what room there is still; `with` calls it."""
+        self._batcher._release(self)
 
 
 class _Batch(Generic[Item, Result]):
     """The next batch, while it is being filled."""
 
-    run: Run[Item, Result] | None = None  # what all entries have in common
-    cost = 0
+    __slots__ = ("cost", "entries", "items", "run", "sizes", "waits")
 
     def __init__(self) -> None:
+        self.run: Run[Item, Result] | None = None  # what all entries have in common
+        self.cost = 0
         self.entries: list[Admission[Item, Result]] = []
         self.sizes: list[int] = []  # how many items of each entry are in the batch
         self.items: list[Item] = []
@@ -189,7 +195,7 @@ class Batcher(Generic[Item, Result]):
         self.queued = 0  # items that wait, those that are admitted and not enqueued yet among them
         self._bulk_in_flight = 0  # items of admitted bulk requests
         self._bulk_waiters: deque[tuple[int, asyncio.Future[None]]] = deque()
-        self._recent: deque[int] = deque(maxlen=RECENT)  # requests in each batch, back to the last batch of one request
+        self._recent: deque[int] = deque(maxlen=RECENT)  # requests in each batch since the last batch of one request
         self._target_requests = 1  # requests at which a batch is dispatched
         self._answered_at = -math.inf  # when the last batch was, by the clock
         self._computing = False  # a batch is in the executor
@@ -317,10 +323,10 @@ class Batcher(Generic[Item, Result]):
         if run is None:
             return
         try:
-            self._record_batch(len(set(batch.entries)))
+            self._record_batch(len(batch.waits) if len(batch.waits) == len(batch.entries) else len(set(batch.entries)))
             began = self._clock()
             if self._executor is None:
-                self._finish(batch, began, _run_parts(run, batch.items, batch.sizes))
+                self._finish(batch, began, *_run_parts(run, batch.items, batch.sizes))
                 return
             self._computing = True
             done = self._executor.submit(_run_parts, run, batch.items, batch.sizes)
@@ -331,11 +337,12 @@ class Batcher(Generic[Item, Result]):
 
     def _record_batch(self, requests: int) -> None:
         """Update the target when a batch of this many requests is dispatched."""
-        recent = self._recent
         if requests == 1:
-            recent.clear()
-        recent.append(requests)
-        self._target_requests = max(recent)
+            self._recent.clear()
+            self._target_requests = 1
+        else:
+            self._recent.append(requests)
+            self._target_requests = max(self._recent)
 
     def _next_batch(self) -> _Batch[Item, Result]:
         """Take the next batch from the queues."""
@@ -357,13 +364,16 @@ class Batcher(Generic[Item, Result]):
                 self._fill(batch, queue, min(max_items, before + share), min(max_cost, batch.cost + share_cost))
                 if queue is self._bulk_queue and len(batch.items) > before:
                     self._bulk_first = False
-        self._remove(len(batch.items))
+        self.queued -= len(batch.items)
+        if self._bulk_waiters:
+            self._admit_bulk()
         return batch
 
     def _fill(self, batch: _Batch[Item, Result], queue: deque[Admission[Item, Result]], max_items: int, max_cost: int) -> None:
         """Fill a batch up to `max_items` or `max_cost` from one queue."""
         now = self._clock()
-        items = batch.items
+        items, entries, sizes = batch.items, batch.entries, batch.sizes
+        slice_cost = self._slice_cost
         while queue and (room := max_items - len(items)) > 0:
             entry = queue[0]
             if not entry.future or entry.future.done():  # cancelled by its caller
@@ -377,10 +387,11 @@ class Batcher(Generic[Item, Result]):
             if entry.run is not batch.run and batch.run:
                 break
             part, cost = entry.items, entry.cost
-            limit = min(max_cost - batch.cost, self._slice_cost)
-            if cost is None or cost > limit or entry.number > room or entry.number > SLICE:  # it does not fit as a whole
+            number = entry.number
+            if cost is None or cost > slice_cost or cost > max_cost - batch.cost or number > room or number > SLICE:
                 part, cost = self._next_part(batch, entry, min(room, SLICE), max_cost)
-                if not part:
+                number = len(part)
+                if not number:
                     break
             queue.popleft()
             if not entry.taken:
@@ -388,9 +399,9 @@ class Batcher(Generic[Item, Result]):
             items += part
             batch.run = entry.run
             batch.cost += cost
-            batch.entries.append(entry)
-            batch.sizes.append(len(part))
-            entry.taken += len(part)
+            entries.append(entry)
+            sizes.append(number)
+            entry.taken += number
             if entry.taken < entry.number:
                 queue.append(entry)
 
@@ -418,28 +429,26 @@ class Batcher(Generic[Item, Result]):
             number += 1
         return part[:number], total
 
-    def _finish_executed(
-        self, batch: _Batch[Item, Result], began: float, done: ExecutorFuture[Sequence[Sequence[Result] | Exception]]
-    ) -> None:
+    def _finish_executed(self, batch: _Batch[Item, Result], began: float, done: ExecutorFuture[_Outcomes[Result]]) -> None:
         self._computing = False
         try:
-            self._finish(batch, began, done.result())
+            self._finish(batch, began, *done.result())
         except BaseException as error:
             self._fail(error, batch)
             raise
 
-    def _finish(self, batch: _Batch[Item, Result], began: float, outcomes: Sequence[Sequence[Result] | Exception]) -> None:
+    def _finish(self, batch: _Batch[Item, Result], began: float, outcomes: Sequence[Any], failed: bool) -> None:
         self._answered_at = self._clock()
         seconds = self._answered_at - began
         size = len(batch.items)
         self._seconds_per_item += 0.1 * (seconds / size - self._seconds_per_item)
         self._observer.computed(size, seconds, batch.waits)
         self._yield_turns = YIELD_TURNS if self._executor is None and seconds > LONG_BATCH else 0
-        for entry, outcome in zip(batch.entries, outcomes, strict=True):
+        for entry, outcome in zip(batch.entries, outcomes):  # noqa: B905  (_run_parts sees to that, in less time)
             future = entry.future
             if not future or future.done():
                 continue
-            if isinstance(outcome, Exception):
+            if failed and isinstance(outcome, Exception):
                 self._withdraw(entry)
                 future.set_exception(outcome)
             elif len(outcome) == entry.number:
@@ -495,7 +504,7 @@ class Batcher(Generic[Item, Result]):
             self._failure.set_exception(error)
 
 
-def _run_parts(run: Run[Item, Result], items: Sequence[Item], sizes: Sequence[int]) -> Sequence[Sequence[Result] | Exception]:
+def _run_parts(run: Run[Item, Result], items: Sequence[Item], sizes: Sequence[int]) -> _Outcomes[Result]:
     """Call `run`, and split its results into parts of these sizes.
 
     If it fails, each part is tried on its own, so that a bad part fails no other.
@@ -504,17 +513,15 @@ def _run_parts(run: Run[Item, Result], items: Sequence[Item], sizes: Sequence[in
         results = run(items)
         if len(results) != len(items):
             raise ValueError(f"{len(results)} results for {len(items)} items")
-        return _cut(results, sizes)
+        return ([results] if len(sizes) == 1 else _cut(results, sizes)), False
     except Exception as error:
         if len(sizes) == 1:
-            return [error]
-        return [outcome for part in _cut(items, sizes) for outcome in _run_parts(run, part, [len(part)])]
+            return [error], True
+        return [_run_parts(run, part, [len(part)])[0][0] for part in _cut(items, sizes)], True
 
 
 def _cut(values: Sequence[Result], sizes: Sequence[int]) -> Sequence[Sequence[Result]]:
     """Cut values into parts of these sizes, none of which is 0."""
-    if len(sizes) == 1:
-        return [values]
     if len(sizes) == len(values):
         return [[value] for value in values]
     parts = []

@@ -40,17 +40,21 @@ Peer = Callable[[], str]  # names the connection; gRPC has to build the string, 
 class Lease:
     """Room for one message. To end its read, the budget sets `evicted` and cancels the task that reads."""
 
-    # Here and not in __init__, which runs for each call.
-    _name: str | None = None
-    evicted = False
+    __slots__ = ("_budget", "_name", "_peer", "bulk", "evicted", "reading_since", "size", "task")
 
-    def __init__(self, budget: Budget, peer: Peer, bulk: bool, size: int, task: asyncio.Task[object] | None) -> None:
+    def __init__(self, budget: Budget, peer: Peer, bulk: bool, task: asyncio.Task[object] | None) -> None:
         self._budget = budget
         self._peer = peer
+        self._name: str | None = None
+        self.evicted = False
         self.bulk = bulk
-        self.size = size  # bytes
+        self.size = budget.largest  # bytes
         self.reading_since: float | None = budget.clock()  # None: the message is here
         self.task = task  # that reads
+        budget.reading[self] = None
+        budget.reserved += self.size
+        if bulk:
+            budget.bulk_reserved += self.size
 
     @property
     def peer(self) -> str:
@@ -91,7 +95,7 @@ class Budget:
         self, capacity: int, largest: int, *, patience: float = 1.0, clock: Callable[[], float] = time.monotonic
     ) -> None:
         """`capacity` and `largest`, the largest message, are in bytes; `capacity` must be at least twice `largest`."""
-        self._largest = largest
+        self.largest = largest
         self._capacity = capacity
         self._bulk_capacity = capacity // 2
         self._strain = capacity // 4  # bytes that are being answered beyond which large messages are refused
@@ -111,9 +115,10 @@ class Budget:
 
     def try_reserve(self, peer: Peer, bulk: bool = False) -> Lease | None:
         """Room for the largest message, to be read by the calling task; None if it has to wait."""
-        if self._waiting[bulk] or not self._has_room(peer, bulk):
+        ample = not self.waiting and not bulk and self.answering <= self._strain and 2 * self.reserved < self._capacity
+        if not ample and (self._waiting[bulk] or not self._has_room(peer, bulk)):
             return None
-        return self._grant(peer, bulk, asyncio.current_task())
+        return Lease(self, peer, bulk, asyncio.current_task())
 
     async def reserve(self, peer: Peer, bulk: bool = False) -> Lease:
         """As `try_reserve`, but waits for room. Raises Overloaded, unless it is for bulk."""
@@ -164,23 +169,13 @@ class Budget:
             reads = [it.peer for it in self.reading if not it.bulk]
             if len(reads) >= FEW or name in reads or self._resting.get(name, 0.0) > self.clock():
                 return False
-        if not bulk and 2 * self.reserved < self._capacity:  # so the largest message has room too
-            return True
         reserved, capacity = (self.bulk_reserved, self._bulk_capacity) if bulk else (self.reserved, self._capacity)
-        if reserved + self._largest > capacity or self.reserved + self._largest > self._capacity:
+        if reserved + self.largest > capacity or self.reserved + self.largest > self._capacity:
             return False
         if 2 * reserved < capacity:
             return True
         name = peer()
         return 4 * sum(it.size for it in self.reading if it.bulk >= bulk and it.peer == name) < capacity
-
-    def _grant(self, peer: Peer, bulk: bool, task: asyncio.Task[object] | None) -> Lease:
-        lease = Lease(self, peer, bulk, self._largest, task)
-        self.reading[lease] = None
-        self.reserved += self._largest
-        if bulk:
-            self.bulk_reserved += self._largest
-        return lease
 
     def _admit(self, bulk: bool) -> None:
         """Give what room there is to those who wait."""
@@ -190,7 +185,7 @@ class Budget:
             while waiting and waiting[0].done():  # its caller has gone
                 waiting.popleft()
             if waiting and self._has_room(lambda name=name: name, bulk):  # type: ignore[misc]
-                waiting.popleft().set_result(self._grant(lambda name=name: name, bulk, None))  # type: ignore[misc]
+                waiting.popleft().set_result(Lease(self, lambda name=name: name, bulk, None))  # type: ignore[misc]
                 turns.move_to_end(name)
             if not waiting:
                 del turns[name]

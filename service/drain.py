@@ -21,15 +21,23 @@ class DrainGate:
         self.closed = False
         self._drained = asyncio.Event()
 
-    def __enter__(self) -> None:
+    def enter(self) -> None:
+        """Begin a call; `leave` ends it. Raises Unavailable if the gate is closed."""
         if self.closed:
             raise Unavailable("the server is stopping")
         self.in_flight += 1
 
-    def __exit__(self, *_: object) -> None:
+    def leave(self) -> None:
+        """End a call."""
         self.in_flight -= 1
         if self.closed:
             self._update()
+
+    def __enter__(self) -> None:
+        self.enter()
+
+    def __exit__(self, *_: object) -> None:
+        self.leave()
 
     def close(self) -> None:
         """Refuse new calls from now on."""

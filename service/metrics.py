@@ -35,7 +35,7 @@ CODES = tuple(code.name for code in sorted(StatusCode, key=lambda code: int(code
 
 # The fields of a model's Predictions, each for all headlines of a batch.
 _Columns: TypeAlias = tuple[Sequence[float], Sequence[float], Sequence[int], Sequence[int], Sequence[bool]]
-_Predicted: TypeAlias = tuple[int, Sequence[str], _Columns]  # version, outlets, predictions
+_Predicted: TypeAlias = tuple[int, int, _Columns]  # version, headlines without an outlet, predictions
 
 _COUNTED_TOGETHER = 1024  # values, which take 0.05 ms
 
@@ -100,6 +100,8 @@ class Metrics:
         self._outlets = dict.fromkeys(OUTLETS, 0)
         self._predicted: deque[_Predicted] = deque()  # what is not counted yet
         self._room = _COUNTED_TOGETHER
+        self._computed: deque[tuple[int, float, Sequence[float]]] = deque()  # likewise
+        self._room_for_waits = _COUNTED_TOGETHER
         self._counting = Lock()
         self._trained_at: float | None = None  # of the live version
         self._dropped = {reason: self.dropped_total.labels(reason) for reason in DROP_REASONS}
@@ -118,9 +120,18 @@ class Metrics:
 
     def computed(self, items: int, seconds: float, waits: Sequence[float]) -> None:
         """A batch of so many headlines was computed in this time; `waits` are those of requests' first headlines."""
-        self._batch_size.observe((items,))
-        self._inference_seconds.observe((seconds,))
-        self._queue_wait_seconds.observe(waits)
+        self._computed.append((items, seconds, waits))
+        self._room_for_waits -= 1 + len(waits)
+        if self._room_for_waits < 0:
+            self._count_batches()
+
+    def _count_batches(self) -> None:
+        with self._counting:
+            self._room_for_waits = _COUNTED_TOGETHER
+            computed = [self._computed.popleft() for _ in range(len(self._computed))]
+            self._batch_size.observe([items for items, _, _ in computed])
+            self._inference_seconds.observe([seconds for _, seconds, _ in computed])
+            self._queue_wait_seconds.observe([wait for _, _, waits in computed for wait in waits])
 
     def dropped(self, reason: str, items: int) -> None:
         """Headlines were not computed, for one of DROP_REASONS."""
@@ -131,7 +142,8 @@ class Metrics:
 
         As a Distribution's values, batches wait to be counted together.
         """
-        self._predicted.append((version, [outlet for _, _, outlet in headlines], predictions))
+        absent = [outlet for _, _, outlet in headlines].count("") if False in predictions[-1] else 0
+        self._predicted.append((version, absent, predictions))
         self._room -= len(headlines)
         if self._room < 0:
             self._count_predictions()
@@ -140,15 +152,15 @@ class Metrics:
         with self._counting:
             self._room = _COUNTED_TOGETHER
             for _ in range(len(self._predicted)):
-                version, outlets, (main_output, aux_output, words, unknown_words, outlets_known) = self._predicted.popleft()
-                self._predictions[version] += len(outlets)
+                version, absent, (main_output, aux_output, words, unknown_words, outlets_known) = self._predicted.popleft()
+                self._predictions[version] += len(main_output)
                 self._unknown_words += (unknown := sum(unknown_words))
                 self._known_words += sum(words) - unknown
                 self._main_output.observe(main_output)
                 self._aux_output.observe(aux_output)
                 self._outlets["true"] += (known := sum(outlets_known))
-                self._outlets["none"] += (absent := outlets.count(""))
-                self._outlets["false"] += len(outlets) - known - absent
+                self._outlets["none"] += absent
+                self._outlets["false"] += len(main_output) - known - absent
 
     def loaded(self, passed: bool, seconds: float) -> None:
         """A version was tried, for so long."""
@@ -227,6 +239,7 @@ class Metrics:
             received.add_metric(calls.labels, calls.received)
             sent.add_metric(calls.labels, calls.sent)
             seconds.add_metric(calls.labels, *calls.seconds.buckets())
+        self._count_batches()
         self._count_predictions()
         predictions = CounterMetricFamily("headlines_predictions", "Headlines predicted, by model version", labels=("version",))
         for version, count in list(self._predictions.items()):

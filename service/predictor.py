@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, NamedTuple, TypeAlias, cast
 
 from service.batcher import Admission, Batcher
@@ -50,7 +49,7 @@ class Answer(NamedTuple):
         return [Prediction._make(row) for row in self.rows]
 
 
-_answer: Callable[[tuple[Any, ...]], Answer] = partial(tuple.__new__, Answer)  # in a third of the time that Answer() takes
+_Submitted: TypeAlias = tuple["asyncio.Future[Sequence[Any]]", int]
 
 
 class Explained(NamedTuple):
@@ -128,13 +127,32 @@ class Predictor:
         if admission is None:
             with self.admit(len(headlines)) as admission:
                 return await self.predict(headlines, admission)
-        if not self._are_usual(headlines):
-            await self._check(headlines)
+        rows, version = self.submit(headlines, admission) or await self.check_and_submit(headlines, admission)
+        return Answer(await rows, version)
+
+    def submit(
+        self, headlines: Sequence[Fields], admission: Admission[Item, Result], checked: bool = False
+    ) -> _Submitted | None:
+        """Enqueue headlines: a future of the rows of an Answer, and the version. None if they are to be checked first.
+
+        Most are not, and no task has to wait for that. Raises as `predict`.
+        """
+        if not checked:
+            longest = self.limits.max_text_bytes
+            for text, posted_at, _ in headlines:
+                if not (text.isascii() and 0 < len(text) <= longest and not text.isspace()):
+                    return None
+                if not FIRST_SECOND <= posted_at < END_OF_TIME:
+                    return None
         run = self._runs
         if run is None or run.version is not self._repository.live:
             run = self._live()
-        rows: Sequence[Any] = await admission.compute(run.headlines, headlines)
-        return _answer((rows, run.version.number))
+        return admission.compute(run.headlines, headlines), run.version.number
+
+    async def check_and_submit(self, headlines: Sequence[Fields], admission: Admission[Item, Result]) -> _Submitted:
+        """As `submit`, for any headlines. Raises as `predict`."""
+        await self._check(headlines)
+        return cast("_Submitted", self.submit(headlines, admission, checked=True))
 
     async def compute(self, rows: Sequence[Row], admission: Admission[Item, Result]) -> tuple[list[Outputs], int]:
         """The outputs for rows that the caller has checked, and the version. They count as no headlines.
@@ -184,16 +202,6 @@ class Predictor:
         if self._runs is None or self._runs.version is not version:
             self._runs = _Runs(version, self._observer)
         return self._runs
-
-    def _are_usual(self, headlines: Sequence[Fields]) -> bool:
-        """Whether all are ASCII and in order, as most are; without a call for each."""
-        longest = self.limits.max_text_bytes
-        for text, posted_at, _ in headlines:
-            if not (text.isascii() and 0 < len(text) <= longest and not text.isspace()):
-                return False
-            if not FIRST_SECOND <= posted_at < END_OF_TIME:
-                return False
-        return True
 
     async def _check(self, headlines: Sequence[Fields]) -> None:
         longest = self.limits.max_text_bytes

@@ -35,6 +35,7 @@ Times: TypeAlias = tuple[float, float | None]
 
 # When the call began whose task this is, and its deadline. A context of gRPC's holds nothing of ours.
 _times: ContextVar[Times] = ContextVar("times")
+times = _times.get  # of the unary call whose task asks; both are in the event loop's time
 
 
 class Received(NamedTuple):
@@ -150,7 +151,7 @@ class _Method:
                 calls.received += 1
                 lease.shrink(len(raw))
                 response = await behaviour(raw, context)
-                code = _code_of(context)
+                code = _code_of(context) if context.code() else _OK
                 calls.sent += 1
                 return response
             except asyncio.CancelledError:
@@ -163,7 +164,7 @@ class _Method:
                 code = ending.code.value[0]
             finally:
                 if lease:
-                    lease.release()
+                    lease.shrink(0)
                 calls.handled[code] += 1
                 calls.seconds.observe((monotonic() - began,))
             # Outside the except block, so that a failing abort does not chain the handler's exception and its message.
@@ -271,11 +272,6 @@ def deadline_of(context: Context) -> float | None:
     now = asyncio.get_running_loop().time()
     left = context.time_remaining()
     return None if left is None else now + left
-
-
-def times() -> Times:
-    """When the unary call began whose task this is, and its deadline or None, in the event loop's time."""
-    return _times.get()
 
 
 async def raw_messages(requests: AsyncIterator[Received]) -> AsyncGenerator[bytes, None]:

@@ -73,13 +73,21 @@ class Popularity:
             reader.cancel()
 
     async def _predict(self, raw: bytes, context: _Context) -> bytes:  # noqa: ARG002
-        with self._gate:
-            messages = wire.alone(raw) or self._parse(wire.PredictRequest, raw, self._predictor.limits.max_headlines).headlines
+        # What `with gate`, `with admission` and `await predictor.predict` do, in 6,000 instructions less.
+        predictor, gate = self._predictor, self._gate
+        gate.enter()
+        admission = None
+        try:
+            messages = wire.alone(raw) or self._parse(wire.PredictRequest, raw, predictor.limits.max_headlines).headlines
             began, deadline = times()
-            with self._predictor.admit(len(messages), deadline, len(raw), began) as admission:
-                headlines = wire.headlines(messages, self._clock())
-                predictions, version = await self._predictor.predict(headlines, admission)
-            return wire.response(predictions, version)
+            admission = predictor.admit(len(messages), deadline, len(raw), began)
+            headlines = wire.headlines(messages, self._clock())
+            rows, version = predictor.submit(headlines, admission) or await predictor.check_and_submit(headlines, admission)
+            return wire.response(await rows, version)
+        finally:
+            if admission and admission.taken < admission.number:
+                admission.release()
+            gate.leave()
 
     async def _predict_stream(self, requests: AsyncIterator[Received], context: _Context) -> AsyncIterator[bytes]:
         with self._gate:

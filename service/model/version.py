@@ -121,9 +121,9 @@ class Version:
 
         For one thread at a time.
         """
-        ids, lengths, aux_input, *known = self.preprocessor.encode(headlines)
+        ids, lengths, aux_input, words, unknown_words, outlets_known = self.preprocessor.encode(headlines)
         main, aux = self.model.predict(ids, lengths, aux_input).T.tolist()
-        return _predictions((main, aux, *known))
+        return _predictions((main, aux, words, unknown_words, outlets_known))
 
     def compute(self, rows: Sequence[Row]) -> list[Outputs]:
         """The outputs for rows that are numbers already, in their order. For one thread at a time."""

@@ -54,7 +54,9 @@ class Rules(NamedTuple):
 
     words: Callable[[str], list[str]]  # its words in order, after it is cleaned
     clean: Callable[[str], str]  # what of it is read: without links and the like, by rules number 2 and later
-    plain: Callable[[Sequence[str]], list[str]]  # texts that `rules_1.split_plain` may cut into these words; "": another text
+    plain: Callable[
+        [Sequence[str]], Sequence[str]
+    ]  # texts that `rules_1.split_plain` may cut into these words; "": another text
 
 
 RULES: Mapping[int, Rules] = {  # by number
@@ -80,6 +82,7 @@ _FLOAT, _TIME = Struct("<f"), Struct(f"<{len(TIME_FEATURES)}f")
 _AUX = Struct(f"<{len(TIME_FEATURES)}f{_FLOAT.size}s")
 _NO_LEVEL = _FLOAT.pack(0.0)
 _INT32, _FLOAT32 = np.dtype(np.int32), np.dtype(np.float32)
+_LENGTHS = np.arange(SEQUENCE_LENGTH + 1, dtype=_INT32)[:, None]  # of a single row, by its length
 _MONDAY = 3 * _DAY  # 1970-01-01, where seconds count from, was a Thursday
 
 
@@ -181,6 +184,9 @@ class Preprocessor:
 
         A headline without a word is the one id UNKNOWN; an unknown or absent outlet has level 0.
         """
+        headlines = list(headlines)
+        if len(headlines) == 1:
+            return self._encode_one(*headlines[0])
         columns = tuple(zip(*headlines))  # noqa: B905  (a third of the time of strict=True)
         if not columns:
             return _NO_ROWS
@@ -205,6 +211,29 @@ class Preprocessor:
                 word_counts,
                 unknown_word_counts,
                 known,
+            )
+        )
+
+    def _encode_one(self, text: str, posted_at: float, outlet: str) -> Rows:
+        """The same for a single headline, in two thirds of the time: there is nothing to put side by side."""
+        [plain] = self._plain((text,))
+        words = rules_1.split_plain((plain,)) if plain else self._words(text)
+        row = "".join(map(self._ids.get, words, _UNKNOWNS))
+        length = word_count = len(row)
+        unknown_word_count = row.count(_UNKNOWN)
+        if not 0 < length <= SEQUENCE_LENGTH:
+            row = row[:SEQUENCE_LENGTH] or _UNKNOWN
+            length = len(row)
+        level = self._levels_as_sent.get(outlet) or self._level(outlet)
+        features = self._always or _TIME.pack(*time_features(posted_at))
+        return _rows(
+            (
+                np.frombuffer(utf_32_le_encode(row, "surrogatepass")[0], _INT32),
+                _LENGTHS[length],
+                np.ndarray((1, len(AUX_FEATURES)), _FLOAT32, features + (level or _NO_LEVEL)),
+                [word_count],
+                [unknown_word_count],
+                [bool(level)],
             )
         )
 

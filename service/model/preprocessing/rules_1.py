@@ -69,7 +69,7 @@ def words(text: str) -> list[str]:
     return split(fold(normalize(text)))
 
 
-def plain(texts: Sequence[str]) -> list[str]:
+def plain(texts: Sequence[str]) -> Sequence[str]:
     """Texts with the same words that are plain; an empty one where there is no simple way to it."""
     return [text if text.isascii() else to_plain(text) for text in texts]
 

@@ -129,8 +129,11 @@ def words(text: str) -> list[str]:
     return found
 
 
-def plain(texts: Sequence[str]) -> list[str]:
+def plain(texts: Sequence[str]) -> Sequence[str]:
     """Texts with the same words that are plain, as `rules_1.plain` makes them; most headlines hold nothing to clean."""
+    joined = "".join(texts)
+    if joined.isascii() and not ("&" in joined or "/" in joined or "@" in joined) and max(map(len, texts)) <= _SURELY_READ:
+        return texts
     return [
         (text if text.isascii() else rules_1.to_plain(text))
         if not ("&" in text or "/" in text or "@" in text or len(text) > _SURELY_READ)

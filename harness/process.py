@@ -100,8 +100,8 @@ class ServerProcess:
         return "".join(self.lines)
 
     def set_ports(self, record: Mapping[str, Any]) -> None:
-        """Take the ports from the log's record that tells them."""
-        self.port, self.http_port, self.web_port = (record[it] for it in ("port", "http_port", "web_port"))
+        """Take the ports from the log's record that tells them; 0 where a server has none."""
+        self.port, self.http_port, self.web_port = (record.get(it, 0) for it in ("port", "http_port", "web_port"))
 
     @property
     def target(self) -> str:

@@ -1,10 +1,14 @@
 """The programs of benchmarks/ and tests/resilience/ fail in one way, and print tables in one form."""
 
 import math
+import sys
 
+import grpc
 import pytest
 
-from harness import report
+from harness import process, report
+from headlines.v1 import popularity_pb2 as pb
+from headlines.v1 import popularity_pb2_grpc
 from service.errors import DataError, UsageError
 
 
@@ -33,3 +37,10 @@ def test_a_table_shows_medians_of_the_runs_that_have_a_figure(capsys):
     table.row(8, *report.medians(runs).values(), "OK")
     table.row(64, math.nan, None)
     assert capsys.readouterr().out == "clients   requests/s   p99 ms  statuses\n8              3,000      3.0  OK\n64\n"
+
+
+def test_the_server_that_answers_constants_starts_and_answers():
+    headlines = [pb.Headline(text="City votes on new park")] * 3
+    with process.started([sys.executable, "-m", "benchmarks.noop"]) as server, grpc.insecure_channel(server.target) as channel:
+        answer = popularity_pb2_grpc.PopularityServiceStub(channel).Predict(pb.PredictRequest(headlines=headlines), timeout=60)
+    assert len(answer.predictions) == 3

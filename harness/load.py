@@ -31,7 +31,7 @@ OK, CANCELLED, DEADLINE_EXCEEDED = "OK", "CANCELLED", "DEADLINE_EXCEEDED"
 UNAVAILABLE = "UNAVAILABLE"  # also how a gRPC client tells of a call that the server refused before it looked at it
 PATIENCE = 10.0  # seconds without an answer, after which a server counts as dead
 
-_TIMEOUT = b"5S"  # the client's default deadline
+_TIMEOUT, _STREAM_TIMEOUT = b"5S", b"1H"  # the client's default deadline, and what is longer than any run
 _STATUSES = {b"%d" % code.value[0]: code.name for code in grpc.StatusCode}
 _RESETS = {7: UNAVAILABLE, 8: CANCELLED, 11: "RESOURCE_EXHAUSTED"}  # HTTP/2's codes as gRPC's; any other is INTERNAL
 
@@ -198,7 +198,7 @@ class Connection:
         self._unsent = bytearray(wire.OPENING)
         # The first request's headers enter the server's table, so that later ones name them by a byte each.
         named = [
-            (b"\x40\x0cgrpc-timeout", _TIMEOUT),
+            (b"\x40\x0cgrpc-timeout", _STREAM_TIMEOUT if path == wire.PREDICT_STREAM else _TIMEOUT),
             (b"\x41", target.encode()),  # :authority
             (b"\x44", path),  # :path
             (b"\x5f", b"application/grpc"),  # content-type

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import re
+from contextlib import suppress
 
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
@@ -19,11 +21,22 @@ from service.model.preprocessing import AUX_FEATURES, SEQUENCE_LENGTH
 _COST = Cost(call=0, call_per_word=20, largest_call=128)
 
 
+# Bytes from which glibc gives a block pages of its own, which the system has back once the block is free. By itself glibc raises
+# this to the largest block that was freed, and takes the next version from its heap, under what is in use there: a server grew from
+# 175 MB to 270 in ten swaps, and to 166 with this.
+_OWN_PAGES = 1 << 20
+_M_MMAP_THRESHOLD = -3  # in malloc.h
+
+
 class Engine:
     """Runs cpu.tflite."""
 
     name = "litert"
     inline = True
+
+    def __init__(self) -> None:
+        with suppress(OSError, AttributeError):  # another C library, which need not have this
+            ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _OWN_PAGES)
 
     def gpu_memory(self) -> None:
         """None: it runs on the CPU."""

@@ -22,7 +22,8 @@ Invariants, all on the event loop's thread:
 * Bulk requests have a queue of their own. A batch takes interactive requests first, then at most BULK items, or half of
   `largest_cost`, of bulk, for which it keeps a slice free. After a batch without any bulk although some waited, as happens when
   a new version goes live, the next batch takes bulk first.
-* After a long batch on the event loop there are YIELD_TURNS turns before the next, in which new calls are accepted or refused.
+* After a long or large batch on the event loop there are YIELD_TURNS turns before the next, in which new calls are accepted or
+  refused.
 * Every enqueued entry's future is resolved: with results, with the error of its own run, with DeadlineExceeded, with the
   batcher's own error, or by its caller's cancellation.
 """
@@ -47,7 +48,9 @@ RECENT = 4
 SLICE = 64  # items; with more a large request delays the others, with fewer its own overhead shows
 SLICES_PER_BATCH = 4  # by cost
 BULK = 2 * SLICE  # items of bulk in a batch; more delay the others, fewer make more batches, each followed by YIELD_TURNS turns
-LONG_BATCH = 0.001  # seconds of computing on the event loop after which the next batch yields first
+# Seconds of computing on the event loop after which the next batch yields first. So it does after more than SLICE items, which
+# a fast machine computes in less.
+LONG_BATCH = 0.001
 # gRPC needs several turns to accept a call, read its message and send the answer. Without them an overload stays in gRPC's core
 # until its deadlines have passed, and nothing is answered (tests/resilience/overload.py). Beside 50 bulk streams a lone
 # headline's p99 is 276 ms with 0 turns, 51 ms with 8 and 8.5 ms with 32 (tests/resilience/bulk.py).
@@ -443,7 +446,8 @@ class Batcher(Generic[Item, Result]):
         size = len(batch.items)
         self._seconds_per_item += 0.1 * (seconds / size - self._seconds_per_item)
         self._observer.computed(size, seconds, batch.waits)
-        self._yield_turns = YIELD_TURNS if self._executor is None and seconds > LONG_BATCH else 0
+        long = seconds > LONG_BATCH or size > SLICE
+        self._yield_turns = YIELD_TURNS if self._executor is None and long else 0
         for entry, outcome in zip(batch.entries, outcomes):  # noqa: B905  (_run_parts sees to that, in less time)
             future = entry.future
             if not future or future.done():

@@ -395,6 +395,25 @@ def test_after_a_long_batch_others_have_their_turns_first(run, record, seconds, 
     assert run(main()) == [turns + 1] * 2
 
 
+@pytest.mark.parametrize(("largest_batch", "turns"), [(2 * SLICE, YIELD_TURNS), (SLICE, 0)])
+def test_after_a_large_batch_others_have_their_turns_first_however_fast_it_was(run, record, largest_batch, turns):
+    async def main():
+        turns, computed_at = 0, []
+
+        def compute(items):
+            computed_at.append(turns)
+            return items
+
+        batcher = make(record, capacity=8 * SLICE, largest_batch=largest_batch)
+        answers = [asyncio.ensure_future(batcher.submit(compute, [0] * SLICE)) for _ in range(8)]
+        while not all(it.done() for it in answers):
+            turns += 1
+            await asyncio.sleep(0)
+        return [after - before for before, after in pairwise(computed_at)]
+
+    assert set(run(main())) == {turns + 1}
+
+
 def test_a_cancelled_request_is_not_computed_and_makes_room(run, record):
     async def main():
         batcher = make(record, capacity=10)

@@ -391,7 +391,8 @@ class Batcher(Generic[Item, Result]):
                 break
             part, cost = entry.items, entry.cost
             number = entry.number
-            if cost is None or cost > slice_cost or cost > max_cost - batch.cost or number > room or number > SLICE:
+            fits = number <= room and number <= SLICE and not entry.taken
+            if not fits or cost is None or cost > slice_cost or cost > max_cost - batch.cost:
                 part, cost = self._next_part(batch, entry, min(room, SLICE), max_cost)
                 number = len(part)
                 if not number:

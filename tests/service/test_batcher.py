@@ -5,7 +5,7 @@ import random
 import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from itertools import pairwise
 
 import pytest
@@ -393,6 +393,29 @@ def test_after_a_long_batch_others_have_their_turns_first(run, record, seconds, 
         return [after - before for before, after in pairwise(computed_at)]
 
     assert run(main()) == [turns + 1] * 2
+
+
+def test_what_is_left_of_a_request_is_computed_once(run, record):
+    computed = []
+
+    def compute(items):
+        computed.extend(items)
+        return double(items)
+
+    async def main():
+        batcher = make(record, capacity=100, largest_batch=10)
+        with ExitStack() as admissions:
+            answers = []
+            for start in (0, 6):
+                admission = admissions.enter_context(batcher.admit(6, cost=0))
+                answers.append(admission.compute(compute, list(range(start, start + 6))))
+            found = [list(answer) for answer in await asyncio.gather(*answers)]
+        assert batcher.queued == 0
+        return found
+
+    assert run(main()) == [[0, 2, 4, 6, 8, 10], [12, 14, 16, 18, 20, 22]]
+    assert sorted(computed) == list(range(12))
+    assert record.batches == [10, 2]
 
 
 @pytest.mark.parametrize(("largest_batch", "turns"), [(2 * SLICE, YIELD_TURNS), (SLICE, 0)])

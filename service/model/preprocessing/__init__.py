@@ -54,9 +54,7 @@ class Rules(NamedTuple):
 
     words: Callable[[str], list[str]]  # its words in order, after it is cleaned
     clean: Callable[[str], str]  # what of it is read: without links and the like, by rules number 2 and later
-    plain: Callable[
-        [Sequence[str]], Sequence[str]
-    ]  # texts that `rules_1.split_plain` may cut into these words; "": another text
+    plain: Callable[[Sequence[str]], Sequence[str]]  # texts of which `rules_1.split_plain` makes these words, or ""
 
 
 RULES: Mapping[int, Rules] = {  # by number

@@ -379,34 +379,38 @@ class Batcher(Generic[Item, Result]):
         slice_cost = self._slice_cost
         while queue and (room := max_items - len(items)) > 0:
             entry = queue[0]
-            if not entry.future or entry.future.done():  # cancelled by its caller
+            future = entry.future
+            deadline = entry.deadline
+            if not future or future.done():  # cancelled by its caller
                 queue.popleft()
                 continue
-            if entry.deadline is not None and now >= entry.deadline:
+            if deadline is not None and now >= deadline:
                 queue.popleft()
                 self._drop(entry, "expired")
-                entry.future.set_exception(DeadlineExceeded("the deadline passed while the request waited"))
+                future.set_exception(DeadlineExceeded("the deadline passed while the request waited"))
                 continue
             if entry.run is not batch.run and batch.run:
                 break
-            part, cost = entry.items, entry.cost
+            part = entry.items
+            cost = entry.cost
             number = entry.number
-            fits = number <= room and number <= SLICE and not entry.taken
-            if not fits or cost is None or cost > slice_cost or cost > max_cost - batch.cost:
+            taken = entry.taken
+            if cost is None or cost > slice_cost or cost > max_cost - batch.cost or number > room or number > SLICE or taken:
                 part, cost = self._next_part(batch, entry, min(room, SLICE), max_cost)
                 number = len(part)
                 if not number:
                     break
             queue.popleft()
-            if not entry.taken:
+            if not taken:
                 batch.waits.append(now - entry.enqueued_at)
             items += part
             batch.run = entry.run
             batch.cost += cost
             entries.append(entry)
             sizes.append(number)
-            entry.taken += number
-            if entry.taken < entry.number:
+            taken += number
+            entry.taken = taken
+            if taken < entry.number:
                 queue.append(entry)
 
     def _next_part(

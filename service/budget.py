@@ -98,6 +98,7 @@ class Budget:
         self.largest = largest
         self._capacity = capacity
         self._bulk_capacity = capacity // 2
+        self._half = (capacity + 1) // 2  # where room becomes scarce
         self._strain = capacity // 4  # bytes that are being answered beyond which large messages are refused
         self.reserved = self.bulk_reserved = 0  # bytes, now
         self.answering = 0  # bytes of messages that are here, bulk aside
@@ -115,7 +116,7 @@ class Budget:
 
     def try_reserve(self, peer: Peer, bulk: bool = False) -> Lease | None:
         """Room for the largest message, to be read by the calling task; None if it has to wait."""
-        ample = not self.waiting and not bulk and self.answering <= self._strain and 2 * self.reserved < self._capacity
+        ample = self.reserved < self._half and self.answering <= self._strain and not (self.waiting or bulk)
         if not ample and (self._waiting[bulk] or not self._has_room(peer, bulk)):
             return None
         return Lease(self, peer, bulk, asyncio.current_task())

@@ -237,13 +237,15 @@ def test_whatever_comes_becomes_rows_that_the_network_can_take(headlines):
     assert all(0 <= unknown <= count for unknown, count in zip(rows.unknown_word_counts, rows.word_counts, strict=True))
 
 
-@given(HOSTILE, HOSTILE)
-def test_a_row_is_the_same_whatever_stands_beside_it(text, other):
-    alone = PREPROCESSOR.encode([Headline(text, 0.0)])
-    beside = PREPROCESSOR.encode([Headline(other, 5.0, "nytimes"), Headline(text, 0.0)])
+@given(HOSTILE, st.floats(-62_135_596_800, 253_402_300_799), HOSTILE | st.sampled_from(["", "nytimes", "NYTimes"]), HOSTILE)
+def test_a_row_is_the_same_whatever_stands_beside_it(text, posted_at, outlet, other):
+    alone = PREPROCESSOR.encode([Headline(text, posted_at, outlet)])
+    beside = PREPROCESSOR.encode([Headline(other, 5.0, "nytimes"), Headline(text, posted_at, outlet)])
 
     assert beside.ids[beside.lengths[0] :].tolist() == alone.ids.tolist()
-    assert beside.aux[1].tolist() == alone.aux[0].tolist()
+    assert beside.lengths[1:].tolist() == alone.lengths.tolist()
+    assert beside.aux[1].tobytes() == alone.aux[0].tobytes()
+    assert [column[1:] for column in beside[3:]] == list(alone[3:])
 
 
 @pytest.mark.parametrize(

@@ -31,11 +31,11 @@ Streaming: TypeAlias = Callable[..., AsyncGenerator[bytes, None]]
 _OK, _CANCELLED, _DEADLINE_EXCEEDED, _UNIMPLEMENTED = 0, 1, 4, 12
 _NO_MESSAGE = "the call ended without a message"
 _TIMER_SLACK = 0.01  # seconds by which gRPC's clock may run before this one's
-Times: TypeAlias = tuple[float, float | None]
+Times: TypeAlias = tuple[float | None, float | None]
 
 # When the call began whose task this is, and its deadline. A context of gRPC's holds nothing of ours.
-_times: ContextVar[Times] = ContextVar("times")
-times = _times.get  # of the unary call whose task asks; both are in the event loop's time
+_times: ContextVar[Times] = ContextVar("times", default=(None, None))
+times = _times.get  # of the unary call whose task asks, in the event loop's time; None: not known, or no deadline
 
 
 class Received(NamedTuple):

@@ -202,8 +202,8 @@ def test_all_headlines_are_explained_by_the_version_that_was_live_at_first(two):
         bench = Bench(two[0])
         computed = bench.record.computed
 
-        def swap(items, seconds):
-            computed(items, seconds)
+        def swap(items, seconds, waits):
+            computed(items, seconds, waits)
             bench.repository.live = two[1]
 
         bench.record.computed = swap

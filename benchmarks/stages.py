@@ -63,8 +63,8 @@ async def measure(version: Version, size: int) -> dict[str, float]:
     predict: Any = cast(Any, handlers.service(details)).stream_unary
 
     raw = make_requests(size)[:REQUESTS]
-    requests = [wire.PredictRequest.FromString(it) for it in raw]
-    headlines = [wire.headlines(it.headlines, time.time()) for it in requests]
+    messages = [to_messages(it) for it in raw]
+    headlines = [wire.headlines(it, time.time()) for it in messages]
     rows = [version.preprocessor.encode(it) for it in headlines]
     columns = [version.predict(it) for it in headlines]
     answers = [it.rows() for it in columns]
@@ -77,8 +77,8 @@ async def measure(version: Version, size: int) -> dict[str, float]:
         await predict(None, context)
 
     stages = {
-        "parse the message": time_stage(wire.PredictRequest.FromString, raw),
-        "decode headlines": time_stage(lambda it: wire.headlines(it.headlines, 0.0), requests),
+        "cut the message into headlines": time_stage(to_messages, raw),
+        "decode headlines": time_stage(lambda it: wire.headlines(it, 0.0), messages),
         "words": time_stage(lambda some: split_plain(plain([text for text, _, _ in some])), headlines),
         "ids, time, outlet, arrays": time_stage(version.preprocessor.encode, headlines),
         "engine": time_stage(lambda it: version.model.predict(it.ids, it.lengths, it.aux), rows),
@@ -94,6 +94,11 @@ async def measure(version: Version, size: int) -> dict[str, float]:
     stages["ids, time, outlet, arrays"] -= stages["words"]
     rest = stages["whole handler"] - sum(value for name, value in stages.items() if name != "whole handler")
     return {**stages, "of it queue, turns, tasks, counting calls": rest}
+
+
+def to_messages(raw: bytes) -> Sequence[bytes]:
+    """The headlines of a request, each as bytes."""
+    return wire.alone(raw) or cast("Sequence[bytes]", wire.PredictRequest.FromString(raw).headlines)
 
 
 def time_stage(stage: Callable[[Any], object], inputs: Sequence[Any]) -> float:
